@@ -1,0 +1,75 @@
+"""Where things lie. Every directory can be moved by an environment variable, so that hosts and tests can differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+DEVICE_PREFIX = "HarddiskVolumeShadowCopy"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The directories and sockets of one Shadowset installation."""
+
+    runtime: str = "/run/shadowset"
+    state: str = "/var/lib/shadowset"
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Paths:
+        """``SHADOWSET_RUNTIME_DIR`` and ``SHADOWSET_STATE_DIR``, or the places of an installed service."""
+        return cls(
+            runtime=environment.get("SHADOWSET_RUNTIME_DIR", cls.runtime),
+            state=environment.get("SHADOWSET_STATE_DIR", cls.state),
+        )
+
+    @property
+    def requester_socket(self) -> str:
+        """Where requesters connect."""
+        return f"{self.runtime}/requester.sock"
+
+    @property
+    def writer_socket(self) -> str:
+        """Where writers connect."""
+        return f"{self.runtime}/writer.sock"
+
+    @property
+    def devices(self) -> str:
+        """Mount point of the shadow copies' device objects."""
+        return f"{self.runtime}/devices"
+
+    @property
+    def objects(self) -> str:
+        """Descriptions of the device objects, one JSON file each, from which the FUSE layer serves."""
+        return f"{self.runtime}/objects"
+
+    @property
+    def mounts(self) -> str:
+        """Shadow copies mounted for reading, one directory each."""
+        return f"{self.runtime}/mnt"
+
+    @property
+    def frozen(self) -> str:
+        """Journal of file systems that are about to be frozen; lies on a memory file system."""
+        return f"{self.runtime}/frozen.json"
+
+    @property
+    def catalogue(self) -> str:
+        """The coordinator's data base."""
+        return f"{self.state}/catalogue.db"
+
+    def volume(self, name: str) -> str:
+        """Run-time directory of one volume."""
+        return f"{self.runtime}/volumes/{name}"
+
+    def nbd_socket(self, name: str) -> str:
+        """Live NBD export of one volume."""
+        return f"{self.volume(name)}/nbd.sock"
+
+    def control_socket(self, name: str) -> str:
+        """Control socket of one volume's provider."""
+        return f"{self.volume(name)}/control.sock"
+
+    def device(self, number: int) -> str:
+        """Device object of one shadow copy."""
+        return f"{self.devices}/{DEVICE_PREFIX}{number}"

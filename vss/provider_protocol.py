@@ -1,0 +1,134 @@
+"""Messages between the coordinator and a volume's provider process, over its control socket.
+
+Each call carries a ``seq`` and is answered by ``done`` or ``failed`` with the same ``seq``. The connection that sent
+``hold`` owns the hold: when it closes, writes flow again. A copy that was committed but not finished is *pending*: only
+the coordinator knows whether its whole set exists, so it asks for ``describe`` after a restart and finishes or deletes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shadowset.vss.wire import Message
+
+
+class CopyInfo(msgspec.Struct):
+    """One shadow copy in the shadow storage. ``number`` is its generation; bytes count the old data it keeps alive."""
+
+    copy_id: str
+    set_id: str
+    number: int
+    created_ns: int
+    persistent: bool
+    pending: bool
+    size: int
+
+
+class VolumeDescription(msgspec.Struct):
+    """A volume as its provider sees it; sizes in bytes."""
+
+    name: str
+    origin: str
+    storage: str
+    size: int
+    chunk_size: int
+    generation: int
+    storage_used: int
+    nbd_socket: str
+    pid: int
+    holding: bool
+    copies: list[CopyInfo]
+
+
+class Held(msgspec.Struct):
+    """All writes that were under way are finished; new ones wait."""
+
+    drain_ms: float
+
+
+class Committed(msgspec.Struct):
+    """The cut is made: ``number`` is the copy's generation."""
+
+    number: int
+
+
+class Released(msgspec.Struct):
+    """Writes flow again; how long they were held and how many requests waited."""
+
+    hold_ms: float
+    waited: int
+
+
+class Describe(Message, tag="describe"):
+    """Answered with VolumeDescription."""
+
+    seq: int
+
+
+class Hold(Message, tag="hold"):
+    """Hold writes, drain those under way; answered with Held. The gate opens by itself after ``timeout_ms``."""
+
+    seq: int
+    timeout_ms: int = 10_000
+
+
+class Commit(Message, tag="commit"):
+    """Make the cut; answered with Committed.
+
+    Errors: VSS_E_HOLD_WRITES_TIMEOUT when the hold has ended, VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED,
+    VSS_E_INSUFFICIENT_STORAGE.
+    """
+
+    seq: int
+    copy_id: str
+    set_id: str
+    created_ns: int
+    persistent: bool = False
+
+
+class Release(Message, tag="release"):
+    """Let writes flow; answered with Released."""
+
+    seq: int
+
+
+class Finish(Message, tag="finish"):
+    """A pending copy belongs to a set that exists as a whole; answered with null."""
+
+    seq: int
+    copy_id: str
+
+
+class Delete(Message, tag="delete"):
+    """Delete a copy; answered with null. Errors: VSS_E_OBJECT_NOT_FOUND."""
+
+    seq: int
+    copy_id: str
+
+
+class Stop(Message, tag="stop"):
+    """Finish what is under way, close the storage cleanly and end; answered with null."""
+
+    seq: int
+
+
+class Done(Message, tag="done"):
+    """The call's result; ``msgspec.convert`` makes the type named with the call of it."""
+
+    seq: int
+    value: Any = None
+
+
+class Failed(Message, tag="failed"):
+    """Why the call failed; ``name`` is the symbolic name of ``code``."""
+
+    seq: int
+    code: int
+    name: str
+    message: str
+
+
+ToProvider = Describe | Hold | Commit | Release | Finish | Delete | Stop
+FromProvider = Done | Failed
