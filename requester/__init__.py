@@ -1,0 +1,1 @@
+"""Requesters: a client library shaped like IVssBackupComponents, backup and restore engines, the command line."""

@@ -1,0 +1,86 @@
+"""What administrators ask of the coordinator outside any backup: volumes, writers, events, sets."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Any
+
+from shadowset.requester.connection import Connection
+from shadowset.vss import requester_protocol as protocol
+from shadowset.vss.paths import Paths
+
+DEFAULT_CHUNK = 16384
+
+
+class Administration:
+    """A connection for administrative calls. Errors of every call: VssError; ConnectionLost."""
+
+    def __init__(self, paths: Paths | None = None, client: str = "", timeout: float = 10.0) -> None:
+        paths = paths or Paths.from_environment(os.environ)
+        self.connection = Connection(paths.requester_socket, client, timeout)
+
+    def __enter__(self) -> Administration:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the connection."""
+        self.connection.close()
+
+    def hello(self) -> protocol.ServiceInfo:
+        """The coordinator's version and what it looks after, as it stood when this connection began."""
+        return self.connection.service
+
+    def volume_add(self, name: str, origin: str, storage: str, chunk_size: int = DEFAULT_CHUNK) -> protocol.VolumeInfo:
+        """Protect the block device or image file ``origin``, with shadow storage in the directory ``storage``."""
+        return self._volume(protocol.VolumeAdd, name=name, origin=origin, storage=storage, chunk_size=chunk_size)
+
+    def volume_attach(self, name: str, via: str = "auto") -> protocol.VolumeInfo:
+        """Make a block device of the live volume, over ``nbd`` or ``fuse``; ``auto`` takes what the kernel has."""
+        return self._volume(protocol.VolumeAttach, name=name, via=via)
+
+    def volume_detach(self, name: str) -> protocol.VolumeInfo:
+        """Take the block device away. Errors: VSS_E_VOLUME_IN_USE while mounted."""
+        return self._volume(protocol.VolumeDetach, name=name)
+
+    def volume_remove(self, name: str, force: bool = False) -> None:
+        """Stop protecting a volume; its shadow copies go. Errors: VSS_E_VOLUME_IN_USE."""
+        self.connection.call(protocol.VolumeRemove, name=name, force=force)
+
+    def volume_list(self) -> list[protocol.VolumeInfo]:
+        """All protected volumes."""
+        volumes: list[protocol.VolumeInfo] = self.connection.call(protocol.VolumeList)
+        return volumes
+
+    def list_writers(self) -> list[protocol.WriterStatus]:
+        """The registered writers with their last state."""
+        writers: list[protocol.WriterStatus] = self.connection.call(protocol.ListWriters)
+        return writers
+
+    def list_events(self, after: int = 0) -> list[protocol.EventRecord]:
+        """The coordinator's events with an id over ``after``, oldest first."""
+        events: list[protocol.EventRecord] = self.connection.call(protocol.ListEvents, after=after)
+        return events
+
+    def get_set(self, set_id: str) -> protocol.SetRecord:
+        """A shadow copy set and how it was made."""
+        record = self.connection.call(protocol.GetSet, set_id=set_id)
+        assert isinstance(record, protocol.SetRecord)
+        return record
+
+    def query(self, snapshot_id: str = "", set_id: str = "", volume: str = "") -> list[protocol.SnapshotProperties]:
+        """The shadow copies that match; empty filters match all."""
+        found: list[protocol.SnapshotProperties] = self.connection.call(
+            protocol.Query, snapshot_id=snapshot_id, set_id=set_id, volume=volume
+        )
+        return found
+
+    def _volume(self, call: type[protocol.Call], **fields: Any) -> protocol.VolumeInfo:
+        volume = self.connection.call(call, **fields)
+        assert isinstance(volume, protocol.VolumeInfo)
+        return volume
