@@ -15,7 +15,7 @@ from shadowset.vss.wire import Message
 
 
 class CopyInfo(msgspec.Struct):
-    """One shadow copy in the shadow storage. ``number`` is its generation; bytes count the old data it keeps alive."""
+    """One shadow copy in the shadow storage; ``number`` is its generation, ``lost`` says that it cannot be read."""
 
     copy_id: str
     set_id: str
@@ -24,6 +24,7 @@ class CopyInfo(msgspec.Struct):
     persistent: bool
     pending: bool
     size: int
+    lost: bool = False
 
 
 class VolumeDescription(msgspec.Struct):

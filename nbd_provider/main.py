@@ -1,0 +1,109 @@
+"""``shadowset-provider``: serves one protected volume over NBD and keeps its shadow copies."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+
+from shadowset import __version__
+from shadowset.nbd_provider.control import ControlClient
+from shadowset.nbd_provider.exports import LiveDirectory
+from shadowset.nbd_provider.process import harden, start_logging
+from shadowset.nbd_provider.server import Server, listen_unix
+from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.volume import Volume
+from shadowset.vss.codes import VssError
+
+log = logging.getLogger(__name__)
+
+DESCRIPTION = """Serve one protected volume over NBD and keep its shadow copies.
+
+The origin is a block device or an image file, which only this process writes. Before a chunk is overwritten, its old
+content goes to the shadow storage directory, so that every shadow copy stays as it was cut. Copies are made and deleted
+over the control socket; other processes read them straight from the storage directory."""
+
+EXAMPLE = """example:
+  shadowset-provider data --origin /dev/vdb --storage /var/lib/shadowset/storage/data \\
+      --nbd /run/data.sock --control /run/data-control.sock
+  nbdinfo nbd+unix:///data?socket=/run/data.sock"""
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        "shadowset-provider",
+        description=DESCRIPTION,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", metavar="NAME", help="name of the volume, which is also its NBD export's name")
+    parser.add_argument("--origin", required=True, metavar="PATH", help="block device or image file to protect")
+    parser.add_argument("--storage", required=True, metavar="DIR", help="shadow storage directory, on another volume")
+    parser.add_argument("--nbd", required=True, metavar="SOCKET", help="Unix socket to serve NBD on")
+    parser.add_argument("--control", required=True, metavar="SOCKET", help="Unix socket for the coordinator's calls")
+    parser.add_argument(
+        "--chunk-size",
+        type=int,
+        default=layout.DEFAULT_CHUNK_SIZE,
+        metavar="BYTES",
+        help="bytes copied out at a time, a power of two; only for new storage (default: %(default)s)",
+    )
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser.parse_args(arguments)
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Serve until SIGTERM, SIGINT or a stop call. Errors: VssError before anything is served."""
+    volume = Volume(options.name, options.origin, options.storage, options.chunk_size)
+    try:
+        volume.nbd_socket = options.nbd
+        server = Server(LiveDirectory(volume))
+        server.listen_nbd(options.nbd)
+        control = listen_unix(options.control)
+        server.add_listener(control, lambda sock: ControlClient(sock, volume, server.stop))
+        connect_gate(server, volume)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: server.stop())
+        log.info("volume %s: %d bytes of %s are served", volume.name, volume.origin.size, volume.origin.path)
+        server.run()
+    finally:
+        volume.close()
+
+
+def connect_gate(server: Server, volume: Volume) -> None:
+    """Let the loop watch the gate's deadline, wake held requests when it opens, and reclaim space when idle."""
+    gate = volume.gate
+    server.deadline = lambda: gate.deadline if gate.closed else None
+    server.on_deadline = gate.expire
+
+    def release_held() -> None:
+        for connection in server.connections():
+            connection.release_held()
+
+    gate.opened.append(release_held)
+
+    def idle_work() -> Iterator[int] | None:
+        return volume.store.reclaim() if volume.store.garbage else None
+
+    server.idle_work = idle_work
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Exit status 0 after a clean end, 1 when the volume cannot be served."""
+    options = parse_arguments(arguments)
+    start_logging(options.log_level)
+    harden()
+    try:
+        serve(options)
+    except (VssError, OSError) as error:
+        print(f"shadowset-provider: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

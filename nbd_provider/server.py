@@ -1,0 +1,227 @@
+"""The event loop of a provider: NBD connections, control connections, the gate's deadline and the idle work."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from shadowset.nbd_provider.connection import Connection, Work
+from shadowset.nbd_provider.exports import Directory
+from shadowset.vss.codes import Code, VssError
+
+log = logging.getLogger(__name__)
+
+THREADS = 4
+BACKLOG = 64
+MAX_CONNECTIONS = 256
+NEGOTIATION_SECONDS = 30.0
+TICK = 1.0
+
+
+class Client(Protocol):
+    """A connected socket in the loop."""
+
+    sock: socket.socket
+    closed: bool
+
+    @property
+    def wants_read(self) -> bool:
+        """Whether to wait for input."""
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether to wait for room."""
+
+    def on_readable(self) -> None:
+        """Input is there."""
+
+    def flush(self) -> None:
+        """There is room."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+def listen_unix(path: str, mode: int = 0o600) -> socket.socket:
+    """A listening socket; a stale one of a dead server is replaced. Errors: VssError when a server lives there."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        if os.path.exists(path):
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(path)
+                except OSError:
+                    os.unlink(path)
+                else:
+                    raise VssError(Code.VSS_E_PROVIDER_IN_USE, f"another server listens on {path}; stop it first")
+        sock.bind(path)
+        os.chmod(path, mode)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        message = f"socket {path} cannot be made: {error.strerror or error}; check the directory and the path's length"
+        raise VssError(Code.E_INVALIDARG, message) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class Server:
+    """Runs until ``stop``; everything but the work of threads happens in the thread that called ``run``."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._epoll = select.epoll()
+        self._clients: dict[int, tuple[Client, int, float]] = {}
+        self._listeners: dict[int, tuple[socket.socket, Callable[[socket.socket], Client]]] = {}
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="disk")
+        self._done: deque[tuple[Callable[[object], None], object]] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._stopping = False
+        self.deadline: Callable[[], float | None] = lambda: None
+        self.on_deadline: Callable[[], None] = lambda: None
+        self.idle_work: Callable[[], Iterator[int] | None] = lambda: None
+        self._idle: Iterator[int] | None = None
+
+    def listen_nbd(self, path: str) -> None:
+        """Serve the directory's exports on a Unix socket."""
+        self.add_listener(listen_unix(path), lambda sock: Connection(sock, self._directory, self.submit))
+
+    def add_listener(self, sock: socket.socket, make: Callable[[socket.socket], Client]) -> None:
+        """Serve another socket with clients of another kind."""
+        self._listeners[sock.fileno()] = (sock, make)
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def submit(self, work: Work, done: Callable[[object], None]) -> None:
+        """Run ``work`` in a thread, then ``done`` with its result or its exception in the loop."""
+
+        def run() -> None:
+            result: object
+            try:
+                result = work()
+            except Exception as error:
+                result = error
+            self._done.append((done, result))
+            os.eventfd_write(self._wake, 1)
+
+        self._pool.submit(run)
+
+    def connections(self) -> list[Connection]:
+        """The NBD connections."""
+        return [client for client, _, _ in self._clients.values() if isinstance(client, Connection)]
+
+    def stop(self) -> None:
+        """End ``run`` soon; may be called from a signal handler."""
+        self._stopping = True
+        os.eventfd_write(self._wake, 1)
+
+    def run(self) -> None:
+        """Serve until stopped, then close every client and listener."""
+        try:
+            while not self._stopping:
+                self._turn()
+        finally:
+            self._pool.shutdown(wait=True)
+            self._finish_threads()
+            for client, _, _ in list(self._clients.values()):
+                client.flush()
+                client.close()
+            for sock, _ in self._listeners.values():
+                path = sock.getsockname()
+                sock.close()
+                if isinstance(path, str) and os.path.exists(path):
+                    os.unlink(path)
+            self._epoll.close()
+            os.close(self._wake)
+
+    def _turn(self) -> None:
+        for fd, mask in self._epoll.poll(self._timeout()):
+            if fd == self._wake:
+                os.eventfd_read(self._wake)
+            elif fd in self._listeners:
+                self._accept(fd)
+            else:
+                self._serve(fd, mask)
+        self._finish_threads()
+        deadline = self.deadline()
+        if deadline is not None and time.monotonic() >= deadline:
+            self.on_deadline()
+        self._drop_silent()
+        self._do_idle_work()
+        for fd in list(self._clients):
+            self._update(fd)
+
+    def _timeout(self) -> float:
+        if self._idle is not None:
+            return 0
+        deadline = self.deadline()
+        return TICK if deadline is None else max(0.0, min(TICK, deadline - time.monotonic()))
+
+    def _accept(self, fd: int) -> None:
+        listener, make = self._listeners[fd]
+        try:
+            sock, _ = listener.accept()
+        except OSError:
+            return
+        if len(self._clients) >= MAX_CONNECTIONS:
+            log.warning("a connection is refused: %d are open already", MAX_CONNECTIONS)
+            sock.close()
+            return
+        client = make(sock)
+        self._clients[sock.fileno()] = (client, 0, time.monotonic())
+        self._epoll.register(sock.fileno(), 0)
+        client.flush()
+        self._update(sock.fileno())
+
+    def _serve(self, fd: int, mask: int) -> None:
+        client = self._clients[fd][0]
+        if mask & select.EPOLLOUT:
+            client.flush()
+        if not client.closed and client.wants_read and mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
+            client.on_readable()
+        elif mask & (select.EPOLLERR | select.EPOLLHUP):
+            client.close()
+
+    def _update(self, fd: int) -> None:
+        """Wait for what the client can use now; forget it when it is closed."""
+        client, before, since = self._clients[fd]
+        if client.closed:
+            del self._clients[fd]
+            return
+        mask = (select.EPOLLIN if client.wants_read else 0) | (select.EPOLLOUT if client.wants_write else 0)
+        if mask != before:
+            self._epoll.modify(fd, mask)
+            self._clients[fd] = (client, mask, since)
+
+    def _finish_threads(self) -> None:
+        while self._done:
+            done, result = self._done.popleft()
+            done(result)
+
+    def _drop_silent(self) -> None:
+        """A client that does not negotiate holds a place that others may need."""
+        limit = time.monotonic() - NEGOTIATION_SECONDS
+        for client, _, since in self._clients.values():
+            if since < limit and isinstance(client, Connection) and client.negotiating:
+                client.close()
+
+    def _do_idle_work(self) -> None:
+        if self._idle is None:
+            self._idle = self.idle_work()
+        if self._idle is not None:
+            try:
+                if next(self._idle, None) is None:
+                    self._idle = None
+            except OSError as error:
+                log.error("space of deleted shadow copies cannot be given back now: %s", error)
+                self._idle = None

@@ -1,0 +1,143 @@
+"""The files of shadow storage as memory and descriptors, shared by the writer and its readers."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from typing import Final
+
+from shadowset.nbd_provider.store import layout
+from shadowset.vss.codes import Code, VssError
+
+ALLOCATION_STEP: Final = 64 * 1024
+
+
+def storage_error(path: str, reason: object, step: str) -> VssError:
+    """One sentence about a storage directory."""
+    return VssError(Code.VSS_E_UNEXPECTED, f"shadow storage {path}: {reason}; {step}")
+
+
+def read_header(storage: str) -> layout.Header:
+    """The header of a storage directory. Errors: VssError naming the directory and the reason."""
+    path = f"{storage}/table"
+    try:
+        with open(path, "rb") as file:
+            return layout.Header.unpack(file.read(layout.PAGE))
+    except FileNotFoundError:
+        raise storage_error(storage, "it has no table", "name a directory that a provider has made") from None
+    except ValueError as error:
+        raise storage_error(storage, error, "restore it or start with an empty directory") from error
+
+
+class Words:
+    """A file of 64-bit words in memory. A writable one makes sure of disk space before it stores.
+
+    Storing into a hole of a mapped file on a full file system would end the process with SIGBUS, so ``reserve``
+    allocates first, where the error is an exception.
+    """
+
+    def __init__(self, path: str, count: int, writable: bool) -> None:
+        self._fd = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
+        self._map = mmap.mmap(self._fd, max(count, 1) * 8, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
+        self.view: memoryview = memoryview(self._map).cast("Q")
+        self._reserved: set[int] = set()
+
+    def reserve(self, index: int) -> None:
+        """Allocate the disk space behind a word. Errors: OSError (ENOSPC)."""
+        step = index * 8 // ALLOCATION_STEP
+        if step not in self._reserved:
+            start = step * ALLOCATION_STEP
+            os.posix_fallocate(self._fd, start, min(ALLOCATION_STEP, len(self._map) - start))
+            self._reserved.add(step)
+
+    def sync(self) -> None:
+        """Make all words durable."""
+        self._map.flush()
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Let go of memory and descriptor."""
+        self.view.release()
+        self._map.close()
+        os.close(self._fd)
+
+
+class Segment:
+    """One file of slots: their records, then their data."""
+
+    def __init__(self, storage: str, number: int, writable: bool) -> None:
+        self.path = f"{storage}/{layout.segment_name(number)}"
+        flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
+        self.fd = os.open(self.path, flags, 0o600)
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        if writable and os.fstat(self.fd).st_size < layout.SEGMENT_DATA:
+            os.ftruncate(self.fd, layout.SEGMENT_DATA)
+        self.records = mmap.mmap(self.fd, layout.SEGMENT_DATA, access=access)
+        self.words: memoryview = memoryview(self.records).cast("Q")
+
+    def close(self) -> None:
+        """Let go of memory and descriptor."""
+        self.words.release()
+        self.records.close()
+        os.close(self.fd)
+
+
+class Segments:
+    """All segments of a storage directory, opened when first needed."""
+
+    def __init__(self, storage: str, chunk_size: int, writable: bool = False) -> None:
+        self._storage = storage
+        self._chunk_size = chunk_size
+        self._writable = writable
+        self._open: dict[int, Segment] = {}
+
+    def get(self, number: int) -> Segment:
+        """One segment. Errors: OSError."""
+        segment = self._open.get(number)
+        if segment is None:
+            segment = self._open[number] = Segment(self._storage, number, self._writable)
+        return segment
+
+    def previous_head(self, slot: int) -> int:
+        """The head word that the slot replaced."""
+        number, index = divmod(slot, layout.SEGMENT_SLOTS)
+        word: int = self.get(number).words[index * layout.SLOT_WORDS + layout.WORD_PREVIOUS]
+        return word
+
+    def set_previous_head(self, slot: int, word: int) -> None:
+        """Let the slot's chain go on elsewhere: one aligned store, so that readers see the old word or the new one."""
+        number, index = divmod(slot, layout.SEGMENT_SLOTS)
+        self.get(number).words[index * layout.SLOT_WORDS + layout.WORD_PREVIOUS] = word
+
+    def exists(self, number: int) -> bool:
+        """Whether the segment's file is there."""
+        return number in self._open or os.path.exists(f"{self._storage}/{layout.segment_name(number)}")
+
+    def find(self, word: int, copy: int) -> int | None:
+        """The slot that holds what copy number ``copy`` saw, walking back from a head word; None means the origin."""
+        found = None
+        while word >> layout.SLOT_BITS >= copy and word:
+            found = layout.head_slot(word)
+            word = self.previous_head(found)
+        return found
+
+    def read(self, slot: int, start: int, length: int) -> bytes:
+        """Bytes of a slot's data. Errors: OSError, EOFError when the slot is not there."""
+        number, _, data = layout.slot_position(slot, self._chunk_size)
+        content = os.pread(self.get(number).fd, length, data + start)
+        if len(content) != length:
+            raise EOFError(f"slot {slot} ends early")
+        return content
+
+    def discard(self, number: int) -> None:
+        """Close and remove a segment whose slots are all free."""
+        segment = self.get(number)
+        del self._open[number]
+        segment.close()
+        os.unlink(segment.path)
+
+    def close(self) -> None:
+        """Close all."""
+        for segment in self._open.values():
+            segment.close()
+        self._open.clear()

@@ -1,0 +1,96 @@
+"""The table of copies: which exist, in which state; one page of header and a row per copy."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from uuid import UUID
+
+from shadowset.nbd_provider.store import layout
+from shadowset.vss.codes import Code, VssError
+
+
+class CopyTable:
+    """The writer's view of ``table``; changes are in the file at once, and durable after ``sync``."""
+
+    def __init__(self, storage: str, header: layout.Header) -> None:
+        self._fd = os.open(f"{storage}/table", os.O_RDWR)
+        self.header = header
+        self._rows: dict[int, layout.Entry] = {}
+        for index in range(header.capacity):
+            entry = layout.Entry.unpack(os.pread(self._fd, layout.ENTRY_SIZE, layout.entry_offset(index)))
+            if entry is not None:
+                self._rows[index] = entry
+        self.live: list[int] = []
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self.live = sorted(row.number for row in self._rows.values() if row.state in layout.LIVE_STATES)
+
+    @property
+    def newest(self) -> int:
+        """Number of the newest living copy, 0 when there is none."""
+        return self.live[-1] if self.live else 0
+
+    @property
+    def durable(self) -> bool:
+        """Whether a living copy is persistent."""
+        return any(row.persistent for row in self._rows.values() if row.state in layout.LIVE_STATES)
+
+    @property
+    def entries(self) -> list[layout.Entry]:
+        """Living and lost copies, oldest first."""
+        return sorted(self._rows.values(), key=lambda row: row.number)
+
+    def needed(self, before: int, label: int) -> bool:
+        """Whether a living copy's number lies in (before, label]."""
+        index = bisect_right(self.live, before)
+        return index < len(self.live) and self.live[index] <= label
+
+    def find(self, copy_id: UUID) -> layout.Entry:
+        """One copy. Errors: VSS_E_OBJECT_NOT_FOUND."""
+        for row in self._rows.values():
+            if row.copy_id == copy_id and row.state != layout.STATE_DELETED:
+                return row
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"shadow copy {copy_id} is not in this shadow storage")
+
+    def add(self, entry: layout.Entry) -> None:
+        """Put a new copy into a free row.
+
+        Errors: VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED, VSS_E_OBJECT_ALREADY_EXISTS.
+        """
+        if any(row.copy_id == entry.copy_id for row in self._rows.values()):
+            raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"shadow copy {entry.copy_id} exists already")
+        taken = self._rows.keys()
+        index = next((i for i in range(self.header.capacity) if i not in taken), None)
+        if index is None:
+            raise VssError(
+                Code.VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED,
+                f"the volume has its maximum of {self.header.capacity} shadow copies; delete one first",
+            )
+        self._write(index, entry)
+
+    def set_state(self, entry: layout.Entry, state: int) -> None:
+        """Change a copy's state; a deleted one leaves its row free for later."""
+        index = next(i for i, row in self._rows.items() if row is entry)
+        entry.state = state
+        self._write(index, entry)
+        if state == layout.STATE_DELETED:
+            del self._rows[index]
+
+    def _write(self, index: int, entry: layout.Entry) -> None:
+        os.pwrite(self._fd, entry.pack(), layout.entry_offset(index))
+        self._rows[index] = entry
+        self._refresh()
+
+    def write_header(self) -> None:
+        """Put the header into the file."""
+        os.pwrite(self._fd, self.header.pack(), 0)
+
+    def sync(self) -> None:
+        """Make the table durable."""
+        os.fdatasync(self._fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)

@@ -1,0 +1,357 @@
+"""The one writer of a volume's shadow storage: cuts, copy-out before overwrite, deletion, recovery after a crash."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from uuid import UUID, uuid4
+
+from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.files import Segments, Words, read_header, storage_error
+from shadowset.nbd_provider.store.reclaim import Reclaimer
+from shadowset.nbd_provider.store.recovery import boot_id, rebuild
+from shadowset.nbd_provider.store.table import CopyTable
+from shadowset.vss.codes import Code, VssError
+
+log = logging.getLogger(__name__)
+
+BATCH_CHUNKS = 256
+GROWTH_SLOTS = 256
+
+
+def create_storage(storage: str, size: int, chunk_size: int, capacity: int = layout.DEFAULT_CAPACITY) -> None:
+    """Make an empty shadow storage for a volume of ``size`` bytes in a new or empty directory."""
+    if not layout.MIN_CHUNK_SIZE <= chunk_size <= layout.MAX_CHUNK_SIZE or chunk_size & (chunk_size - 1):
+        raise VssError(
+            Code.E_INVALIDARG,
+            f"chunk size {chunk_size} is no power of two between {layout.MIN_CHUNK_SIZE} and {layout.MAX_CHUNK_SIZE}",
+        )
+    os.makedirs(f"{storage}/segments", mode=0o700, exist_ok=True)
+    make_head(storage, layout.chunk_count(size, chunk_size))
+    header = layout.Header(chunk_size, size, capacity, uuid4(), boot_id(), True, 0, 0)
+    temporary = f"{storage}/table.new"
+    with open(temporary, "wb") as file:
+        file.write(header.pack())
+        file.truncate(layout.table_size(capacity))
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, f"{storage}/table")
+    sync_directory(storage)
+
+
+def make_head(storage: str, chunks: int) -> None:
+    """A ``head`` of zeros, put in place of an older one whole."""
+    temporary = f"{storage}/head.new"
+    with open(temporary, "wb") as file:
+        file.truncate(max(chunks, 1) * 8)
+        os.fsync(file.fileno())
+    os.rename(temporary, f"{storage}/head")
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class ShadowStore:
+    """Shadow storage of the volume whose content ``origin_fd`` reads; all methods belong to one thread."""
+
+    def __init__(self, storage: str, origin_fd: int, size: int, chunk_size: int = layout.DEFAULT_CHUNK_SIZE) -> None:
+        os.makedirs(storage, mode=0o700, exist_ok=True)
+        self.storage = storage
+        self._origin = origin_fd
+        self._lock = self._take_lock()
+        try:
+            if not os.path.exists(f"{storage}/table"):
+                create_storage(storage, size, chunk_size)
+            header = read_header(storage)
+            if header.size != size:
+                reason = f"it belongs to a volume of {header.size} bytes and the origin has {size}"
+                raise storage_error(storage, reason, "give each volume a storage directory of its own")
+            self._open(header)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _take_lock(self) -> int:
+        fd = os.open(f"{self.storage}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise VssError(
+                Code.VSS_E_PROVIDER_IN_USE,
+                f"shadow storage {self.storage} is in use by another provider; stop that one first",
+            ) from None
+        return fd
+
+    def _open(self, header: layout.Header) -> None:
+        self.header = header
+        self.chunk_size = header.chunk_size
+        self.chunks = layout.chunk_count(header.size, header.chunk_size)
+        self._shift = header.chunk_size.bit_length() - 1
+        self.table = CopyTable(self.storage, header)
+        self.segments = Segments(self.storage, header.chunk_size, writable=True)
+        self.head = Words(f"{self.storage}/head", self.chunks, writable=True)
+        if not header.clean and header.boot_id != boot_id():
+            self._recover()
+        header.clean = False
+        header.boot_id = boot_id()
+        header.generation = max([header.generation, *(entry.number for entry in self.table.entries)])
+        self._next_slot = max(header.next_slot, self._used_end())
+        self._reserved_end = 0
+        self.garbage = bool(self._next_slot)
+        self.newest = self.table.newest
+        self.durable = self.table.durable
+        self._write_header()
+        if not self.table.live and self._next_slot:
+            self.reset()
+
+    def _used_end(self) -> int:
+        """The first slot after all that were ever taken, from the records of the last segment."""
+        names = [int(name, 16) for name in os.listdir(f"{self.storage}/segments")]
+        if not names:
+            return 0
+        words = self.segments.get(max(names)).words
+        low, high = 0, layout.SEGMENT_SLOTS
+        while low < high:
+            middle = (low + high) // 2
+            if words[middle * layout.SLOT_WORDS + layout.WORD_FLAGS] & layout.FLAG_USED:
+                low = middle + 1
+            else:
+                high = middle
+        return max(names) * layout.SEGMENT_SLOTS + low
+
+    def _recover(self) -> None:
+        """After a power loss: auto-release copies are gone, ``head`` is made anew from durable slots."""
+        for entry in self.table.entries:
+            if not entry.persistent or entry.state == layout.STATE_LOST:
+                self.table.set_state(entry, layout.STATE_DELETED)
+        self.head.close()
+        make_head(self.storage, self.chunks)
+        self.head = Words(f"{self.storage}/head", self.chunks, writable=True)
+        damaged = rebuild(self.storage, self.segments, self.head, self.header)
+        for slot, before, label in damaged:
+            for entry in self.table.entries:
+                if before < entry.number <= label and entry.state in layout.LIVE_STATES:
+                    self.lose(entry, f"slot {slot} is damaged")
+        self.table.sync()
+
+    def _write_header(self) -> None:
+        self.header.next_slot = self._next_slot
+        self.table.write_header()
+        self.table.sync()
+
+    # ---- cuts ----
+
+    def commit(self, copy_id: UUID, set_id: UUID, created_ns: int, persistent: bool) -> layout.Entry:
+        """Make the cut: from now on old data is kept for this copy. Nothing is allocated and nothing is synced.
+
+        Errors: VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED, VSS_E_OBJECT_ALREADY_EXISTS.
+        """
+        number = self.header.generation + 1
+        if number > layout.MAX_GENERATION:
+            raise VssError(
+                Code.VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED,
+                f"shadow storage {self.storage} has counted {number - 1} cuts; delete all copies once to start again",
+            )
+        entry = layout.Entry(layout.STATE_PENDING, persistent, number, created_ns, self.header.size, copy_id, set_id)
+        self.header.generation = number
+        self.table.write_header()
+        self.table.add(entry)
+        self._update()
+        return entry
+
+    def finish(self, copy_id: UUID) -> None:
+        """The copy's set exists as a whole; a persistent copy is durable when this returns."""
+        entry = self.table.find(copy_id)
+        if entry.state == layout.STATE_PENDING:
+            self.table.set_state(entry, layout.STATE_CREATED)
+        if entry.persistent:
+            self._write_header()
+
+    def delete(self, copy_id: UUID) -> None:
+        """Delete a copy; its space comes back through ``reclaim``. Errors: VSS_E_OBJECT_NOT_FOUND."""
+        entry = self.table.find(copy_id)
+        self.table.set_state(entry, layout.STATE_DELETED)
+        if entry.persistent:
+            self.table.sync()
+        self._update()
+        self.garbage = True
+        if not self.table.live:
+            self.reset()
+
+    def lose(self, entry: layout.Entry, reason: str) -> None:
+        """Give a copy up because its old data cannot be kept; the live volume goes on."""
+        log.error("shadow copy %s (generation %d) is lost: %s", entry.copy_id, entry.number, reason)
+        self.table.set_state(entry, layout.STATE_LOST)
+        self._update()
+
+    def _update(self) -> None:
+        self.newest = self.table.newest
+        self.durable = self.table.durable
+
+    def reset(self) -> None:
+        """Without any living copy all slots are garbage: start afresh. Readers of old files keep them open."""
+        self.head.close()
+        make_head(self.storage, self.chunks)
+        self.segments.close()
+        for name in os.listdir(f"{self.storage}/segments"):
+            os.unlink(f"{self.storage}/segments/{name}")
+        self.head = Words(f"{self.storage}/head", self.chunks, writable=True)
+        self.segments = Segments(self.storage, self.chunk_size, writable=True)
+        self._next_slot = self._reserved_end = 0
+        self.garbage = False
+        self._write_header()
+
+    # ---- the write path ----
+
+    def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Copy out what the given (offset, length) ranges are about to overwrite. Returns when they may be written.
+
+        Never fails: a copy whose old data cannot be kept is lost and reported, the live volume goes on.
+        """
+        newest = self.newest
+        if not newest:
+            return
+        shift = self._shift
+        limit = newest << layout.SLOT_BITS
+        view = self.head.view
+        need: set[int] = set()
+        for offset, length in ranges:
+            first = offset >> shift
+            last = (offset + length - 1) >> shift
+            if first == last:
+                if view[first] < limit:
+                    need.add(first)
+            else:
+                words = view[first : last + 1]
+                need.update(chunk for chunk, word in enumerate(words, first) if word < limit)
+        if need:
+            self._copy_out(sorted(need))
+
+    def preserved(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """The parts of a range, as (offset, length), whose old content no living copy takes from the origin."""
+        if not self.newest:
+            return [(offset, length)]
+        size, end = self.chunk_size, offset + length
+        limit = self.newest << layout.SLOT_BITS
+        first, last = offset // size, (end - 1) // size
+        free = [chunk for chunk, word in enumerate(self.head.view[first : last + 1], first) if word >= limit]
+        parts = []
+        for run in layout.runs(free):
+            start = max(offset, run[0] * size)
+            parts.append((start, min(end, (run[-1] + 1) * size) - start))
+        return parts
+
+    def _copy_out(self, chunks: list[int]) -> None:
+        for start in range(0, len(chunks), BATCH_CHUNKS):
+            batch = chunks[start : start + BATCH_CHUNKS]
+            while self.newest:
+                try:
+                    self._copy_batch(batch)
+                    break
+                except (OSError, EOFError) as error:
+                    victim = next(entry for entry in self.table.entries if entry.number == self.table.live[0])
+                    self.lose(victim, f"its old data cannot be kept in {self.storage}: {error}")
+                    self._make_room()
+
+    def _make_room(self) -> None:
+        if not self.table.live:
+            self.reset()
+            return
+        for _ in self.reclaim():
+            pass
+
+    def reclaim(self) -> Iterator[int]:
+        """Free the space that no living copy needs, a little at each step; yields the bytes freed by the step."""
+        self.garbage = False
+        return Reclaimer(self.segments, self.head, self.table, self._next_slot, self.chunk_size).steps()
+
+    def _copy_batch(self, chunks: list[int]) -> None:
+        """Old data into consecutive slots with few system calls, then records, then (durable) sync, then head."""
+        first = self._reserve(len(chunks))
+        for chunk in chunks:
+            self.head.reserve(chunk)
+        size = self.chunk_size
+        data: list[bytes] = []
+        for run in layout.runs(chunks):
+            content = self._read_origin(run[0] * size, len(run) * size)
+            data.extend(content[i : i + size] for i in range(0, len(content), size))
+        number, record, position = layout.slot_position(first, size)
+        segment = self.segments.get(number)
+        if os.pwritev(segment.fd, data, position) != len(chunks) * size:
+            raise OSError(28, "short write")
+        label = self.newest
+        view = self.head.view
+        flags = layout.FLAG_USED | (layout.FLAG_DURABLE if self.durable else 0)
+        records = bytearray()
+        for index, chunk in enumerate(chunks):
+            crc = zlib.crc32(data[index]) if self.durable else 0
+            records += layout.SLOT_RECORD.pack(chunk, view[chunk], label << 32 | index, flags, crc)
+        segment.records[record : record + len(records)] = bytes(records)
+        self._next_slot = first + len(chunks)
+        if self.durable:
+            os.fdatasync(segment.fd)
+        word = layout.pack_head(label, first)
+        for index, chunk in enumerate(chunks):
+            view[chunk] = word + index
+
+    def _read_origin(self, offset: int, length: int) -> bytes:
+        content = os.pread(self._origin, length, offset)
+        if len(content) == length:
+            return content
+        if offset + len(content) < self.header.size:
+            rest = os.pread(self._origin, length - len(content), offset + len(content))
+            content += rest
+        if offset + len(content) < min(offset + length, self.header.size):
+            raise EOFError(f"the origin ends at byte {offset + len(content)}")
+        return content.ljust(length, b"\0")
+
+    def _reserve(self, count: int) -> int:
+        """Consecutive slots in one segment with disk space behind them and behind their words. Errors: OSError."""
+        first = self._next_slot
+        if first // layout.SEGMENT_SLOTS != (first + count - 1) // layout.SEGMENT_SLOTS:
+            first = (first // layout.SEGMENT_SLOTS + 1) * layout.SEGMENT_SLOTS
+        if first + count > self._reserved_end or first != self._next_slot:
+            number, record, position = layout.slot_position(first, self.chunk_size)
+            ahead = min(max(count, GROWTH_SLOTS), layout.SEGMENT_SLOTS - first % layout.SEGMENT_SLOTS)
+            fd = self.segments.get(number).fd
+            os.posix_fallocate(fd, record, ahead * layout.SLOT_RECORD_SIZE)
+            os.posix_fallocate(fd, position, ahead * self.chunk_size)
+            self._reserved_end = first + ahead
+        return first
+
+    # ---- figures and end ----
+
+    @property
+    def used(self) -> int:
+        """Bytes that the storage takes on disk."""
+        total = 0
+        for directory, _, names in os.walk(self.storage):
+            for name in names:
+                try:
+                    total += os.stat(f"{directory}/{name}").st_blocks * 512
+                except FileNotFoundError:
+                    continue
+        return total
+
+    def close(self, clean: bool = True) -> None:
+        """Close the storage; a clean end spares the next start a recovery."""
+        if clean:
+            self.head.sync()
+            for name in os.listdir(f"{self.storage}/segments"):
+                os.fdatasync(self.segments.get(int(name, 16)).fd)
+            self.header.clean = True
+            self._write_header()
+        self.head.close()
+        self.segments.close()
+        self.table.close()
+        os.close(self._lock)

@@ -1,0 +1,194 @@
+"""A served volume: origin, shadow storage and the gate that holds writes at the moment of a cut."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+from shadowset.nbd_provider.origin import Origin, device_stack
+from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.writer import ShadowStore
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.provider_protocol import Committed, CopyInfo, Held, Released, VolumeDescription
+
+log = logging.getLogger(__name__)
+
+MAX_HOLD_MS = 10_000
+
+
+def check_storage_place(origin: str, storage: str) -> None:
+    """Refuse shadow storage on the protected volume itself: copying out would wait for itself.
+
+    Errors: VSS_E_VOLUME_NOT_SUPPORTED.
+    """
+    place = storage
+    while not os.path.exists(place):
+        place = os.path.dirname(os.path.abspath(place))
+    below = device_stack(place)
+    status = os.stat(origin)
+    if os.path.realpath(origin) in below or (os.major(status.st_rdev), os.minor(status.st_rdev)) in below:
+        raise VssError(
+            Code.VSS_E_VOLUME_NOT_SUPPORTED,
+            f"shadow storage {storage} lies on the protected volume {origin} itself; choose a directory elsewhere",
+        )
+
+
+class Gate:
+    """Holds writes back. It opens by itself at its deadline, whatever anybody else does."""
+
+    def __init__(self) -> None:
+        self.owner: object | None = None
+        self.deadline = 0.0
+        self.waiting = 0
+        self.opened: list[Callable[[], None]] = []
+        self._since = 0.0
+        self._expired: object | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether writes are held."""
+        return self.owner is not None
+
+    def close(self, owner: object, timeout_ms: int) -> None:
+        """Hold from now on. Errors: VSS_E_BAD_STATE when another hold is under way."""
+        if self.owner is not None:
+            raise VssError(Code.VSS_E_BAD_STATE, "writes are already held; release that hold first")
+        self.owner, self._expired, self.waiting = owner, None, 0
+        self._since = time.monotonic()
+        self.deadline = self._since + min(max(timeout_ms, 1), MAX_HOLD_MS) / 1000
+
+    def check(self, owner: object) -> None:
+        """Errors: VSS_E_HOLD_WRITES_TIMEOUT when this owner's hold has run out, VSS_E_BAD_STATE when it has none."""
+        self.expire()
+        if self._expired is owner:
+            raise VssError(Code.VSS_E_HOLD_WRITES_TIMEOUT, "the hold ran out and writes flow again; start a new set")
+        if self.owner is not owner:
+            raise VssError(Code.VSS_E_BAD_STATE, "writes are not held by this connection; send hold first")
+
+    def open(self) -> Released:
+        """Let writes flow."""
+        held = Released(round((time.monotonic() - self._since) * 1000, 3), self.waiting)
+        self.owner = None
+        for callback in self.opened:
+            callback()
+        return held
+
+    def expire(self) -> None:
+        """Open the gate when its deadline has passed."""
+        if self.owner is not None and time.monotonic() >= self.deadline:
+            self._expired = self.owner
+            log.error("the hold of writes reached its deadline; writes flow again")
+            self.open()
+
+    def drop(self, owner: object) -> None:
+        """The owner is gone: its hold ends."""
+        if self.owner is owner:
+            log.error("whoever held the writes has gone; writes flow again")
+            self.open()
+
+
+class Volume:
+    """One protected volume; all methods belong to the server's thread."""
+
+    def __init__(self, name: str, origin: str, storage: str, chunk_size: int = layout.DEFAULT_CHUNK_SIZE) -> None:
+        self.name = name
+        self.origin = Origin(origin)
+        try:
+            check_storage_place(origin, storage)
+            self.store = ShadowStore(storage, self.origin.fd, self.origin.size, chunk_size)
+        except BaseException:
+            self.origin.close()
+            raise
+        self.gate = Gate()
+        self.nbd_socket = ""
+
+    def hold(self, owner: object, timeout_ms: int) -> Held:
+        """Hold writes. Requests run to their end before the next is looked at, so none is under way here."""
+        started = time.monotonic()
+        self.gate.expire()
+        self.gate.close(owner, timeout_ms)
+        return Held(round((time.monotonic() - started) * 1000, 3))
+
+    def commit(self, owner: object, copy_id: str, set_id: str, created_ns: int, persistent: bool) -> Committed:
+        """Make the cut of a held volume."""
+        self.gate.check(owner)
+        entry = self.store.commit(parse_id(copy_id), parse_id(set_id), created_ns, persistent)
+        return Committed(entry.number)
+
+    def release(self, owner: object) -> Released:
+        """Let writes flow."""
+        self.gate.check(owner)
+        return self.gate.open()
+
+    def describe(self) -> VolumeDescription:
+        """The volume and its copies."""
+        return VolumeDescription(
+            name=self.name,
+            origin=self.origin.path,
+            storage=self.store.storage,
+            size=self.origin.size,
+            chunk_size=self.store.chunk_size,
+            generation=self.store.header.generation,
+            storage_used=self.store.used,
+            nbd_socket=self.nbd_socket,
+            pid=os.getpid(),
+            holding=self.gate.closed,
+            copies=[_copy_info(entry) for entry in self.store.table.entries],
+        )
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the live volume. Errors: OSError."""
+        content = os.pread(self.origin.fd, length, offset)
+        while len(content) < length:
+            more = os.pread(self.origin.fd, length - len(content), offset + len(content))
+            if not more:
+                raise OSError(5, f"the origin ends at byte {offset + len(content)}")
+            content += more
+        return content
+
+    def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Copy out what is about to be overwritten."""
+        self.store.prepare_write(ranges)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Overwrite; ``prepare_write`` must have seen the range. Errors: OSError."""
+        done = os.pwrite(self.origin.fd, data, offset)
+        while done < len(data):
+            done += os.pwrite(self.origin.fd, data[done:], offset + done)
+
+    def flush(self) -> None:
+        """Make all finished writes durable; may be called from any thread. Errors: OSError."""
+        os.fdatasync(self.origin.fd)
+
+    def close(self) -> None:
+        """Make everything durable and close it."""
+        self.gate.owner = None
+        self.flush()
+        self.store.close()
+        self.origin.close()
+
+
+def parse_id(text: str) -> UUID:
+    """A GUID from its text. Errors: E_INVALIDARG."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise VssError(
+            Code.E_INVALIDARG, f"{text!r} is not a GUID; give one as 8-4-4-4-12 hexadecimal digits"
+        ) from None
+
+
+def _copy_info(entry: layout.Entry) -> CopyInfo:
+    return CopyInfo(
+        copy_id=str(entry.copy_id),
+        set_id=str(entry.set_id),
+        number=entry.number,
+        created_ns=entry.created_ns,
+        persistent=entry.persistent,
+        pending=entry.state == layout.STATE_PENDING,
+        size=entry.size,
+        lost=entry.state == layout.STATE_LOST,
+    )
