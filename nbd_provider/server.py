@@ -76,7 +76,10 @@ def listen_unix(path: str, mode: int = 0o600) -> socket.socket:
 
 
 class Server:
-    """Runs until ``stop``; everything but the work of threads happens in the thread that called ``run``."""
+    """Runs until ``stop``; everything but the work of threads happens in the thread that called ``run``.
+
+    An unforeseen error in one client's handling costs that client its connection, never the others theirs.
+    """
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
@@ -168,23 +171,33 @@ class Server:
         return TICK if deadline is None else max(0.0, min(TICK, deadline - time.monotonic()))
 
     def _accept(self, fd: int) -> None:
+        """Take all who are waiting, since the backlog is short."""
         listener, make = self._listeners[fd]
-        try:
-            sock, _ = listener.accept()
-        except OSError:
-            return
-        if len(self._clients) >= MAX_CONNECTIONS:
-            log.warning("a connection is refused: %d are open already", MAX_CONNECTIONS)
-            sock.close()
-            return
-        client = make(sock)
-        self._clients[sock.fileno()] = (client, 0, time.monotonic())
-        self._epoll.register(sock.fileno(), 0)
-        client.flush()
-        self._update(sock.fileno())
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            if len(self._clients) >= MAX_CONNECTIONS:
+                log.warning("a connection is refused: %d are open already", MAX_CONNECTIONS)
+                sock.close()
+                continue
+            client, number = make(sock), sock.fileno()
+            self._clients[number] = (client, 0, time.monotonic())
+            self._epoll.register(number, 0)
+            client.flush()
+            self._update(number)
 
     def _serve(self, fd: int, mask: int) -> None:
         client = self._clients[fd][0]
+        try:
+            self._dispatch(client, mask)
+        except Exception:
+            log.exception("a connection is closed because its request could not be handled")
+            client.close()
+
+    @staticmethod
+    def _dispatch(client: Client, mask: int) -> None:
         if mask & select.EPOLLOUT:
             client.flush()
         if not client.closed and client.wants_read and mask & (select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR):
@@ -206,7 +219,10 @@ class Server:
     def _finish_threads(self) -> None:
         while self._done:
             done, result = self._done.popleft()
-            done(result)
+            try:
+                done(result)
+            except Exception:
+                log.exception("the answer to a request could not be sent")
 
     def _drop_silent(self) -> None:
         """A client that does not negotiate holds a place that others may need."""

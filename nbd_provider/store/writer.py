@@ -7,6 +7,7 @@ import logging
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 from uuid import UUID, uuid4
 
 from shadowset.nbd_provider.store import layout
@@ -33,7 +34,7 @@ def create_storage(storage: str, size: int, chunk_size: int, capacity: int = lay
     make_head(storage, layout.chunk_count(size, chunk_size))
     header = layout.Header(chunk_size, size, capacity, uuid4(), boot_id(), True, 0, 0)
     temporary = f"{storage}/table.new"
-    with open(temporary, "wb") as file:
+    with private_file(temporary) as file:
         file.write(header.pack())
         file.truncate(layout.table_size(capacity))
         file.flush()
@@ -42,10 +43,15 @@ def create_storage(storage: str, size: int, chunk_size: int, capacity: int = lay
     sync_directory(storage)
 
 
+def private_file(path: str) -> BinaryIO:
+    """A new file that only its owner reads: it holds, or leads to, data that was deleted from the volume."""
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
+
+
 def make_head(storage: str, chunks: int) -> None:
     """A ``head`` of zeros, put in place of an older one whole."""
     temporary = f"{storage}/head.new"
-    with open(temporary, "wb") as file:
+    with private_file(temporary) as file:
         file.truncate(max(chunks, 1) * 8)
         os.fsync(file.fileno())
     os.rename(temporary, f"{storage}/head")
@@ -221,9 +227,13 @@ class ShadowStore:
         newest = self.newest
         if not newest:
             return
-        shift = self._shift
-        limit = newest << layout.SLOT_BITS
-        view = self.head.view
+        need = self._needed(ranges, newest << layout.SLOT_BITS)
+        if need:
+            self._copy_out(sorted(need))
+
+    def _needed(self, ranges: Sequence[tuple[int, int]], limit: int) -> set[int]:
+        """Chunks of the ranges whose head word is below ``limit``."""
+        shift, view = self._shift, self.head.view
         need: set[int] = set()
         for offset, length in ranges:
             first = offset >> shift
@@ -234,8 +244,7 @@ class ShadowStore:
             else:
                 words = view[first : last + 1]
                 need.update(chunk for chunk, word in enumerate(words, first) if word < limit)
-        if need:
-            self._copy_out(sorted(need))
+        return need
 
     def preserved(self, offset: int, length: int) -> list[tuple[int, int]]:
         """The parts of a range, as (offset, length), whose old content no living copy takes from the origin."""

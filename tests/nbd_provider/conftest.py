@@ -1,0 +1,179 @@
+"""A provider process on an image file, and a client of its control socket."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from shadowset.vss import provider_protocol as m
+from shadowset.vss.wire import FrameDecoder, encode
+
+sys.path.append("/usr/lib/python3/dist-packages")
+
+SIZE = 16 << 20
+
+
+class Control:
+    """One connection to the control socket."""
+
+    def __init__(self, path: str) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(30)
+        self.sock.connect(path)
+        self._decoder: FrameDecoder[m.FromProvider] = FrameDecoder(m.FromProvider)
+        self._seq = 0
+
+    def call(self, kind: type[Any], **fields: Any) -> m.FromProvider:
+        self._seq += 1
+        self.sock.sendall(encode(kind(seq=self._seq, **fields)))
+        while True:
+            data = self.sock.recv(65536)
+            assert data, "the provider closed the control connection"
+            for answer in self._decoder.feed(data):
+                assert answer.seq == self._seq
+                return answer
+
+    def value(self, kind: type[Any], **fields: Any) -> Any:
+        answer = self.call(kind, **fields)
+        assert isinstance(answer, m.Done), answer
+        return answer.value
+
+    def snapshot(self, persistent: bool = False) -> str:
+        copy = str(uuid4())
+        self.value(m.Hold)
+        self.value(m.Commit, copy_id=copy, set_id=str(uuid4()), created_ns=time.time_ns(), persistent=persistent)
+        self.value(m.Release)
+        self.value(m.Finish, copy_id=copy)
+        return copy
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class Provider:
+    """``shadowset-provider`` as a child process; ``kill`` and ``start`` again as a crash and a restart."""
+
+    def __init__(self, directory: str, size: int = SIZE) -> None:
+        self.directory = directory
+        self.origin = f"{directory}/origin.img"
+        self.storage = f"{directory}/storage"
+        self.nbd = f"{directory}/nbd.sock"
+        self.control_socket = f"{directory}/control.sock"
+        self.size = size
+        with open(self.origin, "wb") as file:
+            file.truncate(size)
+        self.process: subprocess.Popen[bytes] | None = None
+        self._helpers: list[subprocess.Popen[bytes]] = []
+
+    @property
+    def uri(self) -> str:
+        return f"nbd+unix:///vol?socket={self.nbd}"
+
+    def start(self) -> None:
+        self.process = self._spawn(
+            "shadowset.nbd_provider.main", "vol", "--origin", self.origin, "--storage", self.storage,
+            "--nbd", self.nbd, "--control", self.control_socket,
+        )  # fmt: skip
+        wait_for_socket(self.process, self.control_socket)
+
+    def _spawn(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with open(f"{self.directory}/log", "ab") as log:
+            return subprocess.Popen([sys.executable, "-m", module, *arguments], stderr=log)
+
+    def log(self) -> str:
+        return Path(f"{self.directory}/log").read_text()
+
+    def control(self) -> Control:
+        return Control(self.control_socket)
+
+    def export(self) -> str:
+        """Start ``shadowset-export``; returns its socket."""
+        path = f"{self.directory}/export.sock"
+        process = self._spawn(
+            "shadowset.nbd_provider.export", "--storage", self.storage, "--origin", self.origin, "--nbd", path
+        )
+        self._helpers.append(process)
+        wait_for_socket(process, path)
+        return path
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+    def close(self) -> None:
+        for process in [*self._helpers, self.process]:
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait(10)
+
+
+def wait_for_socket(process: subprocess.Popen[bytes], path: str) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the process ended with {process.returncode} before it listened on {path}"
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(path)
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
+    raise AssertionError(f"nothing listens on {path}")
+
+
+@pytest.fixture
+def workdir() -> Iterator[str]:
+    directory = tempfile.mkdtemp(prefix="ss-nbd-", dir="/tmp")
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def provider(workdir: str) -> Iterator[Provider]:
+    made = Provider(workdir)
+    made.start()
+    yield made
+    made.close()
+    assert "Traceback" not in made.log()
+
+
+def need(*programs: str) -> None:
+    """Skip when a program is not there, naming it."""
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+
+
+@pytest.fixture
+def nbd_module() -> Any:
+    return pytest.importorskip("nbd", reason="not installed: python3-libnbd")
+
+
+@pytest.fixture
+def tools() -> Any:
+    return need
+
+
+@pytest.fixture
+def random_image(provider: Provider) -> bytes:
+    content = os.urandom(provider.size)
+    Path(provider.origin).write_bytes(content)
+    return content
