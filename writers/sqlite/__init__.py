@@ -1,0 +1,1 @@
+"""A writer for sets of SQLite databases that belong to other applications."""
