@@ -1,0 +1,132 @@
+"""Which files there are: file sets looked up in the shadow copies, after these were made."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from shadowset.requester.backup.manifest import DIRECTORY, PARENT, REGULAR, SYMLINK
+from shadowset.requester.backup.plan import PlannedComponent, Root
+from shadowset.vss.filespec import FileSelection, name_matches, normal_path
+
+EVERYTHING = ("*", "*.*")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Something to back up: where to read it, where it belongs, and which component of a set named it."""
+
+    read_path: str
+    path: str
+    kind: str
+    member: str
+    status: os.stat_result
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All that a component has; ``skipped`` are sockets, FIFOs and device nodes, which hold no data of their own."""
+
+    found: list[Found]
+    skipped: list[str]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all regular files."""
+        return sum(one.status.st_size for one in self.found if one.kind == REGULAR)
+
+
+def list_component(component: PlannedComponent, exposed: Mapping[str, str], variables: Mapping[str, str]) -> Listing:
+    """Look a component's file sets up. ``exposed`` is where each volume's copy is mounted. Errors: OSError."""
+    selection = FileSelection((), component.writer.exclude_files, variables)
+    entries: dict[str, Found] = {}
+    skipped: list[str] = []
+    directories = {root.directory for root in component.roots if root.nested}
+    for root in component.roots:
+        for one in _look_through(root, directories, exposed, variables):
+            if one.kind == "":
+                if not selection.is_excluded(one.path):
+                    skipped.append(one.path)
+            elif one.kind == PARENT or not selection.is_excluded(one.path):
+                _keep(entries, one)
+    ordered = sorted(entries.values(), key=lambda one: one.path)
+    return Listing(_without_idle_parents(ordered), skipped)
+
+
+def _keep(entries: dict[str, Found], one: Found) -> None:
+    known = entries.get(one.path)
+    if known is None or (known.kind == PARENT and one.kind != PARENT):
+        entries[one.path] = one
+
+
+def _without_idle_parents(ordered: list[Found]) -> list[Found]:
+    needed = set()
+    for one in ordered:
+        if one.kind != PARENT:
+            directory = os.path.dirname(one.path)
+            while directory not in needed and directory != "/":
+                needed.add(directory)
+                directory = os.path.dirname(directory)
+    return [one for one in ordered if one.kind != PARENT or one.path in needed]
+
+
+def _read_directory(root: Root, exposed: Mapping[str, str]) -> str:
+    if root.place is None:
+        return root.directory
+    return f"{exposed[root.place.volume].rstrip('/')}/{root.place.relative}".rstrip("/")
+
+
+def _look_through(
+    root: Root, others: set[str], exposed: Mapping[str, str], variables: Mapping[str, str]
+) -> Iterator[Found]:
+    """``others`` are mount points with a root of their own: what a mount hid is not part of what was seen."""
+    top = _read_directory(root, exposed)
+    if not os.path.isdir(top):
+        return
+    yield from _parents(root, exposed, variables)
+    device = os.stat(top).st_dev
+    pending = [(top, root.directory)]
+    while pending:
+        directory, live = pending.pop()
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries)
+        for name in names:
+            read_path, seen_as = f"{directory}/{name}", f"{live.rstrip('/')}/{name}"
+            status = os.lstat(read_path)
+            below = stat.S_ISDIR(status.st_mode) and root.files.recursive and status.st_dev == device
+            below = below and seen_as not in others
+            if below:
+                pending.append((read_path, seen_as))
+            kind = _kind(root, name, status)
+            if kind is not None:
+                path = normal_path(root.files, seen_as, variables)
+                yield Found(read_path, path, kind, root.member.full_path, status)
+
+
+def _kind(root: Root, name: str, status: os.stat_result) -> str | None:
+    """What a directory entry is to this file set; "" for what cannot be backed up, None for what is not of the set."""
+    if stat.S_ISDIR(status.st_mode):
+        if not root.files.recursive:
+            return None
+        return DIRECTORY if root.files.filespec in EVERYTHING else PARENT
+    if not name_matches(root.files.filespec, name):
+        return None
+    if stat.S_ISREG(status.st_mode):
+        return REGULAR
+    return SYMLINK if stat.S_ISLNK(status.st_mode) else ""
+
+
+def _parents(root: Root, exposed: Mapping[str, str], variables: Mapping[str, str]) -> Iterator[Found]:
+    """The file set's own directory and those above it, up to the volume's root, for a restore that has to make them."""
+    elements = root.place.relative.split("/") if root.place and root.place.relative else []
+    if not elements or root.files.alternate_path or not root.directory.endswith("/" + "/".join(elements)):
+        return
+    assert root.place is not None
+    read_path = exposed[root.place.volume].rstrip("/")
+    live = root.directory.removesuffix("/" + "/".join(elements))
+    for element in elements:
+        read_path, live = f"{read_path}/{element}", f"{live}/{element}"
+        path = normal_path(root.files, live, variables) if live == root.directory else live
+        yield Found(read_path, path, PARENT, root.member.full_path, os.lstat(read_path))

@@ -1,0 +1,166 @@
+"""What a backup takes: components by VSS's rules, the volumes they need, the directories that are looked through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from shadowset.requester.backup.mounts import Place, VolumeMap
+from shadowset.requester.backup_components import ComponentKey
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.enums import BackupType
+from shadowset.vss.filespec import created_during_backup, required_file_sets, snapshot_required, source_directory
+from shadowset.vss.metadata import ComponentInfo, FileSet, WriterMetadata
+from shadowset.vss.selection import Dropped, PlannedWriter, Selector, plan_backup
+
+SEPARATOR = "\\"
+
+
+@dataclass(frozen=True)
+class Root:
+    """A directory to look through for one file set, by its path on the live system and where that lies in a volume.
+
+    ``place`` is None for files that are read live because they lie on no protected volume and need no shadow copy. A
+    ``nested`` root is the mount point of another volume below the file set's own directory.
+    """
+
+    member: ComponentInfo
+    files: FileSet
+    directory: str
+    place: Place | None
+    nested: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedComponent:
+    """One component to be added explicitly, with the roots of its own file sets and those of its set's members."""
+
+    writer: WriterMetadata
+    info: ComponentInfo
+    key: ComponentKey
+    roots: tuple[Root, ...]
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """The components, the names of the volumes to cut, and what was left out and why."""
+
+    components: tuple[PlannedComponent, ...]
+    volumes: tuple[str, ...]
+    dropped: tuple[Dropped, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user asked for: None as ``wanted`` is everything; ``volumes`` are cut whether needed or not."""
+
+    backup_type: BackupType = BackupType.COPY
+    wanted: tuple[Selector, ...] | None = None
+    excluded: tuple[Selector, ...] = ()
+    volumes: tuple[str, ...] = ()
+
+
+def parse_selector(text: str) -> Selector:
+    """``WRITER``, ``WRITER:component`` or ``WRITER:path\\component``; ``/`` stands for ``\\`` too."""
+    writer, _, path = text.partition(":")
+    if not writer:
+        raise VssError(Code.E_INVALIDARG, f"{text!r} names no writer; write WRITER:PATH")
+    return Selector(writer, path.replace("/", SEPARATOR).strip(SEPARATOR))
+
+
+def make_plan(
+    writers: list[WriterMetadata], volume_map: VolumeMap, variables: Mapping[str, str], choice: Choice
+) -> JobPlan:
+    """Decide what to back up.
+
+    Errors: VSS_E_OBJECT_NOT_FOUND when something asked for by name is not there or cannot be had, or nothing is left.
+    """
+
+    def volumes_of(files: FileSet) -> Collection[str]:
+        return _volumes_of(files, volume_map, variables)
+
+    plan = plan_backup(
+        writers,
+        volume_map.names,
+        volumes_of,
+        backup_type=choice.backup_type,
+        wanted=choice.wanted,
+        excluded=choice.excluded,
+        required=choice.wanted or (),
+    )
+    components = [
+        _component(writer, info, volume_map, variables, choice.backup_type)
+        for writer in plan.writers
+        for info in writer.explicit
+    ]
+    if not components:
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, _nothing_left(plan.dropped))
+    needed = {root.place.volume for component in components for root in component.roots if root.place}
+    volumes = tuple(name for name in volume_map.names if name in needed or name in choice.volumes)
+    for name in choice.volumes:
+        if name not in volumes:
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"volume {name!r} is not protected; add it or leave it out")
+    return JobPlan(tuple(components), volumes, plan.dropped)
+
+
+def dropped_text(dropped: Dropped) -> str:
+    """One component that is left out, as a sentence."""
+    what = f"component {dropped.path} of writer {dropped.writer_name}" if dropped.path else dropped.writer_name
+    return f"{what} is left out: {dropped.cause}"
+
+
+def _nothing_left(dropped: tuple[Dropped, ...]) -> str:
+    if not dropped:
+        return "there is nothing to back up: no writer that runs has a component; start a writer"
+    reasons = "; ".join(dropped_text(one) for one in dropped[:3])
+    return f"there is nothing to back up: {reasons}"
+
+
+def _unprotected(path: str) -> str:
+    return f"the unprotected file system of {path}"
+
+
+def _volumes_of(files: FileSet, volume_map: VolumeMap, variables: Mapping[str, str]) -> list[str]:
+    directory = source_directory(files, variables)
+    place = volume_map.locate(directory)
+    if place is None and not os.path.isdir(directory) and not created_during_backup(files.mask):
+        return []
+    names = [place.volume if place else _unprotected(directory)]
+    for nested in volume_map.nested(directory) if files.recursive else ():
+        inner = volume_map.locate(nested)
+        names.append(inner.volume if inner else _unprotected(nested))
+    return names
+
+
+def _component(
+    planned: PlannedWriter,
+    info: ComponentInfo,
+    volume_map: VolumeMap,
+    variables: Mapping[str, str],
+    backup_type: BackupType,
+) -> PlannedComponent:
+    writer = planned.metadata
+    members = [info]
+    if info.selectable:
+        members += [other for other in planned.implied if other.full_path.startswith(info.full_path + SEPARATOR)]
+    roots = [
+        root
+        for member in members
+        for files in required_file_sets(member, backup_type)
+        for root in _roots(member, files, volume_map, variables, snapshot_required(files.mask, backup_type))
+    ]
+    key = ComponentKey(writer.writer_id, writer.instance_id, info.type, info.logical_path, info.name)
+    return PlannedComponent(writer, info, key, tuple(roots))
+
+
+def _roots(
+    member: ComponentInfo, files: FileSet, volume_map: VolumeMap, variables: Mapping[str, str], from_copy: bool
+) -> list[Root]:
+    directory = source_directory(files, variables)
+    roots = [Root(member, files, directory, volume_map.locate(directory))]
+    for nested in volume_map.nested(directory) if files.recursive else ():
+        # A copy shows an empty directory where another volume was mounted: that volume's own copy has the files.
+        seen_as = f"{directory.rstrip('/')}/{os.path.relpath(nested, os.path.realpath(directory))}"
+        roots.append(Root(member, files, seen_as, volume_map.locate(nested), nested=True))
+    return [root for root in roots if root.place is not None or not from_copy]

@@ -1,0 +1,123 @@
+"""The directory that a backup is written to: where each file goes, and copying it there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+
+from shadowset.requester.backup.copy import (
+    OnBytes,
+    apply_attributes,
+    copy_contents,
+    open_source,
+    read_attributes,
+    writing,
+)
+from shadowset.requester.backup.listing import Found
+from shadowset.requester.backup.manifest import FILES, REGULAR, SYMLINK, ManifestFile
+from shadowset.requester.backup.plan import PlannedComponent
+from shadowset.vss.codes import Code, VssError
+
+_PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 -_.()")
+_LONGEST = 120
+
+
+class Target:
+    """A new or empty directory, taken over by one backup; ``discard`` removes what the backup made."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = os.path.abspath(directory)
+        self._made = not os.path.lexists(self.directory)
+        with writing(self.directory):
+            if not self._made and not os.path.isdir(self.directory):
+                raise VssError(Code.E_INVALIDARG, f"the target {directory} is no directory; name another one")
+            if not self._made and os.listdir(self.directory):
+                raise VssError(
+                    Code.E_INVALIDARG, f"the target {directory} is not empty; name an empty or new directory"
+                )
+            if self._made:
+                os.makedirs(self.directory, mode=0o700)
+
+    def discard(self) -> None:
+        """Remove everything written, so that nothing unfinished is taken for a backup."""
+        if self._made:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            return
+        for name in os.listdir(self.directory):
+            path = f"{self.directory}/{name}"
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                os.unlink(path)
+
+    def discard_component(self, component_directory: str) -> None:
+        """Remove the files of a component that failed."""
+        shutil.rmtree(f"{self.directory}/{component_directory}", ignore_errors=True)
+
+
+def element(name: str) -> str:
+    """A name as one element of a path, readable and never ambiguous: anything unusual is written as %XX."""
+    data = name.encode("utf-8", "surrogateescape")
+    text = "".join(chr(byte) if chr(byte) in _PLAIN else f"%{byte:02X}" for byte in data)
+    if text.startswith("."):
+        text = f"%2E{text[1:]}"
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}%{hashlib.sha256(data).hexdigest()[:12]}"
+    return text or "%"
+
+
+def component_directories(components: tuple[PlannedComponent, ...]) -> list[str]:
+    """For each component ``files/WRITER/PATH+NAME``; writers of the same name are told apart by their instances."""
+    instances: dict[str, set[str]] = {}
+    for component in components:
+        instances.setdefault(component.writer.name, set()).add(component.writer.instance_id)
+    directories = []
+    for component in components:
+        writer = component.writer
+        first = element(writer.name)
+        if len(instances[writer.name]) > 1:
+            first += "+" + element(writer.instance_name or writer.instance_id)
+        parts = "+".join(element(part) for part in component.info.full_path.split("\\"))
+        directories.append(f"{FILES}/{first}/{parts}")
+    return directories
+
+
+def copy_one(
+    target: str, component: PlannedComponent, component_directory: str, found: Found, on_bytes: OnBytes
+) -> ManifestFile:
+    """Copy one file into the target (directories and links only into the manifest), and return its entry.
+
+    Errors: OSError when it cannot be read, TargetError when it cannot be written.
+    """
+    entry = ManifestFile(
+        writer_id=component.writer.writer_id,
+        component=component.info.full_path,
+        member="" if found.member == component.info.full_path else found.member,
+        path=found.path,
+        kind=found.kind,
+        attributes=read_attributes(found.read_path, found.status),
+    )
+    if found.kind == SYMLINK:
+        entry.link = os.readlink(found.read_path)
+    elif found.kind == REGULAR:
+        entry.stored = f"{component_directory}{found.path}"
+        _copy_regular(f"{target}/{entry.stored}", found, entry, on_bytes)
+    return entry
+
+
+def _copy_regular(path: str, found: Found, entry: ManifestFile, on_bytes: OnBytes) -> None:
+    source = open_source(found.read_path)
+    try:
+        entry.attributes = read_attributes(source, os.fstat(source))
+        with writing(path):
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            entry.size, entry.sha256 = copy_contents(source, target, path, on_bytes)
+            with writing(path):
+                apply_attributes(target, entry.attributes, strict=False)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)

@@ -1,0 +1,106 @@
+"""The command ``shadowset``.
+
+One module per group of commands, each with ``register`` (its parsers) and functions that run. What a command needs
+beyond argparse is imported when it runs, so that help and mistakes in typing are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+DESCRIPTION = """\
+Consistent shadow copies of live volumes, with the applications taking part.
+
+Shadow copies are made of protected volumes ('shadowset volume add'). Applications that run a writer
+bring their files into order for the instant of the cut. Copies are named by id (a unique beginning is
+enough), by device name (HarddiskVolumeShadowCopy3) or by device number (3)."""
+
+EPILOG = """\
+exit status:
+  0  done
+  1  failed, or done in part; one sentence on standard error says why
+  2  wrong usage, or no coordinator to talk to
+  130  interrupted; the session was aborted
+
+environment:
+  SHADOWSET_RUNTIME_DIR  sockets and devices (default /run/shadowset)
+  SHADOWSET_STATE_DIR    catalogue and shadow storage (default /var/lib/shadowset)
+
+example:
+  shadowset volume add data /dev/sdb1 --storage /var/lib/shadowset/storage/data
+  shadowset volume attach data
+  mount /dev/shadowset/data /srv/data
+  shadowset create data
+  shadowset list
+"""
+
+
+class UsageError(Exception):
+    """The command line asks for something that makes no sense; ends with status 2."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    from shadowset import __version__
+    from shadowset.requester.cli import backup, create, delete, listing, mounts, restore, service, volumes, writers
+
+    top = argparse.ArgumentParser(
+        prog="shadowset",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"shadowset {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for module in (service, volumes, create, listing, mounts, delete, writers, backup, restore):
+        module.register(commands)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    options = parser().parse_args(arguments)
+    try:
+        status = int(options.run(options))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _complain("interrupted; the session was aborted", EXIT_INTERRUPTED)
+    except UsageError as error:
+        return _complain(str(error), EXIT_USAGE)
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILURE
+    except Exception as error:
+        return _failure(error)
+    return status
+
+
+def _failure(error: Exception) -> int:
+    from shadowset.requester.connection import ServiceUnavailable
+    from shadowset.vss.codes import VssError
+
+    if isinstance(error, ServiceUnavailable):
+        return _complain(error.message, EXIT_USAGE)
+    if isinstance(error, VssError):
+        return _complain(str(error), EXIT_FAILURE)
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename else ""
+        return _complain(f"{place}{error.strerror}", EXIT_FAILURE)
+    raise error
+
+
+def _complain(sentence: str, status: int) -> int:
+    from shadowset.requester.cli.output import note
+
+    note(f"shadowset: {sentence}")
+    return status

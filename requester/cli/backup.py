@@ -1,0 +1,124 @@
+"""``shadowset backup``: the components of writers, copied out of shadow copies into a directory."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from shadowset.requester.cli.options import Commands, add_command, add_json
+
+if TYPE_CHECKING:
+    from shadowset.requester.backup.engine import BackupReport
+    from shadowset.vss.selection import Selector
+
+
+def register(commands: Commands) -> None:
+    """Add the commands of this module."""
+    command = add_command(
+        commands,
+        "backup",
+        run,
+        "back up applications into a directory",
+        "Back up what the writers have: their components are chosen, the volumes they need are cut at one instant,\n"
+        "their files are copied out of the shadow copies, and the shadow copies are deleted.\n\n"
+        "TARGET becomes a directory with the files, the documents of the writers and of the backup, and a manifest\n"
+        "with a digest of every file. It must be new or empty, and on none of the volumes that are cut. A component\n"
+        "fails as a whole when one of its files cannot be read; the others are backed up all the same, and the exit\n"
+        "status is 1.",
+        "shadowset backup /backup/monday\n"
+        "shadowset backup /backup/monday --writer 'SQLite Writer' --json\n"
+        "shadowset backup /backup/monday --component 'SQLite Writer:databases/orders'",
+    )
+    command.add_argument("target", metavar="TARGET", help="a new or empty directory")
+    add_selection(command)
+    command.add_argument(
+        "--volume",
+        action="append",
+        default=[],
+        metavar="VOLUME",
+        help="cut this volume too (files only as components say)",
+    )
+    command.add_argument(
+        "--type",
+        choices=("copy", "full"),
+        default="copy",
+        help="full lets the writers count it as their full backup and cut logs; copy changes nothing (default: copy)",
+    )
+    add_json(command)
+
+
+def add_selection(command: argparse.ArgumentParser) -> None:
+    """The options that choose writers and components, for backup and restore alike."""
+    command.add_argument(
+        "--writer", action="append", default=[], metavar="NAME", help="only this writer (name or id); may be repeated"
+    )
+    command.add_argument(
+        "--exclude-writer", action="append", default=[], metavar="NAME", help="not this writer; may be repeated"
+    )
+    command.add_argument(
+        "--component",
+        action="append",
+        default=[],
+        metavar="WRITER:PATH",
+        help="only this component, by its logical path (/ or \\ between elements); may be repeated",
+    )
+
+
+def selection(options: argparse.Namespace) -> tuple[tuple[Selector, ...] | None, tuple[Selector, ...]]:
+    """What is wanted (None: everything) and what is excluded."""
+    from shadowset.requester.backup.plan import parse_selector
+    from shadowset.vss.selection import Selector
+
+    wanted = [Selector(name) for name in options.writer] + [parse_selector(text) for text in options.component]
+    return tuple(wanted) or None, tuple(Selector(name) for name in options.exclude_writer)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make a backup."""
+    from shadowset.requester.backup.engine import BackupJob
+    from shadowset.requester.backup.plan import Choice
+    from shadowset.requester.cli.output import emit_json, note, say
+    from shadowset.requester.cli.watch import TerminalObserver
+    from shadowset.vss.enums import BackupType
+
+    wanted, excluded = selection(options)
+    choice = Choice(BackupType[options.type.upper()], wanted, excluded, tuple(options.volume))
+    report = BackupJob(options.target, choice, observer=TerminalObserver()).run()
+    if options.json:
+        emit_json(report)
+    else:
+        say(report_text(report))
+    if not report.succeeded:
+        failed = sum(1 for component in report.components if not component.succeeded)
+        note(
+            f"shadowset: the backup is not complete: {failed} of {len(report.components)} components failed, "
+            f"{len(report.problems)} writers failed afterwards"
+        )
+    return 0 if report.succeeded else 1
+
+
+def report_text(report: BackupReport) -> str:
+    """How a backup went."""
+    from shadowset.requester.cli.output import printable, table
+    from shadowset.requester.progress import size_text
+
+    rows = [
+        [
+            component.writer,
+            component.full_path,
+            "backed up" if component.succeeded else "FAILED",
+            str(component.files),
+            size_text(component.bytes),
+            component.reason,
+        ]
+        for component in report.components
+    ]
+    lines = [table(["WRITER", "COMPONENT", "RESULT", "FILES", "SIZE", "REASON"], rows, right=(3, 4))]
+    lines += [printable(sentence) for sentence in (*report.dropped, *report.skipped, *report.problems)]
+    lines.append(
+        printable(
+            f"{report.files} files, {size_text(report.bytes)} in {report.target}; volumes "
+            f"{', '.join(report.volumes) or 'none'} cut within {report.skew_ms:.3f} ms"
+        )
+    )
+    return "\n".join(lines)

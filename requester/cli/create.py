@@ -1,0 +1,110 @@
+"""``shadowset create``: a shadow copy set of some volumes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+from shadowset.requester.cli.options import Commands, add_command, add_json
+
+if TYPE_CHECKING:
+    from shadowset.requester.backup_components import BackupComponents
+    from shadowset.vss.requester_protocol import SetRecord
+
+CONTEXTS = (
+    "backup",
+    "file-share-backup",
+    "app-rollback",
+    "nas-rollback",
+    "client-accessible",
+    "client-accessible-writers",
+)
+
+
+def register(commands: Commands) -> None:
+    """Add the commands of this module."""
+    command = add_command(
+        commands,
+        "create",
+        run,
+        "make a shadow copy set of some volumes",
+        "Make shadow copies of some volumes, all cut at the same instant. The writers that run take part, unless\n"
+        "--no-writers is given. The set stays until it is deleted. With --exec it is auto-released instead:\n"
+        "mounted, there while the command runs, and gone afterwards.\n\n"
+        "The command of --exec finds in its environment SHADOWSET_SET_ID, and for each volume (name in capitals,\n"
+        "other characters than letters and digits as _) SHADOWSET_COPY_NAME, the device, and SHADOWSET_MOUNT_NAME,\n"
+        "the directory where the copy is mounted.",
+        "shadowset create data wal\n"
+        "shadowset create data --no-writers --json\n"
+        "shadowset create data --exec 'tar -C \"$SHADOWSET_MOUNT_DATA\" -cf /backup/data.tar .'",
+    )
+    command.add_argument("volumes", metavar="VOLUME", nargs="+", help="a volume's name, its device, or a path on it")
+    command.add_argument(
+        "--context",
+        choices=CONTEXTS,
+        help="kind of the set, by VSS's names (default: app-rollback, or backup with --exec)",
+    )
+    command.add_argument("--persistent", action="store_true", help="the set stays, also across a restart of the host")
+    command.add_argument("--no-writers", action="store_true", help="cut without asking the writers (crash-consistent)")
+    command.add_argument("--exec", metavar="CMD", dest="command", help="shell command to run while the set is there")
+    add_json(command)
+
+
+def choose_context(name: str | None, persistent: bool, no_writers: bool, executes: bool) -> int:
+    """The context that the options ask for. Errors: UsageError where the set would be gone before any use."""
+    from shadowset.requester.cli import UsageError
+    from shadowset.vss.enums import Attribute, Context
+
+    chosen = name or ("backup" if executes else "app-rollback")
+    context = int(Context[chosen.upper().replace("-", "_")])
+    if persistent:
+        context |= Attribute.PERSISTENT | Attribute.NO_AUTO_RELEASE
+    if no_writers:
+        context |= Attribute.NO_WRITERS
+    if not executes and not context & Attribute.NO_AUTO_RELEASE:
+        raise UsageError(
+            f"a set of context {chosen} is deleted when this command ends; give --exec CMD to use it meanwhile, "
+            "or --persistent to keep it"
+        )
+    return context
+
+
+def run(options: argparse.Namespace) -> int:
+    """Make a set."""
+    from shadowset.requester.backup_components import BackupComponents
+    from shadowset.requester.create import complete, create_set
+
+    context = choose_context(options.context, options.persistent, options.no_writers, bool(options.command))
+    with BackupComponents(client="shadowset create", on_notice=None) as calls:
+        record = create_set(calls, options.volumes, context)
+        status = _execute(calls, record, options.command) if options.command else 0
+        complete(calls, context)
+    _report(options, record)
+    return status
+
+
+def _execute(calls: BackupComponents, record: SetRecord, command: str) -> int:
+    environment = {"SHADOWSET_SET_ID": record.set_id}
+    for copy in record.snapshots:
+        suffix = re.sub("[^A-Z0-9]", "_", copy.original_volume.upper())
+        environment[f"SHADOWSET_COPY_{suffix}"] = copy.device_object
+        environment[f"SHADOWSET_MOUNT_{suffix}"] = calls.expose_snapshot(copy.snapshot_id)
+    status = subprocess.run(command, shell=True, env={**os.environ, **environment}, check=False).returncode
+    for copy in record.snapshots:
+        calls.unexpose_snapshot(copy.snapshot_id)
+    return status if status >= 0 else 128 - status
+
+
+def _report(options: argparse.Namespace, record: SetRecord) -> None:
+    from shadowset.requester.cli.listing import set_text
+    from shadowset.requester.cli.output import emit_json, say
+
+    if options.json:
+        emit_json(record)
+    elif not options.command:
+        say(set_text(record.snapshots))
+        if len(record.snapshots) > 1:
+            say(f"  all volumes cut within {record.skew_ms:.3f} ms")

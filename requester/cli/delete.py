@@ -1,0 +1,95 @@
+"""``shadowset delete``: shadow copies and sets go."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from shadowset.requester.cli.options import Commands, add_command, add_json
+
+if TYPE_CHECKING:
+    from shadowset.vss.enums import ObjectType
+    from shadowset.vss.requester_protocol import SnapshotProperties
+
+
+def register(commands: Commands) -> None:
+    """Add the commands of this module."""
+    command = add_command(
+        commands,
+        "delete",
+        run,
+        "delete shadow copies or sets",
+        "Delete shadow copies: those named (an id of a set deletes its copies), all, or those of one volume.\n"
+        "A mounted copy is refused unless --force is given. --all asks first, or wants --yes without a terminal.",
+        "shadowset delete 3f2a\nshadowset delete --volume data --oldest\nshadowset delete --all --yes",
+    )
+    command.add_argument("objects", metavar="ID", nargs="*", help="a copy's id, device name or number, or a set's id")
+    command.add_argument("--all", action="store_true", help="all copies, or with --volume all of that volume")
+    command.add_argument("--volume", metavar="VOLUME", default="", help="the volume for --all or --oldest")
+    command.add_argument("--oldest", action="store_true", help="with --volume: the oldest copy only")
+    command.add_argument("--force", action="store_true", help="also copies that are mounted or being read")
+    command.add_argument("--yes", action="store_true", help="do not ask")
+    add_json(command)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Delete copies."""
+    from shadowset.requester.backup_components import BackupComponents
+    from shadowset.requester.cli.output import emit_json, note, say
+    from shadowset.vss.requester_protocol import DeleteResult
+
+    _require_sense(options)
+    total = DeleteResult(0)
+    with BackupComponents(client="shadowset delete") as calls:
+        chosen = _choose(options, calls.query(volume=options.volume))
+        if options.all and not _confirmed(options, len(chosen)):
+            return 1
+        for object_type, object_id in chosen:
+            result = calls.delete_snapshots(object_id, object_type, options.force)
+            total.deleted += result.deleted
+            if result.not_deleted and not total.not_deleted:
+                total.not_deleted, total.message = result.not_deleted, result.message
+    if options.json:
+        emit_json(total)
+    else:
+        say(f"{total.deleted} shadow {'copy' if total.deleted == 1 else 'copies'} deleted.")
+    if total.not_deleted:
+        note(f"shadowset: {total.not_deleted} was not deleted: {total.message or 'the provider refused'}")
+        return 1
+    return 0
+
+
+def _require_sense(options: argparse.Namespace) -> None:
+    from shadowset.requester.cli import UsageError
+
+    if options.objects and (options.all or options.oldest or options.volume):
+        raise UsageError("name copies, or choose them with --all, --volume and --oldest, but not both")
+    if options.volume and options.all == options.oldest:
+        raise UsageError("with --volume say which: --oldest or --all")
+    if options.oldest and not options.volume:
+        raise UsageError("--oldest needs --volume VOLUME")
+    if not options.objects and not options.volume and not options.all:
+        raise UsageError("name the copies to delete, or give --all; 'shadowset list' shows what there is")
+
+
+def _choose(options: argparse.Namespace, copies: list[SnapshotProperties]) -> list[tuple[ObjectType, str]]:
+    from shadowset.requester.cli.identify import find_object
+    from shadowset.vss.enums import ObjectType
+
+    if options.objects:
+        return list(dict.fromkeys(find_object(text, copies) for text in options.objects))
+    copies = sorted(copies, key=lambda copy: (copy.created_ns, copy.device_number))
+    return [(ObjectType.SNAPSHOT, copy.snapshot_id) for copy in (copies[:1] if options.oldest else copies)]
+
+
+def _confirmed(options: argparse.Namespace, number: int) -> bool:
+    from shadowset.requester.cli import UsageError
+
+    if options.yes or number == 0:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError("--all deletes without a way back; give --yes where nobody can be asked")
+    sys.stderr.write(f"Delete {number} shadow {'copy' if number == 1 else 'copies'}? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

@@ -1,0 +1,72 @@
+"""Finding what a person means: ids may be shortened, and copies have a device name and number as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.enums import ObjectType
+from shadowset.vss.paths import DEVICE_PREFIX
+from shadowset.vss.requester_protocol import SnapshotProperties
+
+SHORT = 8
+
+
+def normal_id(text: str) -> str:
+    """An id as it is compared: lower case, no braces."""
+    return text.strip().strip("{}").lower()
+
+
+def short_ids(ids: Iterable[str]) -> dict[str, str]:
+    """The shortest forms, eight characters at least, that tell these ids apart."""
+    known = list(dict.fromkeys(ids))
+    length = SHORT
+    while len({text[:length] for text in known}) < len(known):
+        length += 1
+    return {text: text[:length] for text in known}
+
+
+def find_copy(text: str, copies: list[SnapshotProperties]) -> SnapshotProperties:
+    """The one copy meant by an id, an id's beginning, a device name, a device number or a device path.
+
+    Errors: VSS_E_OBJECT_NOT_FOUND, E_INVALIDARG where several match.
+    """
+    by_device = [copy for copy in copies if _names_device(text, copy)]
+    if by_device:
+        return by_device[0]
+    matches = {copy.snapshot_id: copy for copy in copies if normal_id(copy.snapshot_id).startswith(normal_id(text))}
+    return matches[_only(text, list(matches), "shadow copy")]
+
+
+def find_set(text: str, copies: list[SnapshotProperties]) -> str:
+    """The id of the one set meant by an id or its beginning. Errors: as find_copy."""
+    ids = {copy.snapshot_set_id for copy in copies}
+    return _only(text, [known for known in ids if normal_id(known).startswith(normal_id(text))], "shadow copy set")
+
+
+def find_object(text: str, copies: list[SnapshotProperties]) -> tuple[ObjectType, str]:
+    """The copy or the set meant, whichever it is. Errors: as find_copy."""
+    if any(_names_device(text, copy) for copy in copies):
+        return ObjectType.SNAPSHOT, find_copy(text, copies).snapshot_id
+    wanted = normal_id(text)
+    found = {(ObjectType.SNAPSHOT_SET, copy.snapshot_set_id) for copy in copies}
+    found |= {(ObjectType.SNAPSHOT, copy.snapshot_id) for copy in copies}
+    matches = {known: kind for kind, known in found if normal_id(known).startswith(wanted)}
+    only = _only(text, list(matches), "shadow copy or set")
+    return matches[only], only
+
+
+def _names_device(text: str, copy: SnapshotProperties) -> bool:
+    number = str(copy.device_number)
+    return bool(text) and text in (number, f"{DEVICE_PREFIX}{number}", copy.device_object)
+
+
+def _only(text: str, matches: list[str], what: str) -> str:
+    if text and len(matches) == 1:
+        return matches[0]
+    if not matches or not text:
+        raise VssError(
+            Code.VSS_E_OBJECT_NOT_FOUND, f"there is no {what} {text!r}; 'shadowset list' shows what there is"
+        )
+    some = ", ".join(sorted(matches)[:4])
+    raise VssError(Code.E_INVALIDARG, f"{text!r} is the beginning of {len(matches)} ids ({some}); give more of it")

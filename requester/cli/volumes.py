@@ -1,0 +1,210 @@
+"""``shadowset volume …``: which volumes are protected, and their live block devices."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from shadowset.requester.cli.options import Commands, add_command, add_json
+
+if TYPE_CHECKING:
+    from shadowset.vss.requester_protocol import VolumeInfo
+
+SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20}
+
+
+def register(commands: Commands) -> None:
+    """Add the commands of this module."""
+    group = add_command(
+        commands,
+        "volume",
+        None,
+        "protect volumes and attach their live devices",
+        "Protect volumes, attach and detach their live block devices, list them, stop protecting them.",
+        "shadowset volume add data /dev/sdb1\nshadowset volume attach data\nshadowset volume list",
+    )
+    actions = group.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _register_add(actions)
+    _register_attach(actions)
+    _register_detach(actions)
+    _register_list(actions)
+    _register_remove(actions)
+
+
+def _register_add(actions: Commands) -> None:
+    add = add_command(
+        actions,
+        "add",
+        run_add,
+        "protect a block device or image file",
+        "Protect a block device or image file under a name. Its contents stay as they are and can be mounted\n"
+        "without Shadowset at any time. It must not be mounted now: attach it, then mount the attached device.",
+        "shadowset volume add data /dev/sdb1 --storage /var/lib/shadowset/storage/data",
+    )
+    add.add_argument("name", metavar="NAME", help="the volume's name in Shadowset")
+    add.add_argument("origin", metavar="ORIGIN", help="the block device or image file")
+    add.add_argument(
+        "--storage",
+        metavar="DIR",
+        help="directory for the shadow storage, on no protected volume (default: storage/NAME in the state directory)",
+    )
+    add.add_argument(
+        "--chunk-size",
+        type=parse_size,
+        default=16384,
+        metavar="BYTES",
+        help="unit of copy-on-write, a power of two; K and M are understood (default: 16K)",
+    )
+    add_json(add)
+
+
+def _register_attach(actions: Commands) -> None:
+    attach = add_command(
+        actions,
+        "attach",
+        run_attach,
+        "make a block device of a protected volume",
+        "Make a block device of a protected volume. Mount this device, and not the origin, as long as the volume\n"
+        "is protected. With --via auto that is nbd where the kernel has it, else a loop device over FUSE.",
+        "shadowset volume attach data\nmount /dev/shadowset/data /srv/data",
+    )
+    attach.add_argument("name", metavar="NAME", help="the volume")
+    attach.add_argument("--via", choices=("auto", "nbd", "fuse"), default="auto", help="how (default: auto)")
+    add_json(attach)
+
+
+def _register_detach(actions: Commands) -> None:
+    detach = add_command(
+        actions,
+        "detach",
+        run_detach,
+        "take the block device of a volume away",
+        "Take the block device of a volume away. Refused while it is mounted. The volume stays protected.",
+        "umount /srv/data\nshadowset volume detach data",
+    )
+    detach.add_argument("name", metavar="NAME", help="the volume")
+    add_json(detach)
+
+
+def _register_list(actions: Commands) -> None:
+    command = add_command(
+        actions,
+        "list",
+        run_list,
+        "list the protected volumes",
+        "List the protected volumes: state, live device, size, number of shadow copies, space they use, where mounted.",
+        "shadowset volume list --json",
+    )
+    add_json(command)
+
+
+def _register_remove(actions: Commands) -> None:
+    remove = add_command(
+        actions,
+        "remove",
+        run_remove,
+        "stop protecting a volume",
+        "Stop protecting a volume. Its shadow copies are deleted; the volume's own contents stay as they are.\n"
+        "Refused while it is attached, or has shadow copies and --force is not given.",
+        "shadowset volume remove data --force",
+    )
+    remove.add_argument("name", metavar="NAME", help="the volume")
+    remove.add_argument("--force", action="store_true", help="also when it has shadow copies, which are deleted")
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``16384``, ``16K`` or ``1M``."""
+    digits = text.upper().removesuffix("B").removesuffix("I")
+    suffix = digits[-1:] if digits[-1:].isalpha() else ""
+    number = digits.removesuffix(suffix) if suffix else digits
+    if suffix not in SUFFIXES or not (number.isascii() and number.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give bytes, or a number with K or M")
+    return int(number) * SUFFIXES[suffix]
+
+
+def run_add(options: argparse.Namespace) -> int:
+    """Protect a volume."""
+    from shadowset.requester.administration import Administration
+    from shadowset.vss.paths import Paths
+
+    paths = Paths.from_environment(os.environ)
+    storage = os.path.abspath(options.storage or f"{paths.state}/storage/{options.name}")
+    with Administration(paths, client="shadowset volume add") as administration:
+        volume = administration.volume_add(options.name, os.path.abspath(options.origin), storage, options.chunk_size)
+    _tell(options, volume, f"Volume {volume.name} is protected; 'shadowset volume attach {volume.name}' comes next.")
+    return 0
+
+
+def run_attach(options: argparse.Namespace) -> int:
+    """Attach a volume."""
+    from shadowset.requester.administration import Administration
+
+    with Administration(client="shadowset volume attach") as administration:
+        volume = administration.volume_attach(options.name, options.via)
+    _tell(options, volume, f"Volume {volume.name} is attached as {volume.device} (via {volume.via}).")
+    return 0
+
+
+def run_detach(options: argparse.Namespace) -> int:
+    """Detach a volume."""
+    from shadowset.requester.administration import Administration
+
+    with Administration(client="shadowset volume detach") as administration:
+        volume = administration.volume_detach(options.name)
+    _tell(options, volume, f"Volume {volume.name} is detached.")
+    return 0
+
+
+def run_remove(options: argparse.Namespace) -> int:
+    """Remove a volume."""
+    from shadowset.requester.administration import Administration
+    from shadowset.requester.cli.output import printable, say
+
+    with Administration(client="shadowset volume remove") as administration:
+        administration.volume_remove(options.name, options.force)
+    say(f"Volume {printable(options.name)} is no longer protected.")
+    return 0
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """List the volumes."""
+    from shadowset.requester.administration import Administration
+    from shadowset.requester.cli.output import emit_json, printable, say, table
+    from shadowset.requester.progress import size_text
+
+    with Administration(client="shadowset volume list") as administration:
+        volumes = administration.volume_list()
+    if options.json:
+        emit_json(volumes)
+        return 0
+    if not volumes:
+        say("No volume is protected; 'shadowset volume add' begins.")
+        return 0
+    rows = [
+        [
+            volume.name,
+            volume.state,
+            f"{volume.device} ({volume.via})" if volume.device else "",
+            size_text(volume.size),
+            str(volume.copies),
+            size_text(volume.storage_used),
+            ", ".join(volume.mount_points),
+            volume.origin,
+        ]
+        for volume in volumes
+    ]
+    say(table(["VOLUME", "STATE", "DEVICE", "SIZE", "COPIES", "USED", "MOUNTED ON", "ORIGIN"], rows, right=(3, 4, 5)))
+    for volume in volumes:
+        if volume.message:
+            say(f"{printable(volume.name)}: {printable(volume.message)}")
+    return 0
+
+
+def _tell(options: argparse.Namespace, volume: VolumeInfo, sentence: str) -> None:
+    from shadowset.requester.cli.output import emit_json, printable, say
+
+    if options.json:
+        emit_json(volume)
+    else:
+        say(printable(sentence))

@@ -1,0 +1,33 @@
+"""Making a shadow copy set without copying files out of it: the sequence of calls behind ``shadowset create``."""
+
+from __future__ import annotations
+
+from shadowset.requester.backup_components import BackupComponents
+from shadowset.vss.enums import Attribute, BackupType
+from shadowset.vss.requester_protocol import SetRecord
+
+
+def create_set(calls: BackupComponents, volumes: list[str], context: int) -> SetRecord:
+    """Make a shadow copy set of ``volumes`` (names, devices or paths) in a context; all writers that run take part.
+
+    The backup is of type COPY, so no application's backup history changes. Components are not selected: each writer
+    judges by the volumes whether it is concerned. Errors: VssError, after which nothing of the set is left.
+    """
+    writers = not context & Attribute.NO_WRITERS
+    calls.initialize_for_backup()
+    calls.set_context(context)
+    calls.set_backup_state(select_components=False, bootable_system_state=False, backup_type=BackupType.COPY)
+    if writers:
+        calls.gather_writer_metadata().result()
+    calls.start_snapshot_set()
+    for volume in volumes:
+        calls.add_to_snapshot_set(volume)
+    if writers:
+        calls.prepare_for_backup().result()
+    return calls.do_snapshot_set().result()
+
+
+def complete(calls: BackupComponents, context: int) -> None:
+    """Tell the writers that nothing more will be read from the set. Contexts without writers have nobody to tell."""
+    if not context & Attribute.NO_WRITERS:
+        calls.backup_complete().result()
