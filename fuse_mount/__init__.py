@@ -1,0 +1,1 @@
+"""Shadow copies as read-only device objects: one file per copy, read straight from shadow storage."""
