@@ -1,0 +1,36 @@
+# make demo   the product doing its main job on two real volumes (root, Debian or a relative)
+# make test   all tests (root on Debian 12: nothing is skipped)
+# make check  formatting, lint and types
+# make bench  figures against other NBD servers, with table and plot
+# make clean  remove what these made
+
+PYTHON ?= $(if $(wildcard /usr/bin/python3),/usr/bin/python3,python3)
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_AS_ROOT := if [ "$$(id -u)" != 0 ]; then \
+	echo "make $@: mounting file systems and making block devices needs root; run it as root" >&2; exit 2; fi
+
+.PHONY: demo test check bench clean
+
+demo:
+	@$(RUN_AS_ROOT)
+	@PYTHON=$(PYTHON) tests/install.sh demo
+	@$(BIN)/python -m shadowset.requester.demo
+
+test: check
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check:
+	@PYTHON=$(PYTHON) tests/install.sh test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench:
+	@$(RUN_AS_ROOT)
+	@PYTHON=$(PYTHON) tests/install.sh bench
+	@$(BIN)/python -m benchmarks.nbd_servers
+
+clean:
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	find . -name __pycache__ -not -path './.git/*' -exec rm -rf {} +

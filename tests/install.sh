@@ -1,0 +1,57 @@
+#!/bin/sh
+# Install what `make demo`, `make test` or `make bench` needs: Debian packages (as root) and a virtual environment.
+# Usage: PYTHON=/usr/bin/python3 tests/install.sh demo|test|bench
+# Exit status 2 with one sentence when something is missing that cannot be installed.
+set -eu
+
+lane=${1:-test}
+python=${PYTHON:-/usr/bin/python3}
+venv=.venv
+
+common="python3-venv e2fsprogs xfsprogs fuse3 mount util-linux kmod"
+tests="libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux procps"
+case $lane in
+demo) packages=$common extras=farm ;;
+test) packages="$common $tests" extras=farm,test ;;
+bench) packages="$common $tests qemu-system-common" extras=farm,test,bench ;;
+*) echo "install.sh: $lane is none of demo, test and bench" >&2; exit 2 ;;
+esac
+
+fail() {
+    echo "install.sh: $1" >&2
+    exit 2
+}
+
+if command -v dpkg-query >/dev/null; then
+    missing=
+    for package in $packages; do
+        case $(dpkg-query -W -f '${Status}' "$package" 2>/dev/null) in
+        *" installed") ;;
+        *) missing="$missing $package" ;;
+        esac
+    done
+    if [ -n "$missing" ] && [ "$(id -u)" = 0 ]; then
+        echo "installing Debian packages:$missing"
+        export DEBIAN_FRONTEND=noninteractive
+        get="apt-get -o DPkg::Lock::Timeout=300 -qq"
+        { $get update && $get install -y --no-install-recommends $missing; } >/dev/null 2>"${TMPDIR:-/tmp}/install.$$" || {
+            tail -n 3 "${TMPDIR:-/tmp}/install.$$" >&2
+            rm -f "${TMPDIR:-/tmp}/install.$$"
+            fail "the Debian packages$missing cannot be installed; install them by hand and try again"
+        }
+        rm -f "${TMPDIR:-/tmp}/install.$$"
+    elif [ -n "$missing" ]; then
+        echo "not installed, and tests that need them will be skipped:$missing"
+    fi
+else
+    echo "this is no Debian: these packages' equivalents must be there: $packages"
+fi
+
+stamp="$venv/.installed-$lane"
+if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
+    echo "making the virtual environment $venv"
+    [ -x "$venv/bin/python" ] || "$python" -m venv "$venv" || fail "$python cannot make a virtual environment; install python3-venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]" ||
+        fail "the Python packages cannot be installed; look at the message above"
+    touch "$stamp"
+fi
