@@ -113,6 +113,7 @@ def test_sets_nest_and_missing_path_elements_are_no_break(my_writer: WriterMetad
 def test_a_common_beginning_of_the_name_is_no_ancestor(component: Any, writer: Any) -> None:
     metadata = writer(component("Data", True), component("DataBase", False), component("DataBase\\x", False))
     assert _paths(mandatory_components(metadata)) == {"DataBase", "DataBase\\x"}
+    assert check_explicit(metadata, "Data", ["DataBase", "DataBase\\x"]).name == "Data"
 
 
 def test_file_properties_are_found_by_defining_component_and_exact_triple(my_writer: WriterMetadata) -> None:
