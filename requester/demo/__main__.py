@@ -1,0 +1,47 @@
+"""``python -m shadowset.requester.demo``: exit status 0 when every check held, 1 when not, 2 when it cannot run."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+
+from shadowset.requester.demo.stage import MissingError, Stage, StageError, check_machine
+from shadowset.requester.demo.story import Story
+
+
+def interrupt(*_: object) -> None:
+    """Let SIGTERM take the same way out as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Play the demonstration and take everything away again."""
+    try:
+        check_machine()
+    except MissingError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, interrupt)
+    started = time.monotonic()
+    stage = Stage()
+    status = 0
+    try:
+        Story(stage).play()
+    except StageError as error:
+        print(f"\nThe demonstration failed: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        status = 130
+    finally:
+        problems = stage.close()
+    for problem in problems:
+        print(f"demo: {problem}", file=sys.stderr)
+    if status == 0 and not problems:
+        print(f"\nAll checks held. Everything is cleaned up. {time.monotonic() - started:.0f} seconds.")
+    return status or (1 if problems else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
