@@ -107,6 +107,11 @@ class CurrentEvent:
         """Whether ``path`` lies on a volume of the set."""
         return any(lies_in(path, mount) for volume in self.volumes for mount in volume.mount_points)
 
+    def is_path_left_out(self, path: str) -> bool:
+        """Whether ``path`` certainly lies on no volume of the set (their mount points are known)."""
+        known = bool(self.volumes) and all(volume.mount_points for volume in self.volumes)
+        return known and not self.is_path_affected(path)
+
     def set_failure(self, code: int, message: str, application_code: int = 0) -> None:
         """Reports a failure without a veto: the creation goes on, and the requester decides what the copy is worth.
 

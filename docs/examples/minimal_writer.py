@@ -1,4 +1,4 @@
-"""A writer for the directory of argv[2], over the socket of argv[1]. Nothing but the wire: see docs for the messages."""
+"""A writer for the directory argv[2], over the socket argv[1], with nothing but MessagePack."""
 
 import socket
 import sys

@@ -6,6 +6,7 @@ import argparse
 import fcntl
 import json
 import logging
+import math
 import os
 import signal
 import sqlite3
@@ -50,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seconds", type=float, default=0.0, help="end after this time; 0: never")
+    command.add_argument("--interval", type=float, default=1.0, help="seconds between two lines of output")
     command.add_argument("--pause-ms", type=float, default=2.0, help="between two requests of one thread")
     command.add_argument("--freeze-timeout-ms", type=int, default=60_000, help="longest time between freeze and thaw")
     command.add_argument("--writer", action=argparse.BooleanOptionalAction, default=True, help="take part in VSS")
@@ -116,10 +118,10 @@ def run(places: Places, arguments: argparse.Namespace) -> int:
     lock = _lock(places)
     work = Run(places, arguments)
     work.start()
-    end = time.monotonic() + arguments.seconds if arguments.seconds else None
-    while signal.sigtimedwait(SIGNALS, 1.0 if end is None else max(0.0, min(1.0, end - time.monotonic()))) is None:
+    end = time.monotonic() + (arguments.seconds or math.inf)
+    while signal.sigtimedwait(SIGNALS, min(arguments.interval, max(0.0, end - time.monotonic()))) is None:
         _show(work.counters(), arguments.json)
-        if end is not None and time.monotonic() >= end:
+        if time.monotonic() >= end:
             break
     work.stop()
     _show(work.counters(), arguments.json)

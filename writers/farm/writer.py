@@ -102,10 +102,8 @@ class FarmWriter(Writer):
         if farm.state == "damaged":
             message = f"the farm in {farm.places.a} is damaged ({farm.problem}); restore it before it is backed up"
             raise VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message)
-        missing = [
-            place for place in (farm.places.a, farm.places.b) if not event.is_path_affected(os.path.realpath(place))
-        ]
-        if missing and all(volume.mount_points for volume in event.volumes):
+        missing = [place for place in (farm.places.a, farm.places.b) if event.is_path_left_out(os.path.realpath(place))]
+        if missing:
             message = f"{' and '.join(missing)} of the farm lie on no volume of the set; add their volumes"
             event.set_failure(Code.VSS_E_WRITERERROR_INCONSISTENTSNAPSHOT, message)
 

@@ -133,7 +133,7 @@ class SqliteWriter(Writer):
         for path in self._chosen.get(event.session, []):
             self._held.append(HeldDatabase(path, self.busy_timeout_ms / 1000))
             self._held[-1].checkpoint()
-            if all(volume.mount_points for volume in event.volumes) and not event.is_path_affected(path):
+            if event.is_path_left_out(path):
                 message = f"the database {path} lies on no volume of the set; add its volume and try again"
                 event.set_failure(Code.VSS_E_WRITERERROR_INCONSISTENTSNAPSHOT, message)
 

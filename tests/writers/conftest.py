@@ -1,0 +1,254 @@
+"""A coordinator that does only what a test tells it, and the processes that tests start."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shadowset.vss.enums import WriterEvent
+from shadowset.vss.wire import FrameDecoder, encode
+from shadowset.vss.writer_protocol import Event, FromWriter, Hello, Log, Progress, Refused, Reply, Welcome
+
+REPLY_SECONDS = 30.0
+
+
+class WriterSide:
+    """One connected writer, as the coordinator sees it."""
+
+    def __init__(self, connected: socket.socket, hello: Hello) -> None:
+        self.hello = hello
+        self.replies: queue.Queue[Reply] = queue.Queue()
+        self.notes: list[Log | Progress] = []
+        self.closed = threading.Event()
+        self._socket = connected
+        self._seq = 0
+
+    def post(self, event: WriterEvent, session: str = "session", **fields: Any) -> int:
+        self._seq += 1
+        fields.setdefault("deadline_ms", 30_000)
+        fields.setdefault("set", "set")
+        self._socket.sendall(encode(Event(self._seq, event, session, **fields)))
+        return self._seq
+
+    def reply(self, seq: int, seconds: float = REPLY_SECONDS) -> Reply:
+        answer = self.replies.get(timeout=seconds)
+        assert answer.seq == seq, "answers come in the order of the events"
+        return answer
+
+    def ask(self, event: WriterEvent, **fields: Any) -> Reply:
+        return self.reply(self.post(event, **fields))
+
+    def ok(self, event: WriterEvent, **fields: Any) -> Reply:
+        answer = self.ask(event, **fields)
+        assert (answer.code, answer.veto) == (0, False), answer.message
+        return answer
+
+    def drop(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+
+
+class FakeCoordinator:
+    """Listens on the writer socket, welcomes everybody, and sends nothing by itself."""
+
+    def __init__(self, runtime: str) -> None:
+        self.runtime = runtime
+        self.path = f"{runtime}/writer.sock"
+        self.refuse: Refused | None = None
+        self._arrived: queue.Queue[WriterSide] = queue.Queue()
+        self._sides: list[WriterSide] = []
+        self.start()
+
+    def start(self) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen()
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Dies: every connection is gone, nobody listens."""
+        if os.path.exists(self.path):
+            os.unlink(self.path)
+        if self._listener.fileno() >= 0:
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+        for side in self._sides:
+            try:
+                side.drop()
+            except OSError:
+                pass
+        self._sides = []
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connected, _address = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connected,), daemon=True).start()
+
+    def _serve(self, connected: socket.socket) -> None:
+        decoder: FrameDecoder[Any] = FrameDecoder(FromWriter)
+        side: WriterSide | None = None
+        try:
+            while data := connected.recv(65536):
+                for message in decoder.feed(data):
+                    if isinstance(message, Hello):
+                        if self.refuse is not None:
+                            connected.sendall(encode(self.refuse))
+                            return
+                        side = WriterSide(connected, message)
+                        self._sides.append(side)
+                        connected.sendall(encode(Welcome(1, message.instance_id or "instance-1", "test")))
+                        self._arrived.put(side)
+                    elif side is not None and isinstance(message, Reply):
+                        side.replies.put(message)
+                    elif side is not None:
+                        side.notes.append(message)
+        except OSError:
+            pass
+        finally:
+            if side is not None:
+                side.closed.set()
+            connected.close()
+
+    def writer(self, seconds: float = 20.0) -> WriterSide:
+        """The next writer that connects."""
+        return self._arrived.get(timeout=seconds)
+
+
+@pytest.fixture
+def runtime() -> Iterator[str]:
+    directory = tempfile.mkdtemp(prefix="ss-", dir="/tmp")
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def coordinator(runtime: str) -> Iterator[FakeCoordinator]:
+    fake = FakeCoordinator(runtime)
+    yield fake
+    fake.stop()
+
+
+class Processes:
+    """Starts project commands against the fake coordinator, and ends what is left of them."""
+
+    def __init__(self, runtime: str) -> None:
+        self._environment = {**os.environ, "SHADOWSET_RUNTIME_DIR": runtime, "PYTHONUNBUFFERED": "1"}
+        self._started: list[subprocess.Popen[str]] = []
+
+    def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            env=self._environment,
+            stdout=options.pop("stdout", subprocess.DEVNULL),
+            text=True,
+            **options,
+        )
+        self._started.append(process)
+        return process
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *command], env=self._environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def end(self) -> None:
+        for process in self._started:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(15)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+@pytest.fixture
+def processes(runtime: str) -> Iterator[Processes]:
+    started = Processes(runtime)
+    yield started
+    started.end()
+
+
+FARM = ("-m", "shadowset.writers.farm.main")
+
+
+class RunningFarm:
+    """``shadowset-farm run`` and what it last said about itself."""
+
+    def __init__(self, processes: Processes, directory: Path, *options: str) -> None:
+        self.a, self.b = str(directory / "a"), str(directory / "b")
+        made = processes.run(*FARM, "init", self.a, self.b)
+        assert made.returncode == 0, made.stderr
+        self.lines: list[dict[str, Any]] = []
+        self._processes = processes
+        self.start(*options)
+
+    def start(self, *options: str) -> None:
+        self.lines.clear()
+        self.process = self._processes.start(
+            *FARM, "run", self.a, self.b, "--json", "--interval", "0.2", *options, stdout=subprocess.PIPE
+        )
+        threading.Thread(target=self._follow, args=(self.process.stdout,), daemon=True).start()
+
+    def _follow(self, stream: Any) -> None:
+        try:
+            for line in stream:
+                self.lines.append(json.loads(line))
+        except ValueError:
+            return  # closed by the fixture
+
+    def wait_for(self, condition: Callable[[dict[str, Any]], bool], seconds: float = 20.0) -> dict[str, Any]:
+        seen = 0
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for line in self.lines[seen:]:
+                if condition(line):
+                    return line
+            seen = len(self.lines)
+            assert self.process.poll() is None, "the farm ended"
+            time.sleep(0.05)
+        raise AssertionError(f"the farm did not get there; it last said {self.lines[-1:]}")
+
+    def wait_for_work(self) -> None:
+        """Until requests of every kind were done after now."""
+        before = len(self.lines)
+        base: dict[str, Any] = {}
+
+        def grown(line: dict[str, Any]) -> bool:
+            if not base:
+                base.update(line)
+            return all(line[name] > base[name] for name in ("transfers", "documents", "reads"))
+
+        self.lines = self.lines[before:]
+        self.wait_for(grown)
+
+    def stop(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(20) == 0
+
+    def check(self, a: str = "", b: str = "", *options: str) -> tuple[int, dict[str, Any]]:
+        result = self._processes.run(*FARM, "check", a or self.a, b or self.b, "--json", *options)
+        assert result.stdout, result.stderr
+        return result.returncode, json.loads(result.stdout)
+
+
+@pytest.fixture
+def make_farm(processes: Processes, tmp_path: Path) -> Callable[..., RunningFarm]:
+    return lambda *options: RunningFarm(processes, tmp_path, *options)
