@@ -1,0 +1,222 @@
+"""The coordinator's own state in SQLite: volumes, shadow copy sets, shadow copies, counters and events.
+
+A set that stands here as CREATED exists: this is the commit record for the pending copies of all providers. A shadow
+copy is first marked ``deleting`` and forgotten when its provider has deleted it, so that a deletion survives a restart
+of either side. Calls are short and synchronous; callers see to it that none happens while file systems are frozen.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import msgspec
+
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.enums import SnapshotState
+from shadowset.vss.requester_protocol import EventRecord, SetRecord, SnapshotProperties
+
+SCHEMA_VERSION = 1
+KEPT_EVENTS = 10_000
+KEPT_FAILED_SETS = 100
+
+_SCHEMA = """
+CREATE TABLE volumes (name TEXT PRIMARY KEY, origin TEXT NOT NULL, storage TEXT NOT NULL, chunk_size INTEGER NOT NULL,
+    attached INTEGER NOT NULL, via TEXT NOT NULL, device TEXT NOT NULL);
+CREATE TABLE sets (set_id TEXT PRIMARY KEY, created_ns INTEGER NOT NULL, status INTEGER NOT NULL, record BLOB NOT NULL);
+CREATE TABLE snapshots (snapshot_id TEXT PRIMARY KEY, set_id TEXT NOT NULL REFERENCES sets(set_id),
+    volume TEXT NOT NULL, deleting INTEGER NOT NULL, properties BLOB NOT NULL);
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, time_ns INTEGER NOT NULL, name TEXT NOT NULL,
+    message TEXT NOT NULL, volume TEXT NOT NULL, set_id TEXT NOT NULL);
+"""
+
+
+@dataclass(frozen=True)
+class VolumeRow:
+    """A protected volume; ``via`` and ``device`` are how it is attached."""
+
+    name: str
+    origin: str
+    storage: str
+    chunk_size: int
+    attached: bool = False
+    via: str = ""
+    device: str = ""
+
+
+class Catalogue:
+    """One data base file."""
+
+    def __init__(self, path: str) -> None:
+        """Open or create it. Errors: VssError for a file of a newer version, or one that cannot be used."""
+        self.path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=5)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA foreign_keys=ON")
+            self._prepare()
+            os.chmod(path, 0o600)
+        except sqlite3.Error as error:
+            raise VssError(Code.E_UNEXPECTED, f"the catalogue {path} cannot be used: {error}") from None
+
+    def _prepare(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise VssError(
+                Code.VSS_E_NOT_SUPPORTED,
+                f"the catalogue {self.path} has schema version {version}, this shadowsetd knows {SCHEMA_VERSION}; "
+                f"start the newer shadowsetd that wrote it",
+            )
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    # ---- volumes ----
+
+    def volumes(self) -> list[VolumeRow]:
+        """All protected volumes."""
+        rows = self._db.execute(
+            "SELECT name, origin, storage, chunk_size, attached, via, device FROM volumes ORDER BY name"
+        )
+        return [
+            VolumeRow(name, origin, storage, size, bool(attached), via, device)
+            for name, origin, storage, size, attached, via, device in rows
+        ]
+
+    def put_volume(self, row: VolumeRow) -> None:
+        """Add or replace."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO volumes VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (row.name, row.origin, row.storage, row.chunk_size, int(row.attached), row.via, row.device),
+        )
+
+    def remove_volume(self, name: str) -> None:
+        """Forget a volume and its copies."""
+        with self._transaction():
+            self._db.execute("DELETE FROM snapshots WHERE volume = ?", (name,))
+            self._db.execute("DELETE FROM volumes WHERE name = ?", (name,))
+
+    # ---- counters and settings ----
+
+    def next_device_numbers(self, count: int) -> list[int]:
+        """Device numbers, which are never given twice."""
+        with self._transaction():
+            row = self._db.execute("SELECT value FROM counters WHERE name = 'device'").fetchone()
+            first = (row[0] if row else 0) + 1
+            self._db.execute("INSERT OR REPLACE INTO counters VALUES ('device', ?)", (first + count - 1,))
+        return list(range(first, first + count))
+
+    def setting(self, name: str) -> str:
+        """A stored text, "" when there is none."""
+        row = self._db.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def set_setting(self, name: str, value: str) -> None:
+        """Store a text."""
+        self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
+
+    # ---- sets and copies ----
+
+    def put_set(self, record: SetRecord) -> None:
+        """Record a set with its copies: from here on, and not before, a CREATED set exists."""
+        created = record.status is SnapshotState.CREATED
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO sets VALUES (?, ?, ?, ?)",
+                (record.set_id, record.created_ns, int(record.status), msgspec.json.encode(record)),
+            )
+            for copy in record.snapshots if created else ():
+                self._db.execute(
+                    "INSERT INTO snapshots VALUES (?, ?, ?, 0, ?)",
+                    (copy.snapshot_id, record.set_id, copy.original_volume, msgspec.json.encode(copy)),
+                )
+            self._db.execute(
+                "DELETE FROM sets WHERE status <> ?1 AND set_id NOT IN "
+                "(SELECT set_id FROM sets WHERE status <> ?1 ORDER BY created_ns DESC LIMIT ?2)",
+                (int(SnapshotState.CREATED), KEPT_FAILED_SETS),
+            )
+
+    def set_record(self, set_id: str) -> SetRecord | None:
+        """A set with the copies that are left of it, or None."""
+        row = self._db.execute("SELECT record FROM sets WHERE set_id = ?", (set_id,)).fetchone()
+        if row is None:
+            return None
+        record = msgspec.json.decode(row[0], type=SetRecord)
+        record.snapshots = self.snapshots(set_id=set_id)
+        return record
+
+    def is_created(self, set_id: str) -> bool:
+        """Whether this set exists: the commit rule."""
+        row = self._db.execute("SELECT status FROM sets WHERE set_id = ?", (set_id,)).fetchone()
+        return row is not None and row[0] == SnapshotState.CREATED
+
+    def snapshots(self, snapshot_id: str = "", set_id: str = "", volume: str = "") -> list[SnapshotProperties]:
+        """Copies that are not being deleted; empty filters match all."""
+        rows = self._db.execute(
+            "SELECT properties FROM snapshots WHERE deleting = 0 AND (?1 = '' OR snapshot_id = ?1)"
+            " AND (?2 = '' OR set_id = ?2) AND (?3 = '' OR volume = ?3)",
+            (snapshot_id, set_id, volume),
+        )
+        found = [msgspec.json.decode(row[0], type=SnapshotProperties) for row in rows]
+        return sorted(found, key=lambda copy: copy.device_number)
+
+    def deleting(self, volume: str) -> list[str]:
+        """Copies of a volume that its provider must still delete."""
+        rows = self._db.execute("SELECT snapshot_id FROM snapshots WHERE deleting = 1 AND volume = ?", (volume,))
+        return [row[0] for row in rows]
+
+    def mark_deleting(self, snapshot_ids: Iterable[str]) -> None:
+        """From here on these copies do not exist for anybody; their provider will be told until it has done it."""
+        with self._transaction():
+            for snapshot_id in snapshot_ids:
+                self._db.execute("UPDATE snapshots SET deleting = 1 WHERE snapshot_id = ?", (snapshot_id,))
+
+    def forget_snapshot(self, snapshot_id: str) -> None:
+        """The provider has deleted it."""
+        self._db.execute("DELETE FROM snapshots WHERE snapshot_id = ?", (snapshot_id,))
+
+    def update_snapshot(self, copy: SnapshotProperties) -> None:
+        """Changed properties."""
+        self._db.execute(
+            "UPDATE snapshots SET properties = ? WHERE snapshot_id = ?", (msgspec.json.encode(copy), copy.snapshot_id)
+        )
+
+    # ---- events ----
+
+    def add_event(self, name: str, message: str, volume: str = "", set_id: str = "", time_ns: int = 0) -> None:
+        """Append to the event list; the oldest go when it is full."""
+        cursor = self._db.execute(
+            "INSERT INTO events (time_ns, name, message, volume, set_id) VALUES (?, ?, ?, ?, ?)",
+            (time_ns or time.time_ns(), name, message, volume, set_id),
+        )
+        self._db.execute("DELETE FROM events WHERE id <= ?", ((cursor.lastrowid or 0) - KEPT_EVENTS,))
+
+    def events(self, after: int = 0) -> list[EventRecord]:
+        """Events with a higher id, oldest first."""
+        rows = self._db.execute(
+            "SELECT id, time_ns, name, message, volume, set_id FROM events WHERE id > ? ORDER BY id", (after,)
+        )
+        return [EventRecord(*row) for row in rows]
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._db.execute("ROLLBACK" if kind else "COMMIT")

@@ -1,0 +1,144 @@
+"""The coordinator: its parts put together, started in the order that is safe after a crash, and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+from shadowset.daemon.catalogue import Catalogue
+from shadowset.daemon.commands import Commands
+from shadowset.daemon.device_layer import DeviceLayer
+from shadowset.daemon.guardian_link import thaw_leftovers
+from shadowset.daemon.house import House
+from shadowset.daemon.limits import Limits
+from shadowset.daemon.nbd import NbdProvider
+from shadowset.daemon.objects import DeviceObjects
+from shadowset.daemon.quiet import Quiet
+from shadowset.daemon.registry import Registry
+from shadowset.daemon.requester_session import RequesterSession
+from shadowset.daemon.server import Connection, Listener
+from shadowset.daemon.service_calls import ServiceCalls
+from shadowset.daemon.snapshots import Snapshots
+from shadowset.daemon.volume_checks import check_own_files
+from shadowset.daemon.volumes import Volumes
+from shadowset.vss import requester_protocol as rp
+from shadowset.vss.codes import code_name
+from shadowset.vss.paths import Paths
+from shadowset.vss.writer_protocol import FromWriter, Refused
+
+log = logging.getLogger(__name__)
+
+LOOK_AFTER_S = 10.0
+
+
+class Coordinator:
+    """One per host; the caller holds the lock that says so."""
+
+    def __init__(self, paths: Paths, limits: Limits, commands: Commands, quiet: Quiet) -> None:
+        """Opens the catalogue. Errors: VssError."""
+        self._paths = paths
+        catalogue = Catalogue(paths.catalogue)
+        volumes = Volumes(paths, limits, commands, catalogue, quiet, self._volume_event)
+        nbd = NbdProvider(volumes.link_of)
+        self.house = House(
+            paths=paths,
+            limits=limits,
+            quiet=quiet,
+            catalogue=catalogue,
+            registry=Registry(limits),
+            volumes=volumes,
+            objects=DeviceObjects(paths),
+            providers={nbd.provider_id: nbd},
+            event=self._event,
+        )
+        self._snapshots = Snapshots(self.house)
+        volumes.reconcile = self._snapshots.reconcile
+        self._service = ServiceCalls(self.house, self._snapshots)
+        self._devices = DeviceLayer(paths, commands, self._event)
+        self._background: set[asyncio.Task[None]] = set()
+        self._requesters: Listener[rp.Call] = Listener(
+            paths.requester_socket, rp.ToCoordinator, self._serve_requester, _refuse_requester
+        )
+        self._writers: Listener[FromWriter] = Listener(
+            paths.writer_socket, FromWriter, self.house.registry.serve, _refuse_writer
+        )
+
+    async def start(self) -> None:
+        """Thaw what may be frozen first, then bring back what was there. Errors: VssError."""
+        for sentence in thaw_leftovers(self._paths.frozen):
+            self._event("thawed-leftover", sentence)
+        await self._snapshots.clean_up(self._rebooted())
+        await self.house.volumes.start()
+        check_own_files({"the state directory": self._paths.state}, self.house.volumes.rows())
+        self.house.objects.rewrite(self._snapshots.device_objects())
+        self._devices.start()
+        await self._writers.start()
+        await self._requesters.start()
+        self._run_in_background(self._look_after())
+
+    async def stop(self) -> None:
+        """End all sessions; providers and device objects go on."""
+        await self._requesters.stop()
+        await self._writers.stop()
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._devices.leave()
+        await self.house.volumes.leave()
+        self.house.catalogue.close()
+
+    async def _serve_requester(self, connection: Connection[rp.Call]) -> None:
+        await RequesterSession(self.house, self._service, connection).run()
+
+    def _rebooted(self) -> bool:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            now = file.read().strip()
+        before = self.house.catalogue.setting("boot_id")
+        self.house.catalogue.set_setting("boot_id", now)
+        return before not in ("", now)
+
+    async def _look_after(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_AFTER_S)
+            await self.house.quiet.writable()
+            if not self.house.creating_set:
+                try:
+                    await self._snapshots.look_after()
+                except Exception:
+                    log.exception("looking after the volumes failed")
+
+    def _volume_event(self, name: str, message: str, volume: str) -> None:
+        self._event(name, message, volume)
+
+    def _event(self, name: str, message: str, volume: str = "", set_id: str = "") -> None:
+        log.info("%s: %s", name, message)
+        if self.house.quiet.active:
+            self._run_in_background(self._late_event(name, message, volume, set_id, time.time_ns()))
+        else:
+            self.house.catalogue.add_event(name, message, volume, set_id)
+
+    async def _late_event(self, name: str, message: str, volume: str, set_id: str, time_ns: int) -> None:
+        await self.house.quiet.writable()
+        self.house.catalogue.add_event(name, message, volume, set_id, time_ns)
+
+    def _run_in_background(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+def _refuse_requester(code: int, message: str) -> rp.CallFailure:
+    return rp.CallFailure(0, int(code), code_name(code), message)
+
+
+def _refuse_writer(code: int, message: str) -> Refused:
+    return Refused(int(code), code_name(code), message)
+
+
+def make_directories(paths: Paths) -> None:
+    """Errors: OSError."""
+    os.makedirs(paths.state, mode=0o700, exist_ok=True)
+    for directory in (paths.runtime, paths.objects, paths.mounts, f"{paths.runtime}/volumes"):
+        os.makedirs(directory, mode=0o755, exist_ok=True)

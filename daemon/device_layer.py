@@ -1,0 +1,99 @@
+"""Keeps ``shadowset-fuse`` running. It outlives the daemon, because exposed copies are mounted from its files."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import time
+
+from shadowset.daemon.commands import Commands
+from shadowset.daemon.house import EventSink
+from shadowset.daemon.process import ProcessWatch, last_line, run_command, spawn_service
+from shadowset.vss.codes import VssError
+from shadowset.vss.paths import Paths
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S = (0.2, 1.0, 5.0, 30.0)
+STEADY_S = 10.0
+
+
+class DeviceLayer:
+    """Supervision of the one FUSE process; its number is kept in ``<runtime>/fuse.pid``."""
+
+    def __init__(self, paths: Paths, commands: Commands, event: EventSink) -> None:
+        self._paths = paths
+        self._commands = commands
+        self._event = event
+        self._task: asyncio.Task[None] | None = None
+        self._watch: ProcessWatch | None = None
+        self._complaint = ""
+
+    @property
+    def pid_file(self) -> str:
+        """Where the process number is kept."""
+        return f"{self._paths.runtime}/fuse.pid"
+
+    def start(self) -> None:
+        """Find the living process or start one, from now on."""
+        self._task = asyncio.ensure_future(self._supervise())
+
+    async def leave(self) -> None:
+        """Stop supervising; the process goes on serving."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._watch:
+            self._watch.forget()
+
+    async def _supervise(self) -> None:
+        failures = 0
+        while True:
+            begun = time.monotonic()
+            try:
+                self._watch = self._adopt() or await self._spawn()
+                await self._watch.wait()
+                complaint = f"shadowset-fuse has ended: {last_line(self._log)}"
+            except (VssError, OSError) as error:
+                complaint = str(error)
+            if complaint != self._complaint:
+                self._event("devices-lost", f"{complaint}; device objects are away until it is back")
+            self._complaint = complaint
+            failures = 0 if time.monotonic() - begun > STEADY_S else failures + 1
+            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+
+    @property
+    def _log(self) -> str:
+        return f"{self._paths.runtime}/fuse.log"
+
+    def _adopt(self) -> ProcessWatch | None:
+        try:
+            with open(self.pid_file) as file:
+                pid = int(file.read())
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                arguments = file.read().split(b"\0")
+            if os.fsencode(self._paths.objects) in arguments:
+                return ProcessWatch(pid)
+        except (OSError, ValueError):
+            pass
+        return None
+
+    async def _spawn(self) -> ProcessWatch:
+        await self._clear_mount()
+        arguments = [*self._commands.fuse, "--objects", self._paths.objects, "--mount", self._paths.devices]
+        child = spawn_service(arguments, self._log)
+        with open(f"{self.pid_file}.new", "w") as file:
+            file.write(str(child.pid))
+        os.rename(f"{self.pid_file}.new", self.pid_file)
+        return ProcessWatch(child.pid, child)
+
+    async def _clear_mount(self) -> None:
+        """A FUSE mount whose server has died answers ENOTCONN and must go before a new one can be made."""
+        try:
+            os.stat(self._paths.devices)
+        except OSError as error:
+            if error.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
+                await run_command(["umount", "--lazy", self._paths.devices], 10_000)
+        os.makedirs(self._paths.devices, exist_ok=True)

@@ -1,0 +1,202 @@
+"""The coordinator's end of the thaw guardian, and the journal for the case that both are killed.
+
+The order that keeps every file system recoverable: open the mount roots, start the guardian and hear ``ready``, write
+the journal, arm, freeze … thaw, ``done``, remove the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+
+from shadowset.daemon import guardian
+from shadowset.daemon.freeze import FrozenRoot, thaw_descriptor
+from shadowset.daemon.mounts import read_mounts
+from shadowset.daemon.process import within
+from shadowset.vss.codes import Code, VssError
+
+START_MS = 10_000
+
+
+class GuardianLink:
+    """One guardian process. ``alarm`` is set to the error when it expires or dies before ``done``."""
+
+    def __init__(self, roots: list[FrozenRoot]) -> None:
+        """Start the process; call ``ready`` before relying on it."""
+        loop = asyncio.get_running_loop()
+        self.alarm: asyncio.Future[VssError] = loop.create_future()
+        self.deadline = 0.0
+        self._ready: asyncio.Future[None] = loop.create_future()
+        self._armed: asyncio.Future[None] | None = None
+        self._finished = False
+        self._buffer = b""
+        commands, self._commands = os.pipe2(os.O_CLOEXEC)
+        self._reports, reports = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._reports, False)
+        descriptors = [commands, reports, *(root.descriptor for root in roots)]
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", os.path.realpath(guardian.__file__), *map(str, descriptors)],
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                cwd="/",
+            )
+        finally:
+            os.close(commands)
+            os.close(reports)
+        loop.add_reader(self._reports, self._read)
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    async def ready(self) -> None:
+        """Until it stands by. Errors: VSS_E_UNEXPECTED."""
+        await within(START_MS, asyncio.shield(self._ready), Code.VSS_E_UNEXPECTED, "the thaw guardian does not start")
+
+    async def arm(self, deadline: float) -> None:
+        """It thaws everything at ``deadline`` (time.monotonic). A later call replaces an earlier one."""
+        self._armed = asyncio.get_running_loop().create_future()
+        self._send(f"arm {int(deadline * 1e9)}\n")
+        await within(START_MS, asyncio.shield(self._armed), Code.VSS_E_UNEXPECTED, "the thaw guardian does not answer")
+        self.deadline = deadline
+
+    def forget(self, root: FrozenRoot) -> None:
+        """Not (or no longer) its business; may be called from any thread."""
+        try:
+            self._send(f"forget {root.index}\n")
+        except VssError:
+            pass
+
+    def check(self) -> None:
+        """Errors: VSS_E_HOLD_WRITES_TIMEOUT when it has, or must have, thawed by now; VSS_E_UNEXPECTED when it died.
+
+        The clock decides, not only the report: a coordinator that was stopped and goes on must not believe in a
+        freeze that is over.
+        """
+        if self.deadline and time.monotonic() >= self.deadline:
+            raise _expired()
+        if self.alarm.done():
+            raise self.alarm.result()
+
+    def finish(self) -> None:
+        """Everything is thawed: it ends without thawing."""
+        if self._finished:
+            return
+        self._finished = True
+        try:
+            os.write(self._commands, b"done\n")
+        except OSError:
+            pass
+        self._close()
+        asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+
+    def _send(self, line: str) -> None:
+        try:
+            os.write(self._commands, line.encode())
+        except OSError:
+            raise _died() from None
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._reports, 4096)
+        except BlockingIOError:
+            return
+        if not data:
+            self._died()
+            return
+        self._buffer += data
+        *lines, self._buffer = self._buffer.split(b"\n")
+        for line in lines:
+            self._heard(line.decode())
+
+    def _heard(self, report: str) -> None:
+        if report == "ready" and not self._ready.done():
+            self._ready.set_result(None)
+        elif report == "armed" and self._armed and not self._armed.done():
+            self._armed.set_result(None)
+        elif report == "expired" and not self.alarm.done():
+            self.alarm.set_result(_expired())
+
+    def _died(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._reports)
+        error = _died()
+        for future in (self._ready, self._armed):
+            if future and not future.done():
+                future.set_exception(error)
+                future.exception()
+        if not self.alarm.done():
+            self.alarm.set_result(error)
+
+    def _close(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._reports)
+        os.close(self._reports)
+        os.close(self._commands)
+
+
+def _expired() -> VssError:
+    sentence = "the file systems had to be thawed by the thaw guardian, since they were frozen for too long"
+    return VssError(Code.VSS_E_HOLD_WRITES_TIMEOUT, sentence)
+
+
+def _died() -> VssError:
+    return VssError(Code.VSS_E_UNEXPECTED, "the thaw guardian has died; nothing may stay frozen without it")
+
+
+def write_journal(path: str, set_id: str, roots: list[FrozenRoot]) -> None:
+    """Name the file systems that are about to be frozen; whole or not at all."""
+    entries = [{"path": root.path, "device": root.device, "volume": root.volume} for root in roots if not root.foreign]
+    temporary = f"{path}.new"
+    with open(temporary, "w") as file:
+        json.dump({"set_id": set_id, "file_systems": entries}, file)
+    os.rename(temporary, path)
+
+
+def remove_journal(path: str) -> None:
+    """Nothing is frozen any more."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def thaw_leftovers(path: str) -> list[str]:
+    """Thaw what a killed coordinator and its killed guardian left behind; a sentence for each file system."""
+    try:
+        with open(path) as file:
+            entries = json.load(file)["file_systems"]
+            wanted = [(str(entry["path"]), str(entry["device"])) for entry in entries]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remove_journal(path)
+        return [f"the journal of frozen file systems {path} cannot be read and was put away: {error}"]
+    sentences = [_thaw_leftover(place, device) for place, device in wanted]
+    remove_journal(path)
+    return sentences
+
+
+def _thaw_leftover(place: str, device: str) -> str:
+    mounts = [mount for mount in read_mounts() if mount.device == device or mount.path == place]
+    trouble = "it is no longer mounted"
+    for mount in mounts:
+        try:
+            descriptor = os.open(mount.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            trouble = str(error)
+            continue
+        try:
+            trouble = thaw_descriptor(descriptor)
+        finally:
+            os.close(descriptor)
+        if not trouble:
+            return f"thawed the file system at {mount.path}, which an interrupted shadow copy set may have left frozen"
+    return f"the file system at {place} may still be frozen: {trouble}"

@@ -1,0 +1,80 @@
+"""What the parts of the coordinator share, and the small helpers that all of them use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from shadowset.daemon.catalogue import Catalogue, VolumeRow
+from shadowset.daemon.limits import Limits
+from shadowset.daemon.objects import DeviceObjects
+from shadowset.daemon.provider import Provider
+from shadowset.daemon.quiet import Quiet
+from shadowset.daemon.registry import Registry
+from shadowset.daemon.volumes import Volumes
+from shadowset.vss.objects import DeviceObject
+from shadowset.vss.paths import Paths
+from shadowset.vss.requester_protocol import SnapshotProperties
+
+T = TypeVar("T")
+
+
+class EventSink(Protocol):
+    """Appends to the coordinator's event list, at once or when writing is allowed again."""
+
+    def __call__(self, name: str, message: str, volume: str = "", set_id: str = "") -> None:
+        """Record it."""
+
+
+@dataclass
+class House:
+    """The coordinator's parts. ``creating`` is the set that is being made, with the session that makes it."""
+
+    paths: Paths
+    limits: Limits
+    quiet: Quiet
+    catalogue: Catalogue
+    registry: Registry
+    volumes: Volumes
+    objects: DeviceObjects
+    providers: dict[str, Provider]
+    event: EventSink
+    sessions: set[str] = field(default_factory=set)
+    creating_session: str = ""
+    creating_set: str = ""
+
+
+def device_object(copy: SnapshotProperties, volume: VolumeRow) -> DeviceObject:
+    """What the FUSE layer needs to serve a copy."""
+    return DeviceObject(
+        device_number=copy.device_number,
+        snapshot_id=copy.snapshot_id,
+        snapshot_set_id=copy.snapshot_set_id,
+        copy_id=copy.snapshot_id,
+        volume=volume.name,
+        storage=volume.storage,
+        origin=volume.origin,
+        size=copy.size,
+        created_ns=copy.created_ns,
+        attributes=copy.attributes,
+        originating_machine=copy.originating_machine,
+    )
+
+
+async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
+    """All results, in order. The first failure ends the others and is raised."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    if not tasks:
+        return []
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            if task.done() and not task.cancelled() and task.exception():
+                raise task.exception() or RuntimeError
+        return [task.result() for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

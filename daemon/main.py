@@ -1,0 +1,122 @@
+"""``shadowsetd``: the coordinator's process.
+
+Runs until SIGTERM or SIGINT. Live volumes go on being served afterwards: their providers are processes of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+
+from shadowset import __version__
+from shadowset.daemon.commands import Commands
+from shadowset.daemon.coordinator import Coordinator, make_directories
+from shadowset.daemon.limits import Limits
+from shadowset.daemon.quiet import HoldingHandler, Quiet
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.paths import Paths
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="shadowsetd", description="The coordinator of shadow copies.")
+    parser.add_argument("--version", action="version", version=f"shadowsetd {__version__}")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument(
+        "--limit", action="append", default=[], metavar="NAME=VALUE", help="set a time-out in milliseconds or a cap"
+    )
+    parser.add_argument(
+        "--writer-window",
+        action="append",
+        default=[],
+        metavar="WRITER_ID=MS",
+        help="how long this writer class may be frozen, whatever it says itself",
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; the exit status."""
+    options = parse(arguments)
+    sys.dont_write_bytecode = True  # an import must never write while file systems are frozen
+    handler = HoldingHandler(_stderr_handler())
+    logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
+    paths = Paths.from_environment(os.environ)
+    try:
+        limits = Limits.from_options(options.limit, options.writer_window)
+        make_directories(paths)
+        lock = take_lock(f"{paths.runtime}/shadowsetd.lock")
+    except VssError as error:
+        print(f"shadowsetd: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"shadowsetd: {error.filename} cannot be used: {error.strerror}", file=sys.stderr)
+        return 1
+    try:
+        return asyncio.run(run(paths, limits, Quiet(handler)))
+    finally:
+        os.close(lock)
+
+
+def _stderr_handler() -> logging.Handler:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
+def take_lock(path: str) -> int:
+    """The descriptor that holds the lock. Errors: VSS_E_OBJECT_ALREADY_EXISTS when another daemon runs."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        pid = os.read(descriptor, 32).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise VssError(
+            Code.VSS_E_OBJECT_ALREADY_EXISTS, f"another shadowsetd (pid {pid}) already holds {path}; stop it first"
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()}\n".encode())
+    return descriptor
+
+
+async def run(paths: Paths, limits: Limits, quiet: Quiet) -> int:
+    """Serve until told to stop."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        coordinator = Coordinator(paths, limits, Commands.from_environment(os.environ), quiet)
+        await coordinator.start()
+    except VssError as error:
+        print(f"shadowsetd: {error}", file=sys.stderr)
+        return 1
+    notify("READY=1")
+    logging.getLogger(__name__).info("shadowsetd %s serves %s", __version__, paths.runtime)
+    await stopping.wait()
+    notify("STOPPING=1")
+    await coordinator.stop()
+    return 0
+
+
+def notify(state: str) -> None:
+    """Tell the service manager, where there is one."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""What is mounted, from /proc/self/mountinfo and /sys: the file systems on a device, the device below a path."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of mountinfo; ``device`` is ``major:minor``."""
+
+    mount_id: int
+    device: str
+    root: str
+    path: str
+    fs_type: str
+    source: str
+
+
+def parse_mountinfo(text: str) -> list[Mount]:
+    """All mounts, in the order of the table; lines of an unknown shape are left out."""
+    mounts = []
+    for line in text.splitlines():
+        before, separator, after = line.partition(" - ")
+        head, tail = before.split(" "), after.split(" ")
+        if separator and len(head) >= 6 and len(tail) >= 2:
+            path, root, source = map(_plain, (head[4], head[3], tail[1]))
+            mounts.append(Mount(int(head[0]), head[2], root, path, tail[0], source))
+    return mounts
+
+
+def _plain(field: str) -> str:
+    return (
+        os.fsdecode(_ESCAPE.sub(lambda match: chr(int(match[1], 8)), field).encode("latin-1", "surrogateescape"))
+        if ("\\" in field)
+        else field
+    )
+
+
+def read_mounts() -> list[Mount]:
+    """The mounts that this process sees."""
+    with open("/proc/self/mountinfo", errors="surrogateescape") as file:
+        return parse_mountinfo(file.read())
+
+
+def device_number(path: str) -> str:
+    """``major:minor`` of a block device node, or "" when the path is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ""
+    if not stat.S_ISBLK(status.st_mode):
+        return ""
+    return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+
+
+def device_family(number: str) -> set[str]:
+    """A device, its partitions, and whatever the kernel has stacked on them (dm, md)."""
+    family: set[str] = set()
+    waiting = [number] if number else []
+    while waiting:
+        current = waiting.pop()
+        if current in family:
+            continue
+        family.add(current)
+        base = f"/sys/dev/block/{current}"
+        waiting += _numbers_below(base, "partition") + _numbers_below(f"{base}/holders", "dev")
+    return family
+
+
+def _numbers_below(base: str, mark: str) -> list[str]:
+    try:
+        names = os.listdir(base)
+    except OSError:
+        return []
+    numbers = []
+    for name in names:
+        if os.path.exists(f"{base}/{name}/{mark}"):
+            try:
+                with open(f"{base}/{name}/dev") as file:
+                    numbers.append(file.read().strip())
+            except OSError:
+                pass
+    return numbers
+
+
+def mounts_of(device: str, mounts: list[Mount] | None = None) -> list[Mount]:
+    """Mounts of the file systems on a device node or on anything stacked on it.
+
+    A file system with a device number of its own (btrfs) is found by the device it names as its source.
+    """
+    family = device_family(device_number(device)) if device else set()
+    if not family:
+        return []
+    table = read_mounts() if mounts is None else mounts
+    return [mount for mount in table if mount.device in family or _source_number(mount) in family]
+
+
+def _source_number(mount: Mount) -> str:
+    return device_number(mount.source) if mount.device.startswith("0:") and mount.source.startswith("/dev/") else ""
+
+
+def mount_of_path(path: str, mounts: list[Mount] | None = None) -> Mount | None:
+    """The mount that a path lies on: the deepest one above it, the last of those stacked in one place."""
+    real = os.path.realpath(path)
+    found = None
+    for mount in read_mounts() if mounts is None else mounts:
+        above = mount.path.rstrip("/")
+        if (real == mount.path or real.startswith(above + "/")) and (
+            found is None or len(mount.path) >= len(found.path)
+        ):
+            found = mount
+    return found
+
+
+def device_of_path(path: str, mounts: list[Mount] | None = None) -> str:
+    """``major:minor`` of the device below a path's file system."""
+    mount = mount_of_path(path, mounts)
+    return (_source_number(mount) or mount.device) if mount else ""

@@ -1,0 +1,78 @@
+"""The NBD provider behind the provider interface: each call goes to the volume's provider process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shadowset.daemon.control_link import ControlLink
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.provider_protocol import Committed, Held, Released
+
+PROVIDER_ID = "7c1f0f5e-9a4c-4c39-8d2c-3a8e5a8d6b21"
+
+
+class NbdProvider:
+    """Implements ``Provider``. ``link_of`` gives a volume's control connection, or raises when it is offline."""
+
+    provider_id = PROVIDER_ID
+
+    def __init__(self, link_of: Callable[[str], ControlLink]) -> None:
+        self._link_of = link_of
+        self._prepared: dict[str, ControlLink] = {}
+
+    async def is_volume_supported(self, volume: str) -> bool:
+        """A volume whose provider answers."""
+        try:
+            await self._link_of(volume).describe()
+        except VssError:
+            return False
+        return True
+
+    async def begin_prepare(self, volume: str, set_id: str, snapshot_id: str) -> None:
+        """Nothing takes long here; the volume must be online."""
+        if not await self.is_volume_supported(volume):
+            self._link_of(volume)
+            raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, f"the provider of volume {volume} does not answer")
+
+    async def end_prepare(self, volume: str, set_id: str) -> None:
+        """From here on the set depends on this one connection."""
+        self._prepared[volume] = self._link_of(volume)
+
+    async def pre_commit(self, volume: str, set_id: str) -> None:
+        """The provider must still be there before anything is held."""
+        await self._prepared[volume].describe()
+
+    def lost(self, volume: str) -> bool:
+        """The connection that owns the hold has gone."""
+        link = self._prepared.get(volume)
+        return link is None or link.lost.is_set()
+
+    async def hold(self, volume: str, timeout_ms: int) -> Held:
+        """Close the gate and drain."""
+        return await self._prepared[volume].hold(timeout_ms)
+
+    async def commit(self, volume: str, snapshot_id: str, set_id: str, created_ns: int, persistent: bool) -> Committed:
+        """A new generation."""
+        return await self._prepared[volume].commit(snapshot_id, set_id, created_ns, persistent)
+
+    async def release(self, volume: str) -> Released:
+        """Open the gate."""
+        return await self._prepared[volume].release()
+
+    async def post_commit(self, volume: str, set_id: str) -> None:
+        """Nothing to do."""
+
+    async def pre_final_commit(self, volume: str, set_id: str) -> None:
+        """Nothing to do: the copy has no writable layer."""
+
+    async def post_final_commit(self, volume: str, snapshot_id: str) -> None:
+        """Tell it that the set exists."""
+        await self._link_of(volume).finish(snapshot_id)
+
+    async def abort(self, volume: str, snapshot_id: str) -> None:
+        """Delete the pending copy."""
+        await self.delete(volume, snapshot_id)
+
+    async def delete(self, volume: str, snapshot_id: str) -> None:
+        """Delete the copy."""
+        await self._link_of(volume).delete(snapshot_id)

@@ -1,0 +1,45 @@
+"""Descriptions of the device objects, left as JSON files for the FUSE layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+import msgspec
+
+from shadowset.vss.objects import DeviceObject
+from shadowset.vss.paths import Paths
+
+
+class DeviceObjects:
+    """The directory of descriptions."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._directory = paths.objects
+
+    def write(self, device: DeviceObject) -> None:
+        """Whole, and renamed into place."""
+        path = self._path(device.device_number)
+        with open(f"{path}.new", "wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(device)))
+        os.rename(f"{path}.new", path)
+
+    def remove(self, device_number: int) -> None:
+        """The copy is gone."""
+        try:
+            os.unlink(self._path(device_number))
+        except FileNotFoundError:
+            pass
+
+    def rewrite(self, devices: Iterable[DeviceObject]) -> None:
+        """Make the directory say exactly this."""
+        os.makedirs(self._directory, exist_ok=True)
+        wanted = {f"{device.device_number}.json": device for device in devices}
+        for name in os.listdir(self._directory):
+            if name not in wanted:
+                os.unlink(f"{self._directory}/{name}")
+        for device in wanted.values():
+            self.write(device)
+
+    def _path(self, number: int) -> str:
+        return f"{self._directory}/{number}.json"

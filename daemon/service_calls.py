@@ -1,0 +1,95 @@
+"""Calls that need no session: copies that exist, volumes, writers, events."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from shadowset.daemon.house import House
+from shadowset.daemon.snapshots import Snapshots
+from shadowset.vss import requester_protocol as rp
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.enums import ObjectType
+
+
+class ServiceCalls:
+    """One for the whole daemon."""
+
+    def __init__(self, house: House, snapshots: Snapshots) -> None:
+        self.snapshots = snapshots
+        self._house = house
+
+    def handlers(self) -> dict[type[rp.Call], Callable[[Any], Awaitable[Any]]]:
+        """What serves which call."""
+        return {
+            rp.GetSnapshotProperties: self._get_snapshot,
+            rp.Query: self._query,
+            rp.DeleteSnapshots: self._delete,
+            rp.ExposeSnapshot: self._expose,
+            rp.UnexposeSnapshot: self._unexpose,
+            rp.GetSet: self._get_set,
+            rp.ListWriters: self._list_writers,
+            rp.ListEvents: self._list_events,
+            rp.VolumeAdd: self._volume_add,
+            rp.VolumeAttach: self._volume_attach,
+            rp.VolumeDetach: self._volume_detach,
+            rp.VolumeRemove: self._volume_remove,
+            rp.VolumeList: self._volume_list,
+        }
+
+    async def _get_snapshot(self, call: rp.GetSnapshotProperties) -> rp.SnapshotProperties:
+        return self.snapshots.get(call.snapshot_id)
+
+    async def _query(self, call: rp.Query) -> list[rp.SnapshotProperties]:
+        return self.snapshots.query(call.snapshot_id, call.set_id, call.volume)
+
+    async def _delete(self, call: rp.DeleteSnapshots) -> rp.DeleteResult:
+        return await self.snapshots.delete(call.object_id, call.object_type, call.force)
+
+    async def _expose(self, call: rp.ExposeSnapshot) -> str:
+        return await self.snapshots.expose(call.snapshot_id, call.path)
+
+    async def _unexpose(self, call: rp.UnexposeSnapshot) -> None:
+        await self.snapshots.unexpose(call.snapshot_id)
+
+    async def _get_set(self, call: rp.GetSet) -> rp.SetRecord:
+        record = self._house.catalogue.set_record(call.set_id)
+        if record is None:
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no shadow copy set {call.set_id[:80]!r}")
+        return record
+
+    async def _list_writers(self, call: rp.ListWriters) -> list[rp.WriterStatus]:
+        return [writer.status() for writer in self._house.registry.all()]
+
+    async def _list_events(self, call: rp.ListEvents) -> list[rp.EventRecord]:
+        return self._house.catalogue.events(call.after)
+
+    async def _volume_add(self, call: rp.VolumeAdd) -> rp.VolumeInfo:
+        return await self._house.volumes.add(call.name, call.origin, call.storage, call.chunk_size)
+
+    async def _volume_attach(self, call: rp.VolumeAttach) -> rp.VolumeInfo:
+        return await self._house.volumes.attach(call.name, call.via)
+
+    async def _volume_detach(self, call: rp.VolumeDetach) -> rp.VolumeInfo:
+        return await self._house.volumes.detach(call.name)
+
+    async def _volume_remove(self, call: rp.VolumeRemove) -> None:
+        self._refuse_during_creation(call.name)
+        runtime = self._house.volumes.get(call.name)
+        if runtime.row.attached and not call.force:
+            await self._house.volumes.remove(call.name, force=False)  # says why not
+            return
+        for copy in self._house.catalogue.snapshots(volume=call.name):
+            result = await self.snapshots.delete(copy.snapshot_id, ObjectType.SNAPSHOT, call.force)
+            if result.not_deleted:
+                raise VssError(Code.VSS_E_VOLUME_IN_USE, f"volume {call.name} cannot be removed: {result.message}")
+        await self._house.volumes.remove(call.name, call.force)
+
+    async def _volume_list(self, call: rp.VolumeList) -> list[rp.VolumeInfo]:
+        return await self._house.volumes.list()
+
+    def _refuse_during_creation(self, name: str) -> None:
+        if self._house.creating_set:
+            raise VssError(
+                Code.VSS_E_SNAPSHOT_SET_IN_PROGRESS, f"volume {name} cannot be removed while a shadow copy set is made"
+            )

@@ -1,0 +1,220 @@
+"""Shadow copies that exist: finding, deleting, exposing, and keeping catalogue and providers in agreement."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+
+from shadowset.daemon.control_link import ControlLink
+from shadowset.daemon.expose import Exposer, is_mount_point, logical_sector_size
+from shadowset.daemon.house import House, device_object
+from shadowset.daemon.process import despite_cancel
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.enums import Attribute, ObjectType
+from shadowset.vss.objects import DeviceObject
+from shadowset.vss.provider_protocol import VolumeDescription
+from shadowset.vss.requester_protocol import DeleteResult, SnapshotProperties
+
+log = logging.getLogger(__name__)
+
+
+class Snapshots:
+    """The operations on existing copies."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._exposer = Exposer(house.paths, house.limits)
+        self._changing = asyncio.Lock()
+
+    def get(self, snapshot_id: str) -> SnapshotProperties:
+        """Errors: VSS_E_OBJECT_NOT_FOUND."""
+        found = self._house.catalogue.snapshots(snapshot_id=snapshot_id) if snapshot_id else []
+        if not found:
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no shadow copy {snapshot_id[:80]!r}")
+        return found[0]
+
+    def query(self, snapshot_id: str, set_id: str, volume: str) -> list[SnapshotProperties]:
+        """Copies by id, set and volume (name, device or path); empty matches all. Errors: an unknown volume."""
+        name = self._house.volumes.resolve(volume).name if volume else ""
+        return self._house.catalogue.snapshots(snapshot_id, set_id, name)
+
+    # ---- deleting ----
+
+    async def delete(self, object_id: str, object_type: ObjectType, force: bool) -> DeleteResult:
+        """Delete one copy or a whole set. Exposed copies only with ``force``. Errors: VSS_E_OBJECT_NOT_FOUND."""
+        if object_type not in (ObjectType.SNAPSHOT, ObjectType.SNAPSHOT_SET):
+            raise VssError(Code.E_INVALIDARG, "only shadow copies and shadow copy sets can be deleted")
+        if object_type is ObjectType.SNAPSHOT:
+            copies = [self.get(object_id)]
+        else:
+            copies = self._house.catalogue.snapshots(set_id=object_id) if object_id else []
+            if not copies:
+                raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no shadow copy in a set {object_id[:80]!r}")
+        result = DeleteResult(0)
+        for copy in copies:
+            try:
+                await self.delete_one(copy, force)
+                result.deleted += 1
+            except VssError as error:
+                if not result.not_deleted:
+                    result.not_deleted, result.message = copy.snapshot_id, error.message
+        return result
+
+    async def delete_one(self, copy: SnapshotProperties, force: bool, cause: str = "was deleted") -> None:
+        """Errors: VSS_E_VOLUME_IN_USE for an exposed copy without ``force``."""
+        async with self._changing:
+            if copy.exposed_name and not force:
+                raise VssError(
+                    Code.VSS_E_VOLUME_IN_USE,
+                    f"shadow copy {copy.snapshot_id} is exposed at {copy.exposed_name}; unexpose it first, or force",
+                )
+            await despite_cancel(self._delete(copy, cause))
+
+    async def _delete(self, copy: SnapshotProperties, cause: str) -> None:
+        if copy.exposed_name:
+            await self._exposer.unmount(copy.exposed_name, lazy=True)
+        await self._house.quiet.writable()
+        self._house.catalogue.mark_deleting([copy.snapshot_id])
+        self._house.objects.remove(copy.device_number)
+        self._event("snapshot-deleted", copy, cause)
+        try:
+            await self._house.providers[copy.provider_id].delete(copy.original_volume, copy.snapshot_id)
+        except VssError as error:
+            if error.code != Code.VSS_E_OBJECT_NOT_FOUND:
+                log.warning("%s; it is deleted when the provider is back", error)
+                return
+        await self._house.quiet.writable()
+        self._house.catalogue.forget_snapshot(copy.snapshot_id)
+
+    async def release_session(self, set_id: str) -> None:
+        """The session that made the set has ended: its auto-release copies go."""
+        for copy in self._house.catalogue.snapshots(set_id=set_id) if set_id else []:
+            if not copy.attributes & Attribute.NO_AUTO_RELEASE:
+                await self.delete_one(copy, force=True, cause="was released with its session")
+
+    def _event(self, name: str, copy: SnapshotProperties, what: str) -> None:
+        sentence = f"shadow copy {copy.snapshot_id} of volume {copy.original_volume} {what}"
+        self._house.event(name, sentence, copy.original_volume, copy.snapshot_set_id)
+
+    # ---- exposing ----
+
+    async def expose(self, snapshot_id: str, path: str) -> str:
+        """Mount a copy; the mount point. Errors: VSS_E_OBJECT_ALREADY_EXISTS when exposed already, and those of mounting."""
+        async with self._changing:
+            copy = self.get(snapshot_id)
+            if copy.exposed_name:
+                raise VssError(
+                    Code.VSS_E_OBJECT_ALREADY_EXISTS,
+                    f"shadow copy {snapshot_id} is already exposed at {copy.exposed_name}; unexpose it first",
+                )
+            return await despite_cancel(self._expose(copy, path))
+
+    async def _expose(self, copy: SnapshotProperties, path: str) -> str:
+        place = self._exposer.place(copy.snapshot_id, path)
+        origin = self._house.volumes.get(copy.original_volume).row.origin
+        try:
+            await self._exposer.mount(copy.device_object, place, logical_sector_size(origin))
+        except VssError:
+            await self._exposer.unmount(place, lazy=True)
+            raise
+        await self._store_exposed(copy, place)
+        return place
+
+    async def unexpose(self, snapshot_id: str) -> None:
+        """Unmount a copy. Errors: VSS_E_BAD_STATE when it is not exposed, VSS_E_VOLUME_IN_USE."""
+        async with self._changing:
+            copy = self.get(snapshot_id)
+            if not copy.exposed_name:
+                raise VssError(Code.VSS_E_BAD_STATE, f"shadow copy {snapshot_id} is not exposed")
+            await despite_cancel(self._unexpose(copy))
+
+    async def _unexpose(self, copy: SnapshotProperties) -> None:
+        await self._exposer.unmount(copy.exposed_name, lazy=False)
+        await self._store_exposed(copy, "")
+
+    async def _store_exposed(self, copy: SnapshotProperties, place: str) -> None:
+        attributes = copy.attributes & ~Attribute.EXPOSED_LOCALLY
+        changed = msgspec.structs.replace(
+            copy, exposed_name=place, attributes=attributes | (Attribute.EXPOSED_LOCALLY if place else 0)
+        )
+        await self._house.quiet.writable()
+        self._house.catalogue.update_snapshot(changed)
+
+    # ---- agreement with the providers ----
+
+    async def reconcile(
+        self, volume: str, link: ControlLink, told: VolumeDescription, known: set[str] | None = None
+    ) -> None:
+        """Bring a provider's copies and the catalogue together.
+
+        The catalogue is the commit record: pending copies of sets that exist are finished, other pending copies are
+        deleted, and so are those that were to be deleted while the provider was away. A copy that only the catalogue
+        knows has been lost and is reported. ``known`` are the copies known before the provider was asked.
+        """
+        catalogue = self._house.catalogue
+        copies = {copy.snapshot_id: copy for copy in catalogue.snapshots(volume=volume)}
+        deleting = set(catalogue.deleting(volume))
+        present = {info.copy_id for info in told.copies}
+        for info in told.copies:
+            if info.set_id == self._house.creating_set:
+                continue
+            if info.copy_id in deleting or (info.pending and info.copy_id not in copies):
+                await self._settle(link.delete(info.copy_id))
+            elif info.pending:
+                await self._settle(link.finish(info.copy_id))
+            elif info.copy_id not in copies:
+                log.warning("volume %s holds shadow copy %s, which the catalogue does not know", volume, info.copy_id)
+        await self._house.quiet.writable()
+        for snapshot_id in deleting:
+            catalogue.forget_snapshot(snapshot_id)
+        for snapshot_id in (set(copies) if known is None else set(copies) & known) - present:
+            await self._lost(copies[snapshot_id])
+
+    async def _settle(self, call: object) -> None:
+        try:
+            await call  # type: ignore[misc]
+        except VssError as error:
+            if error.code != Code.VSS_E_OBJECT_NOT_FOUND:
+                raise
+
+    async def _lost(self, copy: SnapshotProperties) -> None:
+        if copy.exposed_name:
+            await self._exposer.unmount(copy.exposed_name, lazy=True)
+        await self._house.quiet.writable()
+        self._house.catalogue.forget_snapshot(copy.snapshot_id)
+        self._house.objects.remove(copy.device_number)
+        self._event("snapshot-lost", copy, "is gone from its shadow storage: its provider had to give it up")
+
+    async def look_after(self) -> None:
+        """One round over all volumes that are online: notice copies that were lost to overflow."""
+        for row in self._house.volumes.rows():
+            known = {copy.snapshot_id for copy in self._house.catalogue.snapshots(volume=row.name)}
+            try:
+                runtime = self._house.volumes.get(row.name)
+                link = runtime.online()
+                await self.reconcile(row.name, link, await runtime.describe(), known)
+            except VssError as error:
+                log.debug("%s", error)
+
+    # ---- after a restart ----
+
+    async def clean_up(self, rebooted: bool) -> None:
+        """Drop the copies of sessions that have died with the daemon, and what a reboot ends; correct mount points."""
+        for copy in self._house.catalogue.snapshots():
+            kept = copy.attributes & (Attribute.PERSISTENT if rebooted else Attribute.NO_AUTO_RELEASE)
+            mounted = bool(copy.exposed_name) and is_mount_point(copy.exposed_name)
+            if not kept:
+                if mounted:
+                    await self._exposer.unmount(copy.exposed_name, lazy=True)
+                self._house.catalogue.mark_deleting([copy.snapshot_id])
+                self._event("snapshot-deleted", copy, "was released: its session ended with the last run")
+            elif copy.exposed_name and not mounted:
+                await self._store_exposed(copy, "")
+
+    def device_objects(self) -> list[DeviceObject]:
+        """Of all copies."""
+        rows = {row.name: row for row in self._house.volumes.rows()}
+        copies = self._house.catalogue.snapshots()
+        return [device_object(copy, rows[copy.original_volume]) for copy in copies if copy.original_volume in rows]

@@ -1,0 +1,264 @@
+"""One protected volume at run time: its provider process is started, found again, watched and restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from shadowset.daemon.catalogue import VolumeRow
+from shadowset.daemon.commands import Commands
+from shadowset.daemon.control_link import ControlLink
+from shadowset.daemon.limits import Limits
+from shadowset.daemon.mounts import device_number
+from shadowset.daemon.process import ProcessWatch, in_thread, last_line, run_command, spawn_service
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.paths import Paths
+from shadowset.vss.provider_protocol import VolumeDescription
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+FAILED_AFTER = 5
+POLL_S = 0.02
+STEADY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every volume needs of its surroundings."""
+
+    paths: Paths
+    limits: Limits
+    commands: Commands
+    event: Callable[[str, str, str], None]
+    """name, message, volume"""
+    came_online: Callable[[str, ControlLink, VolumeDescription], Awaitable[None]]
+    attached: Callable[[str, str, str], Awaitable[None]]
+    """name, device, way: the device was made anew"""
+
+
+class VolumeRuntime:
+    """Supervision of one provider process. ``state`` is online, offline or failed; ``message`` says why."""
+
+    def __init__(self, row: VolumeRow, tools: Tools) -> None:
+        self.row = row
+        self.state = "offline"
+        self.message = "the provider has not been started yet"
+        self.link: ControlLink | None = None
+        self.description: VolumeDescription | None = None
+        self.tried = asyncio.Event()
+        self._tools = tools
+        self._task: asyncio.Task[None] | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def name(self) -> str:
+        """The volume's name."""
+        return self.row.name
+
+    def online(self) -> ControlLink:
+        """The control connection. Errors: VSS_E_VOLUME_NOT_SUPPORTED while the provider is away."""
+        if self.link is None or self.link.lost.is_set():
+            raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, f"volume {self.name} is {self.state}: {self.message}")
+        return self.link
+
+    async def describe(self) -> VolumeDescription:
+        """Ask the provider now."""
+        self.description = await self.online().describe()
+        return self.description
+
+    def supervise(self) -> None:
+        """Keep the provider running from now on."""
+        self._task = asyncio.ensure_future(self._supervise())
+
+    async def bring_up(self) -> bool:
+        """Find the living provider or start one; True when it was started. Errors: VssError."""
+        os.makedirs(self._tools.paths.volume(self.name), exist_ok=True)
+        started = False
+        link = await self._connect()
+        if link is None:
+            link = await self._spawn()
+            started = True
+        try:
+            self.description = await link.describe()
+        except VssError:
+            await link.close()
+            raise
+        self.link, self.state, self.message = link, "online", ""
+        return started
+
+    async def leave(self) -> None:
+        """Stop supervising; the provider goes on serving."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self.link:
+            await self.link.close()
+
+    async def stop(self) -> None:
+        """Stop supervising and end the provider."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        link, self.link = self.link, None
+        self.state, self.message = "offline", "the provider has been stopped"
+        watch = self._watch()
+        if link:
+            try:
+                await link.stop()
+            except VssError as error:
+                log.warning("%s", error)
+            await link.close()
+        if watch:
+            try:
+                await asyncio.wait_for(watch.wait(), 5)
+            except TimeoutError:
+                await watch.end()
+        self._reap()
+
+    def _watch(self) -> ProcessWatch | None:
+        pid = self.description.pid if self.description else self._child.pid if self._child else 0
+        try:
+            return ProcessWatch(pid, self._child) if pid > 1 else None
+        except OSError:
+            return None
+
+    async def _supervise(self) -> None:
+        failures = 0
+        while True:
+            try:
+                if self.link is None or self.link.lost.is_set():
+                    await self._recover()
+                failures = 0
+            except VssError as error:
+                self._failed(error, failures)
+                failures += 1
+            finally:
+                self.tried.set()
+            begun = time.monotonic()
+            if self.link:
+                await self.link.lost.wait()
+                await self._went_away()
+                failures = 0 if time.monotonic() - begun > STEADY_S else failures + 1
+            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+
+    def _failed(self, error: VssError, failures: int) -> None:
+        self.link = None
+        self.state = "failed" if failures + 1 >= FAILED_AFTER else "offline"
+        if error.message != self.message:
+            self._tools.event("volume-offline", f"volume {self.name} has no provider: {error.message}", self.name)
+        self.message = error.message
+
+    async def _recover(self) -> None:
+        started = await self.bring_up()
+        assert self.link and self.description
+        await self._tools.came_online(self.name, self.link, self.description)
+        if started:
+            self._tools.event("provider-started", f"the provider of volume {self.name} was started", self.name)
+        if self.row.attached:
+            await self.reattach(started)
+
+    async def _went_away(self) -> None:
+        link, self.link = self.link, None
+        self.state, self.message = "offline", "its provider has ended unexpectedly and is being restarted"
+        if link:
+            await link.close()
+        await in_thread(self._reap)
+        self._tools.event("provider-lost", f"the provider of volume {self.name} has ended unexpectedly", self.name)
+
+    def _reap(self) -> None:
+        if self._child:
+            try:
+                self._child.wait(2)
+                self._child = None
+            except subprocess.TimeoutExpired:
+                pass
+
+    async def _connect(self) -> ControlLink | None:
+        path = self._tools.paths.control_socket(self.name)
+        try:
+            return await ControlLink.open(self.name, path, self._tools.limits.provider_ms)
+        except (OSError, TimeoutError):
+            return None
+
+    async def _spawn(self) -> ControlLink:
+        log_file = f"{self._tools.paths.volume(self.name)}/provider.log"
+        child = self._child = spawn_service(self._command(), log_file)
+        end = time.monotonic() + self._tools.limits.provider_ms / 1000
+        while time.monotonic() < end:
+            link = await self._connect()
+            if link:
+                return link
+            if child.poll() is not None:
+                self._child = None
+                raise VssError(
+                    Code.VSS_E_UNEXPECTED_PROVIDER_ERROR,
+                    f"the provider of volume {self.name} does not start: {last_line(log_file)}",
+                )
+            await asyncio.sleep(POLL_S)
+        await ProcessWatch(child.pid, child).end()
+        raise VssError(Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, f"the provider of volume {self.name} did not get ready")
+
+    def _command(self) -> list[str]:
+        paths = self._tools.paths
+        return [
+            *self._tools.commands.provider,
+            self.name,
+            *("--origin", self.row.origin, "--storage", self.row.storage),
+            *("--nbd", paths.nbd_socket(self.name), "--control", paths.control_socket(self.name)),
+            *("--chunk-size", str(self.row.chunk_size)),
+        ]
+
+    # ---- the block device ----
+
+    async def run_attach(self, verb: str, *options: str) -> str:
+        """Run the attach command; its output. Errors: VssError with the command's own sentence."""
+        command = [
+            *self._tools.commands.attach,
+            verb,
+            self.name,
+            *options,
+            *("--runtime", self._tools.paths.volume(self.name)),
+        ]
+        status, output, complaint = await run_command(command, self._tools.limits.command_ms)
+        if status != 0:
+            sentence = complaint.splitlines()[-1] if complaint else f"the command ended with status {status}"
+            raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, f"volume {self.name} cannot {verb}: {sentence}")
+        return output
+
+    async def attach(self, via: str) -> tuple[str, str]:
+        """Make the block device; device and way. Errors: VssError."""
+        output = await self.run_attach("attach", "--nbd", self._tools.paths.nbd_socket(self.name), "--via", via)
+        try:
+            answer = json.loads(output)
+            return str(answer["device"]), str(answer["via"])
+        except (ValueError, KeyError, TypeError):
+            raise VssError(
+                Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, f"attaching volume {self.name} answered {output[:200]!r}"
+            ) from None
+
+    async def reattach(self, provider_started: bool) -> None:
+        """After a restart of either side: reconnect the device, or make it anew when it is gone."""
+        known = f"{self._tools.paths.volume(self.name)}/attach.json"
+        try:
+            there = os.path.exists(known) and device_number(self.row.device)
+            if there and (not provider_started or await self._reconnect()):
+                return
+            await self._tools.attached(self.name, *await self.attach(self.row.via or "auto"))
+        except VssError as error:
+            self.message = error.message
+            self._tools.event("attach-failed", error.message, self.name)
+
+    async def _reconnect(self) -> bool:
+        try:
+            await self.run_attach("reconnect", "--nbd", self._tools.paths.nbd_socket(self.name))
+        except VssError as error:
+            log.warning("%s", error)
+            return False
+        return True

@@ -1,0 +1,246 @@
+"""The table of protected volumes: adding, attaching, detaching, removing, and finding the one that is meant."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from shadowset.daemon.catalogue import Catalogue, VolumeRow
+from shadowset.daemon.commands import Commands
+from shadowset.daemon.control_link import ControlLink
+from shadowset.daemon.limits import Limits
+from shadowset.daemon.mounts import device_family, device_number, device_of_path, mounts_of, read_mounts
+from shadowset.daemon.process import despite_cancel
+from shadowset.daemon.quiet import Quiet
+from shadowset.daemon.volume_checks import check_name, check_origin, check_own_files, check_storage
+from shadowset.daemon.volume_runtime import Tools, VolumeRuntime
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.paths import Paths
+from shadowset.vss.provider_protocol import VolumeDescription
+from shadowset.vss.requester_protocol import VolumeInfo
+
+log = logging.getLogger(__name__)
+
+START_WAIT_S = 15.0
+VIAS = ("auto", "nbd", "fuse")
+
+
+class Volumes:
+    """All protected volumes. ``reconcile`` is told each time a provider is found or started."""
+
+    def __init__(
+        self,
+        paths: Paths,
+        limits: Limits,
+        commands: Commands,
+        catalogue: Catalogue,
+        quiet: Quiet,
+        event: Callable[[str, str, str], None],
+    ) -> None:
+        self._paths = paths
+        self._limits = limits
+        self._catalogue = catalogue
+        self._quiet = quiet
+        self._event = event
+        self._changing = asyncio.Lock()
+        self._table: dict[str, VolumeRuntime] = {}
+        self.reconcile: Callable[[str, ControlLink, VolumeDescription], Awaitable[None]] | None = None
+        self._tools = Tools(paths, limits, commands, event, self._came_online, self._reattached)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    async def start(self) -> None:
+        """Bring up every volume of the catalogue; waits a while for the first attempts."""
+        for row in self._catalogue.volumes():
+            runtime = self._table[row.name] = VolumeRuntime(row, self._tools)
+            runtime.supervise()
+        tried = [asyncio.ensure_future(runtime.tried.wait()) for runtime in self._table.values()]
+        if tried:
+            await asyncio.wait(tried, timeout=START_WAIT_S)
+        for task in tried:
+            task.cancel()
+
+    async def leave(self) -> None:
+        """The daemon ends; the providers go on."""
+        await asyncio.gather(*(runtime.leave() for runtime in self._table.values()))
+
+    def rows(self) -> list[VolumeRow]:
+        """All volumes as the catalogue has them."""
+        return [runtime.row for runtime in self._table.values()]
+
+    def get(self, name: str) -> VolumeRuntime:
+        """Errors: VSS_E_OBJECT_NOT_FOUND."""
+        try:
+            return self._table[name]
+        except KeyError:
+            known = ", ".join(sorted(self._table)) or "there is none yet"
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no volume {name[:200]!r} (known: {known})") from None
+
+    def link_of(self, name: str) -> ControlLink:
+        """A volume's control connection. Errors: VssError while its provider is away."""
+        return self.get(name).online()
+
+    def resolve(self, text: str) -> VolumeRuntime:
+        """The volume that a name, a device or a path on it means. Errors: VSS_E_VOLUME_NOT_SUPPORTED, not found."""
+        if not text.startswith("/"):
+            return self.get(text)
+        if not os.path.exists(text):
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"{text} does not exist, so it is on no volume")
+        number = device_number(text) or device_of_path(text)
+        for runtime in self._table.values():
+            if runtime.row.device and number in device_family(device_number(runtime.row.device)):
+                return runtime
+            if os.path.realpath(text) == os.path.realpath(runtime.row.origin):
+                return runtime
+        raise VssError(
+            Code.VSS_E_VOLUME_NOT_SUPPORTED,
+            f"{text} is not on a protected volume; protect its device with 'shadowset volume add' and mount it through "
+            f"the volume's own device",
+        )
+
+    def mount_points(self, name: str) -> list[str]:
+        """Where the volume's file systems are mounted."""
+        return [mount.path for mount in mounts_of(self.get(name).row.device)]
+
+    async def info(self, name: str) -> VolumeInfo:
+        """The volume as the protocol reports it."""
+        runtime = self.get(name)
+        row = runtime.row
+        try:
+            await runtime.describe()
+        except VssError:
+            pass  # what it said last is still worth showing
+        told = runtime.description
+        live = runtime.state == "online"
+        return VolumeInfo(
+            name=row.name,
+            origin=row.origin,
+            storage=row.storage,
+            size=told.size if told else 0,
+            chunk_size=told.chunk_size if told else row.chunk_size,
+            state=runtime.state,
+            device=row.device if row.attached else "",
+            via=row.via if row.attached else "",
+            mount_points=self.mount_points(name) if row.attached else [],
+            copies=len(self._catalogue.snapshots(volume=name)),
+            storage_used=told.storage_used if told else 0,
+            nbd_socket=self._paths.nbd_socket(name),
+            pid=told.pid if told and live else 0,
+            message=runtime.message,
+        )
+
+    async def list(self) -> list[VolumeInfo]:
+        """All volumes."""
+        return list(await asyncio.gather(*(self.info(name) for name in sorted(self._table))))
+
+    # ---- changes ----
+
+    async def add(self, name: str, origin: str, storage: str, chunk_size: int) -> VolumeInfo:
+        """Protect a volume and start its provider. Errors: VssError saying why not."""
+        async with self._changing:
+            check_name(name)
+            rows = self.rows()
+            if name in self._table:
+                raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"there is already a volume {name!r}")
+            check_origin(origin, rows)
+            row = VolumeRow(name, os.path.abspath(origin), check_storage(storage, name, rows), chunk_size)
+            await self._quiet.writable()
+            os.makedirs(row.storage, mode=0o700, exist_ok=True)
+            await despite_cancel(self._add(row))
+        return await self.info(name)
+
+    async def _add(self, row: VolumeRow) -> None:
+        runtime = VolumeRuntime(row, self._tools)
+        try:
+            await runtime.bring_up()
+        except VssError:
+            await runtime.stop()
+            raise
+        await self._quiet.writable()
+        self._catalogue.put_volume(row)
+        self._table[row.name] = runtime
+        runtime.supervise()
+        self._event("volume-added", f"volume {row.name} protects {row.origin}, shadow storage {row.storage}", row.name)
+
+    async def attach(self, name: str, via: str) -> VolumeInfo:
+        """Make the block device of the live volume. Errors: VssError."""
+        if via not in VIAS:
+            raise VssError(Code.E_INVALIDARG, f"{via[:40]!r} is no way to attach; choose one of {', '.join(VIAS)}")
+        async with self._changing:
+            runtime = self.get(name)
+            runtime.online()
+            if not (runtime.row.attached and device_number(runtime.row.device)):
+                await despite_cancel(self._attach(runtime, via))
+        return await self.info(name)
+
+    async def _attach(self, runtime: VolumeRuntime, via: str) -> None:
+        device, used = await runtime.attach(via)
+        await self._reattached(runtime.name, device, used)
+        self._event("volume-attached", f"volume {runtime.name} is {device} ({used})", runtime.name)
+
+    async def _reattached(self, name: str, device: str, via: str) -> None:
+        runtime = self.get(name)
+        await self._store(runtime, replace(runtime.row, attached=True, device=device, via=via))
+        try:
+            check_own_files(
+                {"the state directory": self._paths.state, "the runtime directory": self._paths.runtime}, self.rows()
+            )
+        except VssError as error:
+            self._event("recursion", error.message, name)
+
+    async def detach(self, name: str) -> VolumeInfo:
+        """Take the block device away. Errors: VSS_E_VOLUME_IN_USE while mounted."""
+        async with self._changing:
+            await self._detach(self.get(name))
+        return await self.info(name)
+
+    async def _detach(self, runtime: VolumeRuntime) -> None:
+        row = runtime.row
+        if not row.attached:
+            return
+        mounted = [mount.path for mount in mounts_of(row.device, read_mounts())]
+        if mounted:
+            raise VssError(
+                Code.VSS_E_VOLUME_IN_USE, f"volume {row.name} is mounted at {mounted[0]}; unmount it before detaching"
+            )
+        await despite_cancel(self._detach_now(runtime))
+
+    async def _detach_now(self, runtime: VolumeRuntime) -> None:
+        await runtime.run_attach("detach")
+        await self._store(runtime, replace(runtime.row, attached=False, device="", via=""))
+        self._event("volume-detached", f"volume {runtime.name} has no device any more", runtime.name)
+
+    async def remove(self, name: str, force: bool) -> None:
+        """Stop protecting a volume whose copies are gone. Errors: VSS_E_VOLUME_IN_USE while attached, unless forced.
+
+        The shadow storage directory stays; force detaches, but never unmounts.
+        """
+        async with self._changing:
+            runtime = self.get(name)
+            if runtime.row.attached and not force:
+                raise VssError(
+                    Code.VSS_E_VOLUME_IN_USE,
+                    f"volume {name} is attached as {runtime.row.device}; detach it first, or force the removal",
+                )
+            await self._detach(runtime)
+            await despite_cancel(self._remove(runtime))
+
+    async def _remove(self, runtime: VolumeRuntime) -> None:
+        await runtime.stop()
+        await self._quiet.writable()
+        self._catalogue.remove_volume(runtime.name)
+        del self._table[runtime.name]
+        self._event("volume-removed", f"volume {runtime.name} is no longer protected", runtime.name)
+
+    async def _store(self, runtime: VolumeRuntime, row: VolumeRow) -> None:
+        await self._quiet.writable()
+        self._catalogue.put_volume(row)
+        runtime.row = row
+
+    async def _came_online(self, name: str, link: ControlLink, description: VolumeDescription) -> None:
+        if self.reconcile:
+            await self.reconcile(name, link, description)
