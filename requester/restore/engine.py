@@ -183,8 +183,9 @@ class RestoreJob:
         placement = None
         try:
             placement, mappings = self._decide(item, component)
-            placement.stage(on_bytes)
+            # Before staging, whose temporary files would count as stale.
             stale = [] if mappings else self._stale(item)
+            placement.stage(on_bytes)
             removed = placement.commit(stale)
         except (VssError, OSError) as error:
             touched = placement is not None and placement.touched

@@ -107,9 +107,8 @@ class Placement:
 
     def _make_directories(self) -> None:
         wanted = {destination: file for file, destination in self._pairs if file.kind in (DIRECTORY, PARENT)}
-        needed = set(wanted)
+        needed = {destination for file, destination in self._pairs if file.kind == DIRECTORY}
         needed |= {os.path.dirname(destination) for file, destination in self._pairs if file.kind in (REGULAR, SYMLINK)}
-        needed -= {path for path, file in wanted.items() if file.kind == PARENT and not _leads_to(path, needed)}
         for directory in sorted(needed):
             self._make_directory(directory, wanted)
 
@@ -223,10 +222,6 @@ def _ancestors(path: str) -> Iterable[str]:
     while directory != "/":
         yield directory
         directory = os.path.dirname(directory)
-
-
-def _leads_to(directory: str, needed: set[str]) -> bool:
-    return any(other.startswith(directory + "/") for other in needed)
 
 
 def _require_replaceable(path: str) -> None:
