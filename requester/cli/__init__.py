@@ -68,7 +68,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    options = parser().parse_args(arguments)
+    top = parser()
+    options, unknown = top.parse_known_args(arguments)
+    if unknown and not getattr(options, "hands_on", False):
+        top.error(f"unrecognized arguments: {' '.join(unknown)}")
+    options.handed_on = unknown
     try:
         status = int(options.run(options))
         sys.stdout.flush()

@@ -14,7 +14,6 @@ import msgspec
 from shadowset.vss.codes import code_name
 from shadowset.vss.enums import Attribute, Context
 
-_UNSAFE = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 _WORDS = {
     Attribute.CLIENT_ACCESSIBLE: "Client-accessible",
     Attribute.HARDWARE_ASSISTED: "Hardware-assisted",
@@ -26,16 +25,16 @@ _WORDS = {
 
 def printable(text: str) -> str:
     """Text from elsewhere, with control, formatting and undecodable characters written as escapes."""
-    return "".join(
-        _escape(character) if unicodedata.category(character) in _UNSAFE else character for character in text
-    )
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
 def _escape(character: str) -> str:
     number = ord(character)
     if 0xDC80 <= number <= 0xDCFF:
         return f"\\x{number - 0xDC00:02x}"
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def width_of(text: str) -> int:

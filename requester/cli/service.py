@@ -16,11 +16,11 @@ def register(commands: Commands) -> None:
         "serve",
         run_serve,
         "run the coordinator in the foreground",
-        "Run the coordinator (shadowsetd) in the foreground, in place of this command. Arguments after the\n"
-        "command's name are handed on to it.",
+        "Run the coordinator (shadowsetd) in the foreground, in place of this command. Options after the\n"
+        "command's name are handed on to it; 'shadowsetd --help' lists them.",
         "shadowset serve\nSHADOWSET_RUNTIME_DIR=/tmp/run SHADOWSET_STATE_DIR=/tmp/state shadowset serve",
     )
-    serve.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="arguments of the coordinator")
+    serve.set_defaults(hands_on=True)
     status = add_command(
         commands,
         "status",
@@ -36,7 +36,7 @@ def register(commands: Commands) -> None:
 def run_serve(options: argparse.Namespace) -> int:
     """Become the coordinator."""
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "shadowset.daemon.main", *options.arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "shadowset.daemon.main", *options.handed_on])
 
 
 def run_status(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from shadowset.vss.requester_protocol import TimelineEntry
 
 LEAST_BAR = 10
 MOST_BAR = 100
+HEADING = "start + length"
 
 
 def draw_timeline(entries: list[TimelineEntry], width: int, block: str = "█") -> str:
@@ -18,7 +19,7 @@ def draw_timeline(entries: list[TimelineEntry], width: int, block: str = "█") 
         return "no timeline was recorded"
     total = max(0.001, *(entry.end_ms for entry in entries))
     labels = [(printable(entry.actor), printable(entry.phase), _span_text(entry)) for entry in entries]
-    widths = [max(width_of(label[column]) for label in labels) for column in range(3)]
+    widths = [max(width_of(label[column]) for label in [("", "", HEADING), *labels]) for column in range(3)]
     space = min(MOST_BAR, max(LEAST_BAR, width - sum(widths) - len("  " * 3) - len("||")))
     lines = [_scale(widths, total, space)]
     for entry, (actor, phase, span) in zip(entries, labels, strict=True):
@@ -34,9 +35,8 @@ def _span_text(entry: TimelineEntry) -> str:
 
 def _scale(widths: list[int], total: float, space: int) -> str:
     end = f"{total:.1f}"
-    heading = "start + length"
     scale = f"0{end:>{space - 1}}"
-    return f"{'':{widths[0]}}  {'':{widths[1]}}  |{scale}|  {heading:>{widths[2]}}"
+    return f"{'':{widths[0]}}  {'':{widths[1]}}  |{scale}|  {HEADING:>{widths[2]}}"
 
 
 def _bar(entry: TimelineEntry, total: float, space: int, block: str) -> str:
