@@ -139,6 +139,7 @@ def _refuse_writer(code: int, message: str) -> Refused:
 
 def make_directories(paths: Paths) -> None:
     """Errors: OSError."""
-    os.makedirs(paths.state, mode=0o700, exist_ok=True)
+    for directory in (paths.state, paths.storage):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
     for directory in (paths.runtime, paths.objects, paths.mounts, f"{paths.runtime}/volumes"):
         os.makedirs(directory, mode=0o755, exist_ok=True)

@@ -58,6 +58,11 @@ class Paths:
         """The coordinator's data base."""
         return f"{self.state}/catalogue.db"
 
+    @property
+    def storage(self) -> str:
+        """Where shadow storage goes unless another place is named, a directory per volume."""
+        return f"{self.state}/storage"
+
     def volume(self, name: str) -> str:
         """Run-time directory of one volume."""
         return f"{self.runtime}/volumes/{name}"

@@ -113,6 +113,8 @@ class Stage:
             except (StageError, OSError, subprocess.SubprocessError) as error:
                 problems.append(f"could not {what}: {error}")
         for directory in (self.runtime, self.directory):
+            for point in reversed(mounted_below(directory)):
+                subprocess.run(["umount", point], stderr=subprocess.DEVNULL, timeout=60, check=False)
             if mounted_below(directory):
                 problems.append(f"left {directory} because something is still mounted below it")
             else:

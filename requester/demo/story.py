@@ -14,7 +14,7 @@ from shadowset.requester.demo.stage import Stage, StageError, end, module
 VOLUMES = (("one", "ext4", 256 << 20), ("two", "xfs", 512 << 20))
 STEPS = 8
 FARM_WRITER = "Shadowset Farm Writer"
-SQLITE_WRITER = "Shadowset SQLite Writer"
+SQLITE_WRITER = "SQLite Writer"
 
 
 def check(holds: object, claim: str) -> None:
@@ -22,6 +22,16 @@ def check(holds: object, claim: str) -> None:
     if not holds:
         raise StageError(f"this does not hold: {claim}")
     print(f"    \N{CHECK MARK} {claim}")
+
+
+def destroy(path: str) -> bool:
+    """Overwrite a file with rubbish; False when the application has just removed it."""
+    try:
+        with open(path, "r+b") as file:
+            file.write(os.urandom(max(4096, os.fstat(file.fileno()).st_size)))
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class Story:
@@ -74,7 +84,7 @@ class Story:
 
     def _remove_volumes(self) -> None:
         for name, _, _ in reversed(VOLUMES):
-            self._stage.shadowset("volume", "remove", name, "--force")
+            self._stage.run(*module("shadowset.requester.cli"), "volume", "remove", name, "--force")
 
     def _start_farm(self) -> None:
         self._title("A farm on both volumes, at work without pause")
@@ -111,7 +121,7 @@ class Story:
         order = [snapshot["original_volume"] for snapshot in record["snapshots"]]
         self._check_farm([mounts[order.index(name)] for name, _, _ in VOLUMES], "inside the shadow copies")
         for snapshot in record["snapshots"]:
-            stage.shadowset("umount", snapshot["snapshot_id"])
+            stage.run(*module("shadowset.requester.cli"), "umount", snapshot["snapshot_id"])
             stage.shadowset("delete", snapshot["snapshot_id"])
 
     def _back_up(self) -> None:
@@ -131,11 +141,7 @@ class Story:
         victims = 0
         for place in self._places:
             for top, _, files in os.walk(place):
-                for name in files:
-                    path = f"{top}/{name}"
-                    with open(path, "r+b") as file:
-                        file.write(os.urandom(max(4096, os.stat(path).st_size)))
-                    victims += 1
+                victims += sum(destroy(f"{top}/{name}") for name in files)
         self._stage.wait("the farm to notice", lambda: self._farm_now().get("state") == "damaged")
         check(victims > 5, f"{victims} files are destroyed, and the farm is {self._farm_now()['state']}")
 

@@ -1,0 +1,219 @@
+"""A whole installation in directories of its own: coordinator, two mounted volumes, and what to ask of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from shadowset.vss import provider_protocol as m
+from shadowset.vss.paths import Paths
+from shadowset.vss.wire import FrameDecoder, encode
+
+NEEDED = ("mkfs.ext4", "mkfs.xfs", "mount", "losetup", "fusermount3")
+VOLUMES = (("one", "ext4", 64 << 20), ("two", "xfs", 320 << 20))
+
+
+def wait_for(what: str, ready: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """Poll until ``ready`` answers with something true; returns that."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = ready()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited {seconds} seconds in vain for {what}"
+        time.sleep(0.02)
+
+
+class Chain:
+    """Processes and volumes; ``close`` leaves nothing behind."""
+
+    def __init__(self) -> None:
+        self.directory = tempfile.mkdtemp(prefix="ss-chain-", dir="/var/tmp")
+        self.runtime = tempfile.mkdtemp(prefix="ss-", dir="/run")
+        self.paths = Paths(self.runtime, f"{self.directory}/state")
+        self.environment = {
+            **os.environ,
+            "SHADOWSET_RUNTIME_DIR": self.runtime,
+            "SHADOWSET_STATE_DIR": self.paths.state,
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.places: dict[str, str] = {}
+        self.daemon = self.start_daemon()
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        with open(f"{self.directory}/log", "ab") as log:
+            process = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.processes.append(process)
+        return process
+
+    def module(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        return self.start(sys.executable, "-m", name, *arguments)
+
+    def start_daemon(self) -> subprocess.Popen[bytes]:
+        daemon = self.module("shadowset.daemon.main")
+        self.daemon = daemon
+        wait_for("the coordinator", self.daemon_answers)
+        return daemon
+
+    def daemon_answers(self) -> bool:
+        assert self.daemon.poll() is None, self.log()
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(self.paths.requester_socket)
+            except OSError:
+                return False
+        return True
+
+    def log(self) -> str:
+        return Path(f"{self.directory}/log").read_text(errors="replace")
+
+    def cli(self, *arguments: str, status: int = 0) -> Any:
+        """Run ``shadowset … --json``; returns what it printed."""
+        done = self.raw(*arguments, "--json")
+        assert done.returncode == status, f"{arguments}: {done.stderr}\n{self.log()[-3000:]}"
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def raw(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "shadowset.requester.cli", *arguments]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=False)
+
+    def add_volumes(self, volumes: tuple[tuple[str, str, int], ...] = VOLUMES) -> None:
+        for name, kind, size in volumes:
+            image = f"{self.directory}/{name}.img"
+            with open(image, "wb") as file:
+                file.truncate(size)
+            self.cli("volume", "add", name, image)
+            device = self.cli("volume", "attach", name)["device"]
+            place = f"{self.directory}/{name}"
+            os.mkdir(place)
+            subprocess.run([f"mkfs.{kind}", "-q", device], check=True, timeout=60)
+            subprocess.run(["mount", device, place], check=True, timeout=60)
+            self.places[name] = place
+
+    def control(self, volume: str, call: m.ToProvider, kind: Any) -> Any:
+        """One call on a provider's control socket, beside the coordinator."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(20)
+            sock.connect(self.paths.control_socket(volume))
+            sock.sendall(encode(call))
+            decoder: FrameDecoder[m.FromProvider] = FrameDecoder(m.FromProvider)
+            while True:
+                for answer in decoder.feed(sock.recv(65536)):
+                    assert isinstance(answer, m.Done), answer
+                    return msgspec.convert(answer.value, kind)
+
+    def describe(self, volume: str) -> m.VolumeDescription:
+        found: m.VolumeDescription = self.control(volume, m.Describe(1), m.VolumeDescription)
+        return found
+
+    def check_writable(self, seconds: float = 20.0) -> None:
+        """Both file systems take a durable write, so nothing is frozen and nothing is held."""
+        for name, place in self.places.items():
+            command = ["dd", "if=/dev/zero", f"of={place}/probe", "bs=4k", "count=1", "conv=fsync", "status=none"]
+            probe = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+            try:
+                assert probe.wait(seconds) == 0
+            except subprocess.TimeoutExpired:
+                raise AssertionError(f"volume {name} is still frozen or held after {seconds} seconds") from None
+
+    def close(self) -> None:
+        for place in self.places.values():
+            subprocess.run(["fsfreeze", "-u", place], stderr=subprocess.DEVNULL, timeout=60, check=False)
+            subprocess.run(["umount", place], stderr=subprocess.DEVNULL, timeout=60, check=False)
+        try:
+            if self.daemon.poll() is not None:
+                self.start_daemon()
+            for name in self.places:
+                self.raw("volume", "remove", name, "--force")
+        except AssertionError:
+            pass
+        for process in reversed(self.processes):
+            end(process)
+        for mount in mounts_below(self.runtime, self.directory):
+            subprocess.run(["umount", "-l", mount], stderr=subprocess.DEVNULL, timeout=60, check=False)
+        for pid in processes_with(self.runtime):
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.runtime, ignore_errors=True)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(15)
+
+
+def mounts_below(*directories: str) -> list[str]:
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split()[1] for line in file]
+    return [point for point in reversed(points) if point.startswith(directories)]
+
+
+def processes_with(word: str) -> list[int]:
+    """Processes of ours whose command line names this installation's runtime directory."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdecimal() and int(name) != os.getpid():
+            try:
+                if word.encode() in Path(f"/proc/{name}/cmdline").read_bytes():
+                    found.append(int(name))
+            except OSError:
+                continue
+    return found
+
+
+def leftovers(chain: Chain) -> list[str]:
+    """What is still there that names the installation: mounts, loop devices, processes."""
+    found = mounts_below(chain.runtime, chain.directory)
+    for name in os.listdir("/sys/block"):
+        try:
+            backing = Path(f"/sys/block/{name}/loop/backing_file").read_text()
+        except OSError:
+            continue
+        if chain.runtime in backing or chain.directory in backing:
+            found.append(f"/dev/{name} on {backing.strip()}")
+    return found + [f"process {pid}" for pid in processes_with(chain.runtime)]
+
+
+@pytest.fixture
+def chain() -> Iterator[Chain]:
+    if os.geteuid() or not os.path.exists("/dev/fuse"):
+        pytest.skip("needs root and /dev/fuse")
+    missing = [name for name in NEEDED if shutil.which(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    made = Chain()
+    try:
+        yield made
+    finally:
+        made.close()
+    assert not leftovers(made)
+
+
+@pytest.fixture
+def volumes(chain: Chain) -> Chain:
+    chain.add_volumes()
+    return chain
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., Any]:
+    return wait_for
