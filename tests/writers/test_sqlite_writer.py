@@ -6,6 +6,7 @@ The writer never runs inside the test's process: POSIX locks are per process, an
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import signal
 import sqlite3
@@ -346,3 +347,24 @@ def test_settings_come_from_a_file_and_mistakes_are_named(start: Any, processes:
         assert complaint in result.stderr
         assert "Traceback" not in result.stderr
     assert processes.run("-m", "shadowset.writers.sqlite.main").returncode == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start a process that is not")
+def test_it_needs_no_rights_but_those_on_the_database(processes: Any, coordinator: Any, runtime: str) -> None:
+    nobody = 65534
+    os.chmod(runtime, 0o755)
+    os.chmod(coordinator.path, 0o777)
+    home = Path(runtime, "data")
+    home.mkdir()
+    path = make_database(home / "a.db")
+    os.chown(home, nobody, nobody)
+    os.chown(path, nobody, nobody)
+    processes.start("-m", "shadowset.writers.sqlite.main", str(path), user=nobody, group=nobody, extra_groups=[])
+    side = coordinator.writer()
+    freeze(side, path)
+    connection = sqlite3.connect(path, timeout=0)
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        connection.execute("BEGIN IMMEDIATE")
+    connection.close()
+    side.ok(E.THAW)
+    side.ok(E.PRE_RESTORE, components=chosen(path, selected_for_restore=True))
