@@ -1,0 +1,134 @@
+"""The way through FUSE: a bridge process serves the export as a file, under a loop device with direct I/O."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from shadowset.nbd_provider.attach import fuse, loop, protect, state, usage
+from shadowset.nbd_provider.attach.client import NEGOTIATION_TIMEOUT_S
+from shadowset.nbd_provider.attach.disk import FILE_NAME
+from shadowset.nbd_provider.attach.state import Attachment
+from shadowset.vss.codes import Code, VssError
+
+_START_S = NEGOTIATION_TIMEOUT_S + 10.0
+_END_S = 10.0
+
+
+def attach(directory: str, attachment: Attachment, dead_time: float) -> None:
+    """Fills in ``device``, ``pid`` and ``started`` of ``attachment`` and saves it on the way.
+
+    Errors: VssError; what is there by then is found and removed by ``clean``.
+    """
+    mount = _mount(directory)
+    os.makedirs(mount, mode=0o700, exist_ok=True)
+    child = _spawn(directory, attachment, dead_time)
+    attachment.pid, attachment.started = child.pid, state.start_time(child.pid)
+    state.save(directory, attachment)
+    about = _answer(child, attachment.name, directory)
+    attachment.device = loop.attach_loop(
+        f"{mount}/{FILE_NAME}", read_only=about["read_only"], direct_io=True, block_size=about["sector_size"]
+    )
+
+
+def works(directory: str, attachment: Attachment) -> bool:
+    """Whether bridge, mount and loop device are all there. Does not ask the server, which may be restarting."""
+    return (
+        _bridge_runs(attachment)
+        and usage.mounted_at(_mount(directory))
+        and loop.backing_file(attachment.device) == f"{_mount(directory)}/{FILE_NAME}"
+    )
+
+
+def clean(directory: str, attachment: Attachment | None, name: str, abort: bool) -> None:
+    """Removes loop device, mount and bridge, as many as there are; with ``abort`` requests under way fail.
+
+    Errors: VssError while the device is in use; then nothing was removed.
+    """
+    mount = _mount(directory)
+    devices = loop.devices_on(f"{mount}/{FILE_NAME}")
+    for device in devices:
+        usage.refuse_when_used(device, name)
+    if abort and usage.mounted_at(mount):
+        fuse.unmount(mount, abort=True)
+    for device in devices:
+        loop.detach_loop(device)
+    while usage.mounted_at(mount) and fuse.unmount(mount, abort):
+        pass
+    if attachment is not None and _bridge_runs(attachment):
+        _end(attachment)
+    protect.leave(_group(name))
+    _remove_files(directory)
+
+
+def _remove_files(directory: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{directory}/bridge.log")
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(_mount(directory))
+
+
+def _mount(directory: str) -> str:
+    return f"{directory}/bridge"
+
+
+def _group(name: str) -> str:
+    return f"shadowset-bridge-{name}"
+
+
+def _bridge_runs(attachment: Attachment) -> bool:
+    return attachment.pid > 0 and state.start_time(attachment.pid) == attachment.started != 0
+
+
+def _spawn(directory: str, attachment: Attachment, dead_time: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "shadowset.nbd_provider.attach.bridge"]
+    command += ["--nbd", attachment.nbd, "--export", attachment.export, "--mount", _mount(directory)]
+    command += ["--group", _group(attachment.name), "--dead-time", str(dead_time)]
+    with open(f"{directory}/bridge.log", "ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd="/",
+            start_new_session=True,
+        )
+
+
+def _answer(child: subprocess.Popen[bytes], name: str, directory: str) -> dict[str, Any]:
+    """The bridge's one line, when it has mounted. Errors: VssError with the bridge's own sentence."""
+    assert child.stdout is not None
+    with child.stdout:
+        ready, _, _ = select.select([child.stdout], [], [], _START_S)
+        line = child.stdout.readline() if ready else b""
+    if not line:
+        message = f"the bridge of volume {name} did not start: {_last_line(directory)}"
+        raise VssError(Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, message)
+    about: dict[str, Any] = json.loads(line)
+    if "error" in about:
+        raise VssError(Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, f"cannot attach volume {name}: {about['error']}")
+    return about
+
+
+def _last_line(directory: str) -> str:
+    with open(f"{directory}/bridge.log", encoding="utf-8", errors="replace") as file:
+        lines = file.read().split("\n")
+    return next((line for line in reversed(lines) if line.strip()), "it said nothing")
+
+
+def _end(attachment: Attachment) -> None:
+    """The bridge ends by itself without its mount; a bridge that does not is killed."""
+    deadline = time.monotonic() + _END_S
+    while _bridge_runs(attachment):
+        if time.monotonic() > deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(attachment.pid, signal.SIGKILL)
+            return
+        time.sleep(0.01)

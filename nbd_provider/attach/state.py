@@ -1,0 +1,119 @@
+"""What is known of an attached volume: ``attach.json`` in its run-time directory, a lock, and the name in /dev."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from shadowset.vss.codes import Code, VssError
+
+_LOCK_WAIT_S = 60.0
+
+
+class Attachment(msgspec.Struct):
+    """One attached volume. ``device`` is "" while attaching.
+
+    ``pid`` and ``started`` (clock ticks since boot) identify the bridge of the FUSE way; ``index`` is N of
+    ``/dev/nbdN``. ``boot`` tells state that a reboot has made stale.
+    """
+
+    name: str
+    via: str
+    nbd: str
+    export: str
+    boot: str
+    link: str
+    device: str = ""
+    pid: int = 0
+    started: int = 0
+    index: int = -1
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def start_time(pid: int) -> int:
+    """When a process started, in clock ticks since boot; 0 when there is none or it is a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] in "ZX" else int(fields[19])
+
+
+def load(directory: str) -> Attachment | None:
+    """The saved attachment, or None; a file that cannot be read counts as none, for leftovers are found without it."""
+    try:
+        with open(f"{directory}/attach.json", "rb") as file:
+            return msgspec.json.decode(file.read(), type=Attachment)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def save(directory: str, attachment: Attachment) -> None:
+    """Writes ``attach.json`` whole."""
+    path = f"{directory}/attach.json"
+    with open(f"{path}.new", "wb") as file:
+        file.write(msgspec.json.encode(attachment))
+    os.replace(f"{path}.new", path)
+
+
+def forget(directory: str) -> None:
+    """Removes ``attach.json``."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{directory}/attach.json")
+
+
+def make_link(link: str, device: str) -> None:
+    """Points ``link`` at ``device``, replacing an older one. Errors: VssError."""
+    try:
+        os.makedirs(os.path.dirname(link), exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{link}.new")
+        os.symlink(device, f"{link}.new")
+        os.replace(f"{link}.new", link)
+    except OSError as error:
+        raise VssError(Code.E_ACCESSDENIED, f"cannot make {link} for {device}: {error.strerror}") from error
+
+
+def drop_link(link: str, device: str) -> None:
+    """Removes ``link`` if it still points at ``device``."""
+    with contextlib.suppress(OSError):
+        if os.readlink(link) == device:
+            os.unlink(link)
+
+
+@contextlib.contextmanager
+def lock(directory: str) -> Iterator[None]:
+    """One attach, detach or reconnect of a volume at a time. Errors: VssError after a minute of waiting."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + _LOCK_WAIT_S
+        while not _try_lock(fd):
+            if time.monotonic() > deadline:
+                message = f"another shadowset-attach is at work in {directory}: wait for it, or end it"
+                raise VssError(Code.VSS_E_VOLUME_IN_USE, message)
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:
+            return False
+        raise
+    return True
