@@ -84,12 +84,12 @@ def set_text(copies: list[SnapshotProperties], all_ids: list[str] | None = None)
             copy.original_volume,
             size_text(copy.size),
             copy.status.name.lower(),
-            copy.exposed_name,
             attributes_text(copy.attributes),
+            copy.exposed_name,
         ]
         for copy in copies
     ]
-    columns = ["SHADOW COPY", "ID", "VOLUME", "SIZE", "STATE", "MOUNTED ON", "ATTRIBUTES"]
+    columns = ["SHADOW COPY", "ID", "VOLUME", "SIZE", "STATE", "ATTRIBUTES", "MOUNTED ON"]
     return f"{heading}\n{table(columns, rows, right=(3,), indent='  ')}"
 
 

@@ -30,6 +30,7 @@ def register(commands: Commands) -> None:
         "shadowset umount 1c9e\nshadowset umount /mnt/yesterday",
     )
     umount.add_argument("copy", metavar="ID", help="the copy: id, device name or number, or where it is mounted")
+    add_json(umount)
 
 
 def run_mount(options: argparse.Namespace) -> int:
@@ -52,6 +53,7 @@ def run_umount(options: argparse.Namespace) -> int:
     """Unmount a copy."""
     from shadowset.requester.backup_components import BackupComponents
     from shadowset.requester.cli.identify import find_copy
+    from shadowset.requester.cli.output import emit_json
 
     with BackupComponents(client="shadowset umount") as calls:
         copies = calls.query()
@@ -59,4 +61,6 @@ def run_umount(options: argparse.Namespace) -> int:
         mounted = [copy for copy in copies if copy.exposed_name and copy.exposed_name == place]
         copy = mounted[0] if mounted else find_copy(options.copy, copies)
         calls.unexpose_snapshot(copy.snapshot_id)
+    if options.json:
+        emit_json({"snapshot_id": copy.snapshot_id, "path": copy.exposed_name})
     return 0

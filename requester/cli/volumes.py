@@ -111,6 +111,7 @@ def _register_remove(actions: Commands) -> None:
     )
     remove.add_argument("name", metavar="NAME", help="the volume")
     remove.add_argument("--force", action="store_true", help="also when it has shadow copies, which are deleted")
+    add_json(remove)
 
 
 def parse_size(text: str) -> int:
@@ -129,11 +130,17 @@ def run_add(options: argparse.Namespace) -> int:
     from shadowset.vss.paths import Paths
 
     paths = Paths.from_environment(os.environ)
-    storage = os.path.abspath(options.storage or f"{paths.state}/storage/{options.name}")
+    storage = os.path.abspath(options.storage) if options.storage else _default_storage(paths.state, options.name)
     with Administration(paths, client="shadowset volume add") as administration:
         volume = administration.volume_add(options.name, os.path.abspath(options.origin), storage, options.chunk_size)
     _tell(options, volume, f"Volume {volume.name} is protected; 'shadowset volume attach {volume.name}' comes next.")
     return 0
+
+
+def _default_storage(state: str, name: str) -> str:
+    """A place in the state directory; its parent is made here, since the coordinator asks that it be there."""
+    os.makedirs(f"{state}/storage", mode=0o700, exist_ok=True)
+    return os.path.abspath(f"{state}/storage/{name}")
 
 
 def run_attach(options: argparse.Namespace) -> int:
@@ -159,11 +166,14 @@ def run_detach(options: argparse.Namespace) -> int:
 def run_remove(options: argparse.Namespace) -> int:
     """Remove a volume."""
     from shadowset.requester.administration import Administration
-    from shadowset.requester.cli.output import printable, say
+    from shadowset.requester.cli.output import emit_json, printable, say
 
     with Administration(client="shadowset volume remove") as administration:
         administration.volume_remove(options.name, options.force)
-    say(f"Volume {printable(options.name)} is no longer protected.")
+    if options.json:
+        emit_json({"name": options.name, "removed": True})
+    else:
+        say(f"Volume {printable(options.name)} is no longer protected.")
     return 0
 
 

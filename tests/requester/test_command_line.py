@@ -217,7 +217,7 @@ def test_list(run: Any, two: Any) -> None:
     assert status == 0 and out.count("Shadow copy set ") == 2
     lines = out.splitlines()
     header = lines[1]
-    assert header.split() == ["SHADOW", "COPY", "ID", "VOLUME", "SIZE", "STATE", "MOUNTED", "ON", "ATTRIBUTES"]
+    assert header.split() == ["SHADOW", "COPY", "ID", "VOLUME", "SIZE", "STATE", "ATTRIBUTES", "MOUNTED", "ON"]
     column = header.index("ATTRIBUTES")
     assert all(line[column:].startswith("Persistent") for line in lines if "Persistent" in line)
     assert run("list", "--volume", "wal")[1].count("HarddiskVolumeShadowCopy") == 1
