@@ -13,6 +13,7 @@ Invariants, each with what keeps it:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class PlannedSnapshot:
     device_number: int = 0
     number: int = 0
     hold_sent: float = 0.0
+    held: bool = False
     commit_sent: bool = False
     drain_ms: float = 0.0
     hold_ms: float = 0.0
@@ -70,6 +72,7 @@ class Cut:
         self._roots: list[FrozenRoot] = []
         self._first_commit = 0.0
         self._thawing: asyncio.Task[list[str]] | None = None
+        self._strays: list[asyncio.Future[Released]] = []
 
     # ---- before the writers are frozen ----
 
@@ -122,7 +125,8 @@ class Cut:
             await self._commit()
             self.check_unbroken()
         except BaseException:
-            await despite_cancel(self._let_go())
+            with contextlib.suppress(asyncio.CancelledError):  # the first cause is the one that counts
+                await despite_cancel(self._let_go())
             raise
         troubles = await despite_cancel(self._let_go())
         if troubles:
@@ -172,6 +176,7 @@ class Cut:
             )
         except VssError as error:
             raise self._failed(each, "hold", each.hold_sent, error) from None
+        each.held = True
         each.drain_ms = held.drain_ms
         self._timeline.add(f"volume {each.volume}", "hold", each.hold_sent)
 
@@ -214,16 +219,21 @@ class Cut:
     # ---- letting go ----
 
     async def _let_go(self) -> list[VssError]:
-        """Release, thaw, put away. Writes flow before the thaw, since thawing writes to the device."""
+        """Release and thaw, then put away.
+
+        The releases are sent first, since thawing writes to the device; but no thaw waits for the answer of a provider
+        that may be stuck.
+        """
         try:
-            troubles = [error for error in await asyncio.gather(*map(self._release_one, self._snapshots)) if error]
+            releasing = asyncio.gather(*map(self._release_one, self._snapshots))
+            await asyncio.sleep(0)
             thawing = self._thawing = asyncio.ensure_future(thaw_roots(self._roots, self._foreign))
+            thawing.add_done_callback(lambda _: self._thawed())
             done, _ = await asyncio.wait([thawing], timeout=THAW_PATIENCE_S)
+            troubles = [error for error in await releasing if error]
             if done:
                 troubles += [VssError(Code.VSS_E_UNEXPECTED, sentence) for sentence in thawing.result()]
-                self._thawed()
             else:
-                thawing.add_done_callback(lambda _: self._thawed())
                 sentence = f"thawing takes longer than {THAW_PATIENCE_S:.0f} s; it goes on, and the guardian stays"
                 troubles.append(VssError(Code.VSS_E_UNEXPECTED, sentence))
             return troubles
@@ -238,6 +248,11 @@ class Cut:
 
     async def _release_one(self, each: PlannedSnapshot) -> VssError | None:
         if not each.hold_sent:
+            return None
+        if not each.held:  # it may be stuck: tell it, but let nobody wait for it
+            stray = asyncio.ensure_future(each.provider.release(each.volume))
+            stray.add_done_callback(lambda task: task.cancelled() or task.exception())
+            self._strays.append(stray)
             return None
         started = time.monotonic()
         sentence = f"volume {each.volume} did not let its writes go within {RELEASE_MS} ms; its gate opens by itself"

@@ -16,7 +16,7 @@ import time
 from shadowset.daemon import guardian
 from shadowset.daemon.freeze import FrozenRoot, thaw_descriptor
 from shadowset.daemon.mounts import read_mounts
-from shadowset.daemon.process import within
+from shadowset.daemon.process import in_thread, within
 from shadowset.vss.codes import Code, VssError
 
 START_MS = 10_000
@@ -97,7 +97,7 @@ class GuardianLink:
         except OSError:
             pass
         self._close()
-        asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+        in_thread(self._process.wait)
 
     def _send(self, line: str) -> None:
         try:

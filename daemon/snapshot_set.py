@@ -173,13 +173,12 @@ class SnapshotSetMaker:
         either: list[asyncio.Future[Any]] = [task, self._alarm]
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if self._alarm.done():
-                raise self._alarm.result()
-            return task.result()
+            if task.done() and not self._alarm.done():
+                return task.result()
         finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            task.cancel()
+            (outcome,) = await asyncio.gather(task, return_exceptions=True)
+        raise outcome if isinstance(outcome, VssError) else self._alarm.result()
 
     def _cut_deadline(self) -> float:
         """When the first of the frozen writers' windows, or the longest freeze allowed, ends."""
@@ -229,7 +228,10 @@ class SnapshotSetMaker:
                 await each.provider.post_final_commit(each.volume, each.snapshot_id)
             except VssError as error:
                 log.warning("%s; the copy is finished when the provider is back", error)
-            self._house.objects.write(device_object(copy, self._house.volumes.get(each.volume).row))
+            try:
+                self._house.objects.write(device_object(copy, self._house.volumes.get(each.volume).row))
+            except OSError as error:
+                log.error("the device object of shadow copy %s cannot be described: %s", copy.snapshot_id, error)
         names = ", ".join(each.volume for each in self.plan.snapshots) or "no volume"
         self._house.event("set-created", f"shadow copy set of {names}", set_id=record.set_id)
 

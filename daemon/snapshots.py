@@ -101,7 +101,7 @@ class Snapshots:
     # ---- exposing ----
 
     async def expose(self, snapshot_id: str, path: str) -> str:
-        """Mount a copy; the mount point. Errors: VSS_E_OBJECT_ALREADY_EXISTS when exposed already, and those of mounting."""
+        """Mount a copy; the mount point. Errors: VSS_E_OBJECT_ALREADY_EXISTS when it is exposed, and mounting's."""
         async with self._changing:
             copy = self.get(snapshot_id)
             if copy.exposed_name:
