@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from slow_control import SlowControl
 
 HERE = os.path.dirname(__file__)
 PHASES = ("prepare-backup", "prepare-snapshot", "freeze", "hold", "thaw", "post-snapshot", "backup-complete")
@@ -29,57 +29,92 @@ def registered(chain: Any) -> bool:
     return any(entry["name"] == "Phase Writer" and entry["connected"] for entry in chain.cli("writers"))
 
 
-def start_requester(chain: Any, number: int) -> subprocess.Popen[bytes]:
-    process: subprocess.Popen[bytes] = chain.module(
-        "shadowset.requester.cli", "backup", f"{chain.directory}/backup-{number}", "--json"
-    )
-    return process
+def online(chain: Any) -> bool:
+    return all(entry["state"] == "online" for entry in chain.cli("volume", "list"))
+
+
+class Attempt:
+    """One backup that is brought to a phase and robbed of one of its parties there."""
+
+    def __init__(self, chain: Any, phase: str, slow: SlowControl, wait_until: Any) -> None:
+        self._chain, self._phase, self._slow, self._wait_until = chain, phase, slow, wait_until
+        self._writer = start_writer(chain, phase)
+        wait_until("the writer to be registered", lambda: registered(chain))
+        self._provider = chain.describe("one").pid
+        if phase == "hold":
+            slow.arm()
+        self._requester = chain.module(
+            "shadowset.requester.cli", "backup", f"{chain.directory}/backup-{phase}", "--json"
+        )
+
+    def reach(self) -> None:
+        """Wait for the phase. In ``hold`` both file systems are frozen and the first volume's writes are held."""
+        if self._phase == "hold":
+            assert self._slow.held.wait(30), "the second provider was never asked to hold"
+            self._wait_until("the first volume's hold", lambda: self._chain.describe("one").holding)
+        else:
+            mark = f"{self._chain.runtime}/phase/reached"
+            self._wait_until(f"the set to reach {self._phase}", lambda: os.path.exists(mark))
+
+    def kill(self, victim: str) -> None:
+        pids = {
+            "requester": self._requester.pid,
+            "writer": self._writer.pid,
+            "daemon": self._chain.daemon.pid,
+            "provider": self._provider,
+        }
+        os.kill(pids[victim], signal.SIGKILL)
+
+    def let_go(self) -> None:
+        """Let everybody who is left go on, to whatever end."""
+        self._slow.leave.set()
+        with open(f"{self._chain.runtime}/phase/leave", "w", encoding="ascii"):
+            pass
+        self._requester.wait(90)
+
+    def close(self) -> None:
+        self._writer.kill()
+        self._writer.wait(10)
+
+
+def robbed(chain: Any, phase: str, victim: str, slow: SlowControl, wait_until: Any) -> None:
+    """Bring a backup to the phase and kill the victim there."""
+    attempt = Attempt(chain, phase, slow, wait_until)
+    try:
+        attempt.reach()
+        attempt.kill(victim)
+    finally:
+        attempt.let_go()
+    chain.check_writable()
+    if victim == "daemon":
+        chain.daemon.wait(10)
+        chain.start_daemon()
+    attempt.close()
+
+
+@pytest.fixture
+def slow(volumes: Any) -> Iterator[SlowControl]:
+    """The coordinator reaches the second provider through ``SlowControl``."""
+    volumes.daemon.terminate()
+    volumes.daemon.wait(20)
+    made = SlowControl(volumes.paths.control_socket("two"))
+    volumes.start_daemon()
+    yield made
+    made.leave.set()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("victim", VICTIMS)
-def test_kill(volumes: Any, wait_until: Any, victim: str) -> None:
+def test_kill(volumes: Any, slow: SlowControl, wait_until: Any, victim: str) -> None:
     chain = volumes
-    for number, phase in enumerate(PHASES):
-        writer = start_writer(chain, phase)
-        wait_until("the writer to be registered", lambda: registered(chain))
-        providers = {name: chain.describe(name).pid for name in chain.places}
-        if phase == "hold":
-            os.kill(providers["two"], signal.SIGSTOP)
-        requester = start_requester(chain, number)
-        try:
-            if phase == "hold":
-                wait_until("writes to be held on the first volume", lambda: chain.describe("one").holding)
-            else:
-                wait_until(f"the set to reach {phase}", lambda: os.path.exists(f"{chain.runtime}/phase/reached"))
-            pid = {
-                "requester": requester.pid,
-                "writer": writer.pid,
-                "daemon": chain.daemon.pid,
-                "provider": providers["one"],
-            }[victim]
-            os.kill(pid, signal.SIGKILL)
-        finally:
-            if phase == "hold":
-                os.kill(providers["two"], signal.SIGCONT)
-        with open(f"{chain.runtime}/phase/leave", "w", encoding="ascii"):
-            pass
-        requester.wait(90)
-        chain.check_writable()
-        if victim == "daemon":
-            chain.daemon.wait(10)
-            chain.start_daemon()
-        writer.kill()
-        writer.wait(10)
+    for phase in PHASES:
+        robbed(chain, phase, victim, slow, wait_until)
         wait_until("the volumes to be online", lambda: online(chain))
         chain.check_writable()
-        copies_left = chain.cli("list")
-        assert copies_left in ([], {"sets": []}), f"{victim} killed in {phase} left {json.dumps(copies_left)}"
+        wait_until(f"the copies to go after {victim} was killed in {phase}", lambda: not chain.cli("list"))
         record = chain.cli("create", *chain.places)
         assert len(record["snapshots"]) == len(chain.places), f"no next set after {victim} was killed in {phase}"
         chain.cli("delete", record["set_id"])
-
-
-def online(chain: Any) -> bool:
-    return all(entry["state"] == "online" for entry in chain.cli("volume", "list"))
+        for name in chain.places:
+            assert chain.describe(name).copies == [], f"{victim} killed in {phase} left a copy on {name}"
