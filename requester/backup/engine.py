@@ -106,9 +106,8 @@ class BackupJob:
             calls.set_backup_succeeded(component.key, number not in self._reasons)
         calls.backup_complete().result()
         self._note_failed_writers(calls, plan, "after the backup")
-        entries = self._component_entries(plan)
         mounts = {volume.name: volume.mount_points for volume in volumes}
-        manifest = self._manifest(plan, record, entries)
+        manifest = self._manifest(plan, record)
         manifest.volumes = [
             bundle.ManifestVolume(name=name, snapshot_id=snapshot_id, mount_points=mounts[name])
             for name, snapshot_id in snapshots.items()
@@ -170,6 +169,7 @@ class BackupJob:
             if number not in self._reasons and (listing := self._list(number, component, exposed)) is not None
         }
         directories = component_directories(plan.components)
+        self._observer.phase("copying the files")
         on_bytes = self._observer.begin(sum(listing.size for listing in listings.values()))
         for number, listing in listings.items():
             self._copy_component(number, plan.components[number], listing, target, directories[number], on_bytes)
@@ -206,14 +206,12 @@ class BackupJob:
 
     # ---- the record ----
 
-    def _component_entries(self, plan: JobPlan) -> list[bundle.ManifestComponent]:
+    def _component_entries(
+        self, plan: JobPlan, files_of: dict[tuple[str, str], list[bundle.ManifestFile]]
+    ) -> list[bundle.ManifestComponent]:
         entries = []
         for number, component in enumerate(plan.components):
-            mine = [
-                file
-                for file in self._files
-                if (file.writer_id, file.component) == (component.writer.writer_id, component.info.full_path)
-            ]
+            mine = files_of.get((component.writer.writer_id, component.info.full_path), [])
             entries.append(
                 bundle.ManifestComponent(
                     writer_id=component.writer.writer_id,
@@ -230,21 +228,22 @@ class BackupJob:
             )
         return entries
 
-    def _manifest(self, plan: JobPlan, record: SetRecord, entries: list[bundle.ManifestComponent]) -> bundle.Manifest:
+    def _manifest(self, plan: JobPlan, record: SetRecord) -> bundle.Manifest:
         from shadowset import __version__
 
-        return bundle.Manifest(
+        manifest = bundle.Manifest(
             version=__version__,
             created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
             host=socket.gethostname(),
             set_id=record.set_id,
             backup_type=self._choice.backup_type.name,
             skew_ms=record.skew_ms,
-            components=entries,
             dropped=[dropped_text(one) for one in plan.dropped],
             skipped=self._skipped,
             files=self._files,
         )
+        manifest.components = self._component_entries(plan, manifest.files_by_component())
+        return manifest
 
     def _save_documents(self, calls: BackupComponents, plan: JobPlan, target: Target) -> list[bundle.ManifestDocument]:
         documents = [_save(target, bundle.COMPONENTS_DOCUMENT, calls.save_as_xml(), None)]

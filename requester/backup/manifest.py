@@ -106,6 +106,13 @@ class Manifest(msgspec.Struct, omit_defaults=True, kw_only=True):
     skipped: list[str] = []
     files: list[ManifestFile] = []
 
+    def files_by_component(self) -> dict[tuple[str, str], list[ManifestFile]]:
+        """The files of each component, by class id and full path."""
+        found: dict[tuple[str, str], list[ManifestFile]] = {}
+        for file in self.files:
+            found.setdefault((file.writer_id, file.component), []).append(file)
+        return found
+
     @property
     def total_bytes(self) -> int:
         """Bytes of all regular files."""

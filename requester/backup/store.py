@@ -1,4 +1,7 @@
-"""The directory that a backup is written to: where each file goes, and copying it there."""
+"""The directory that a backup is written to: where each file goes, and copying it there.
+
+Hard links are copied as files of their own.
+"""
 
 from __future__ import annotations
 

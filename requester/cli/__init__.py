@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 
 EXIT_OK = 0
 EXIT_FAILURE = 1
@@ -73,6 +75,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown and not getattr(options, "hands_on", False):
         top.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.handed_on = unknown
+    # A name that the terminal's character set cannot show must not end a command half-way.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _run(options)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """Let everything be cleaned up on the way out, as after Ctrl-C."""
+    sys.exit(128 + number)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         status = int(options.run(options))
         sys.stdout.flush()

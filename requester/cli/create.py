@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
         status = _execute(calls, record, options.command) if options.command else 0
         complete(calls, context)
     _report(options, record)
-    return status
+    return status or _warn(record)
 
 
 def _execute(calls: BackupComponents, record: SetRecord, command: str) -> int:
@@ -96,6 +96,17 @@ def _execute(calls: BackupComponents, record: SetRecord, command: str) -> int:
     for copy in record.snapshots:
         calls.unexpose_snapshot(copy.snapshot_id)
     return status if status >= 0 else 128 - status
+
+
+def _warn(record: SetRecord) -> int:
+    """Say which writers failed without vetoing: for them the set is as after a crash."""
+    from shadowset.requester.backup.engine import has_failed, writer_failure_text
+    from shadowset.requester.cli.output import note
+
+    failed = [writer for writer in record.writers if has_failed(writer)]
+    for writer in failed:
+        note(f"shadowset: the set was made, but {writer_failure_text(writer)}")
+    return 1 if failed else 0
 
 
 def _report(options: argparse.Namespace, record: SetRecord) -> None:

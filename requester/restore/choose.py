@@ -82,11 +82,12 @@ def choose(
     that cannot be restored by itself.
     """
     items: list[RestoreItem] = []
+    files_of = manifest.files_by_component()
     for selector in wanted if wanted is not None else (None,):
         found = [
-            _item(manifest, component, _metadata_of(component, metadata), selector)
+            _item(manifest, files_of, component, _metadata_of(component, metadata), selector)
             for component in manifest.components
-            if _is_meant(component, _metadata_of(component, metadata), selector, manifest)
+            if _is_meant(component, _metadata_of(component, metadata), selector)
             and not any(_excludes(one, component, _metadata_of(component, metadata)) for one in excluded)
         ]
         if selector is not None and not found:
@@ -106,9 +107,7 @@ def _metadata_of(component: ManifestComponent, metadata: dict[tuple[str, str], W
         ) from None
 
 
-def _is_meant(
-    component: ManifestComponent, metadata: WriterMetadata, selector: Selector | None, manifest: Manifest
-) -> bool:
+def _is_meant(component: ManifestComponent, metadata: WriterMetadata, selector: Selector | None) -> bool:
     if selector is None:
         return component.succeeded
     if not selector.names(metadata):
@@ -130,7 +129,11 @@ def _excludes(selector: Selector, component: ManifestComponent, metadata: Writer
 
 
 def _item(
-    manifest: Manifest, component: ManifestComponent, metadata: WriterMetadata, selector: Selector | None
+    manifest: Manifest,
+    files_of: dict[tuple[str, str], list[ManifestFile]],
+    component: ManifestComponent,
+    metadata: WriterMetadata,
+    selector: Selector | None,
 ) -> RestoreItem:
     explicit = [
         one.full_path
@@ -142,12 +145,8 @@ def _item(
     members = [selection.member or selection.defining]
     members += implied_components(metadata, [members[0].full_path]) if members[0].selectable else ()
     paths = {member.full_path for member in members}
-    files = [
-        file
-        for file in manifest.files
-        if (file.writer_id, file.component) == (component.writer_id, component.full_path)
-        and (file.member or file.component) in paths
-    ]
+    mine = files_of.get((component.writer_id, component.full_path), [])
+    files = [file for file in mine if (file.member or file.component) in paths]
     return RestoreItem(component, metadata, tuple(members), files, selection.member)
 
 

@@ -93,6 +93,8 @@ class RestoreJob:
     def run_to(self, directory: str) -> RestoreReport:
         """Put the files below a new or empty directory, in their original tree, without any writer.
 
+        Attributes that the directory's file system cannot have are left out.
+
         Errors: VssError, after which nothing is left there.
         """
         _texts, items = self._open()
@@ -101,7 +103,8 @@ class RestoreJob:
         if os.path.lexists(top) and (not os.path.isdir(top) or os.listdir(top)):
             raise VssError(Code.E_INVALIDARG, f"{directory} is not an empty directory; name an empty or new one")
         on_bytes = self._observer.begin(sum(file.size for item in items for file in item.files))
-        placement = Placement(self._source, [(file, f"{top}{file.path}") for item in items for file in item.files])
+        pairs = [(file, f"{top}{file.path}") for item in items for file in item.files]
+        placement = Placement(self._source, pairs, strict=False)
         placement.stage(on_bytes)
         placement.commit()
         self._observer.end()

@@ -35,8 +35,10 @@ PREFIX = ".shadowset-restore-"
 class Placement:
     """Where the files of one component go: pairs of manifest entry and destination."""
 
-    def __init__(self, bundle: str, pairs: Iterable[tuple[ManifestFile, str]]) -> None:
+    def __init__(self, bundle: str, pairs: Iterable[tuple[ManifestFile, str]], strict: bool = True) -> None:
+        """Not ``strict`` forgives attributes that the destination cannot have."""
         self._bundle = bundle
+        self._strict = strict
         self._pairs = list(pairs)
         self._token = PREFIX + secrets.token_hex(4)
         self._staged: list[tuple[str, str]] = []
@@ -123,7 +125,7 @@ class Placement:
                 self._made.append(path)
                 file = wanted.get(path)
                 if file is not None:
-                    _apply_to_directory(path, file)
+                    _apply_to_directory(path, file, self._strict)
 
     def _stage_one(self, number: int, file: ManifestFile, destination: str, on_bytes: OnBytes) -> None:
         temporary = f"{os.path.dirname(destination)}/{self._token}-{number}"
@@ -131,7 +133,7 @@ class Placement:
         if file.kind == SYMLINK:
             with writing(destination):
                 os.symlink(file.link, temporary)
-                apply_attributes(temporary, file.attributes, strict=True)
+                apply_attributes(temporary, file.attributes, strict=self._strict)
             return
         self._write(file, temporary, destination, on_bytes)
         with writing(destination):
@@ -153,7 +155,7 @@ class Placement:
             try:
                 written = copy_contents(source, target, destination, on_bytes)
                 with writing(destination):
-                    apply_attributes(target, file.attributes, strict=True)
+                    apply_attributes(target, file.attributes, strict=self._strict)
                     os.fsync(target)
             finally:
                 os.close(target)
@@ -173,7 +175,7 @@ class Placement:
         for file, destination in sorted(own, key=lambda pair: pair[1], reverse=True):
             if os.path.isdir(destination) and not os.path.islink(destination):
                 with writing(destination):
-                    _apply_to_directory(destination, file)
+                    _apply_to_directory(destination, file, self._strict)
 
 
 def stale_files(
@@ -236,10 +238,10 @@ def _require_replaceable(path: str) -> None:
         )
 
 
-def _apply_to_directory(path: str, file: ManifestFile) -> None:
+def _apply_to_directory(path: str, file: ManifestFile, strict: bool) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        apply_attributes(descriptor, file.attributes, strict=True)
+        apply_attributes(descriptor, file.attributes, strict=strict)
     finally:
         os.close(descriptor)
 

@@ -429,3 +429,55 @@ def test_serve_becomes_the_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit):
         cli.main(["serve", "--log-level", "debug"])
     assert seen == [(sys.executable, [sys.executable, "-m", "shadowset.daemon.main", "--log-level", "debug"])]
+
+
+def test_termination_cleans_up_like_control_c(coordinator: Any, data: Path, tmp_path: Path, eventually: Any) -> None:
+    coordinator.hang_on = "backup-complete"
+    process = started("backup", str(tmp_path / "b"))
+    try:
+        assert eventually(lambda: "backup-complete" in coordinator.names(), 15)
+        assert (tmp_path / "b" / "files").exists()
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=15)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, err) == (143, "")
+    assert coordinator.names()[-1] == "abort-backup" and not (tmp_path / "b").exists()
+
+
+def test_a_set_that_a_writer_failed_in_is_told(run: Any, two: Any) -> None:
+    writer = two.writers[0]
+    two.status[writer.instance_id] = WriterStatus(
+        writer.writer_id, writer.instance_id, writer.name, WriterState.FAILED_AT_POST_SNAPSHOT
+    )
+    status, out, err = run("create", "data")
+    assert status == 1 and "Shadow copy set" in out
+    assert err == "shadowset: the set was made, but writer SQLite Writer failed at post snapshot\n"
+
+
+def test_progress_is_shown_on_a_terminal(coordinator: Any, data: Path, tmp_path: Path) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    code = "import sys; from shadowset.requester.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "backup", str(tmp_path / "b")],
+        stdout=subprocess.PIPE, stderr=theirs, check=True, text=True,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "making the shadow copies …" in shown
+    assert re.search(r"copying the files: 53\.7 KiB of 53\.7 KiB \(100%\), .*/s\r\n", shown)
+    assert "backed up" in done.stdout
+
+
+def test_names_that_the_terminal_cannot_show(coordinator: Any, data: Path) -> None:
+    coordinator.volumes["größe"] = ""
+    code = "import sys; from shadowset.requester.cli import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "volume", "list"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "gr\\xf6\\xdfe" in done.stdout
