@@ -19,7 +19,7 @@ class CopyTable:
         self._rows: dict[int, layout.Entry] = {}
         for index in range(header.capacity):
             entry = layout.Entry.unpack(os.pread(self._fd, layout.ENTRY_SIZE, layout.entry_offset(index)))
-            if entry is not None:
+            if entry is not None and entry.state != layout.STATE_DELETED:
                 self._rows[index] = entry
         self.live: list[int] = []
         self._refresh()

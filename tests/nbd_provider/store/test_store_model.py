@@ -113,6 +113,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def copies_are_exact(self) -> None:
+        assert {entry.copy_id for entry in self.store.table.entries} == set(self.copies)
         for copy, content in self.copies.items():
             reader = self.readers.get(copy) or CopyReader(self.storage, self.origin, copy)
             assert reader.read(0, SIZE) == content

@@ -1,0 +1,232 @@
+"""What changed since a shadow copy, read from shadow storage beside the writer, from any process and without locks.
+
+A chunk's word in ``head`` carries the label of its newest slot: the number of the newest copy that lived when the chunk
+was copied out. From that alone it follows what changed:
+
+- *Since copy a, until now*: exactly the chunks whose label is at least a's number. While a lives, the newest living
+  copy's number is at least a's, and the writer stores a word with that label before it changes the origin. No word
+  falls below a's number again, because a slot is garbage only when no living copy's number lies in (label before it,
+  its own label], and the oldest slot with a label of at least a's number has a there.
+- *Since copy a, until copy b*: exactly the chunks whose oldest slot with a label of at least a's number has a label
+  below b's. That slot was filled between the two cuts. It cannot become garbage while a lives, so once both cuts are
+  made the answer for a chunk is final, however long the writer goes on.
+- After a power loss ``head`` is made anew from durable slots. Slots are durable while any persistent copy lives, so a
+  persistent a misses nothing; an auto-release a is gone.
+
+A chunk that was copied out for a write that never came (the provider died in between) counts as changed; a chunk that
+changed always counts. Which moment does the answer describe? Since a until now: every write that was finished before
+the call is in it, one that is under way may be. So make the next cut first, then ask what changed between the two,
+and read the changed chunks from the later copy. Each answer counts only if the copies still live after the look:
+numbers are never given twice and a copy never comes back, so whoever lives after it lived during it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.files import Segments, read_header
+from shadowset.vss.codes import Code, VssError
+
+WORD: Final = 8
+BLOCK_WORDS: Final = 8192
+TRIES: Final = 100
+_MARKED = re.compile(rb"\x01+")
+
+
+class ChangesLost(OSError):
+    """A copy that the question is about was deleted or given up; only a full backup helps."""
+
+
+class Run(NamedTuple):
+    """``count`` consecutive changed chunks from ``first`` on."""
+
+    first: int
+    count: int
+
+
+class CopyRow:
+    """A copy's row in the table. Errors: VSS_E_OBJECT_NOT_FOUND when no living copy has this id."""
+
+    def __init__(self, storage: str, table: int, capacity: int, copy_id: UUID) -> None:
+        self._table = table
+        self.copy_id = copy_id
+        for index in range(capacity):
+            self._offset = layout.entry_offset(index)
+            entry = self._read()
+            if entry is not None and entry.copy_id == copy_id and entry.state in layout.LIVE_STATES:
+                self.number = entry.number
+                return
+        raise VssError(
+            Code.VSS_E_OBJECT_NOT_FOUND,
+            f"shadow copy {copy_id} is not in shadow storage {storage}, so what changed since it is not known; "
+            "make a full backup",
+        )
+
+    def _read(self) -> layout.Entry | None:
+        """The row, looked at again while the writer is just changing it."""
+        for _ in range(TRIES):
+            try:
+                return layout.Entry.unpack(os.pread(self._table, layout.ENTRY_SIZE, self._offset))
+            except ValueError:
+                continue
+        return None
+
+    def check(self) -> None:
+        """Errors: ChangesLost when the copy no longer lives."""
+        entry = self._read()
+        if entry is None or entry.number != self.number or entry.state not in layout.LIVE_STATES:
+            reason = f"shadow copy {self.copy_id} no longer exists, so what changed since it is not known"
+            raise ChangesLost(errno.ESTALE, f"{reason}; make a full backup")
+
+
+class ChangeReader:
+    """What changed since one copy, until another one or until now; ``chunk_size`` and ``size`` in bytes.
+
+    Errors: VSS_E_OBJECT_NOT_FOUND when a copy is not there, E_INVALIDARG when ``until`` is not the later one.
+    """
+
+    def __init__(self, storage: str, since: UUID, until: UUID | None = None) -> None:
+        header = read_header(storage)
+        self.chunk_size = header.chunk_size
+        self.size = header.size
+        self.chunks = layout.chunk_count(header.size, header.chunk_size)
+        self._table = os.open(f"{storage}/table", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._since = CopyRow(storage, self._table, header.capacity, since)
+            self._until = None if until is None else CopyRow(storage, self._table, header.capacity, until)
+            if self._until is not None and self._until.number <= self._since.number:
+                message = f"shadow copy {until} is not later than {since}; ask for changes the other way round"
+                raise VssError(Code.E_INVALIDARG, message)
+            self._head = os.open(f"{storage}/head", os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException:
+            os.close(self._table)
+            raise
+        self._segments = Segments(storage, header.chunk_size)
+
+    def runs(self, first: int = 0, last: int | None = None) -> Iterator[Run]:
+        """Changed chunks from ``first`` to ``last`` inclusive, in order. Errors: ChangesLost, OSError."""
+        stop = self.chunks if last is None else min(last + 1, self.chunks)
+        begin = end = 0
+        for at, words in self._blocks(first, stop):
+            marks = self._marks(at, words)
+            self._check()
+            for match in _MARKED.finditer(marks):
+                if at + match.start() != end:
+                    if end > begin:
+                        yield Run(begin, end - begin)
+                    begin = at + match.start()
+                end = at + match.end()
+        self._check()
+        if end > begin:
+            yield Run(begin, end - begin)
+
+    def _check(self) -> None:
+        self._since.check()
+        if self._until is not None:
+            self._until.check()
+
+    def _blocks(self, first: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        """Words of ``head`` that are on disk or in memory at all; holes were never copied out."""
+        at, end = first * WORD, stop * WORD
+        while at < end:
+            try:
+                at = os.lseek(self._head, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                raise
+            hole = min(end, os.lseek(self._head, at, os.SEEK_HOLE))
+            while at < hole:
+                count = min(BLOCK_WORDS, (hole - at) // WORD)
+                yield at // WORD, self._words(at // WORD, count)
+                at += count * WORD
+
+    def _words(self, first: int, count: int) -> bytes:
+        """Words read twice alike: a word that was being stored meanwhile would differ, so none is torn."""
+        before = os.pread(self._head, count * WORD, first * WORD)
+        while (again := os.pread(self._head, count * WORD, first * WORD)) != before:
+            before = again
+        return before
+
+    def _marks(self, first: int, words: bytes) -> bytes:
+        """One byte for each word: 1 where the chunk changed."""
+        since = at_least(words, self._since.number)
+        if self._until is None or not since:
+            return _expand(since, words)
+        late = since & at_least(words, self._until.number)
+        marks = bytearray(_expand(since & ~late, words))
+        for match in _MARKED.finditer(_expand(late, words)):
+            for index in range(match.start(), match.end()):
+                marks[index] = self._walk(first + index)
+        return bytes(marks)
+
+    def _walk(self, chunk: int) -> bool:
+        """Whether the chunk changed between the two cuts, for one that changed after the second one as well."""
+        for attempt in range(TRIES):
+            word = int.from_bytes(self._words(chunk, 1), "little")
+            try:
+                return self._oldest_label(word)
+            except OSError:  # the writer has just given the segment's space back: the chain has another way by now
+                self._check()
+                if attempt == TRIES - 1:
+                    raise
+        return True
+
+    def _oldest_label(self, word: int) -> bool:
+        assert self._until is not None
+        since, until = self._since.number, self._until.number
+        while word and (label := word >> layout.SLOT_BITS) >= since:
+            if label < until:
+                return True
+            word = self._segments.previous_head(layout.head_slot(word))
+        return False
+
+    def close(self) -> None:
+        """Let go of all files."""
+        self._segments.close()
+        os.close(self._head)
+        os.close(self._table)
+
+
+@lru_cache(maxsize=64)
+def _tables(byte: int) -> tuple[bytes, bytes, bytes]:
+    """Translations of a byte to 1 where it is at least, above, or exactly ``byte``, else to 0."""
+    above = bytes(byte + 1) + b"\1" * (255 - byte)
+    return bytes(byte) + b"\1" * (256 - byte), above, bytes(byte) + b"\1" + bytes(255 - byte)
+
+
+def at_least(words: bytes, number: int) -> int:
+    """Which words have a label of at least ``number``: byte *i* of the integer, little-endian, is 1 for word *i*.
+
+    The label's three bytes are compared for all words at once, since this looks at every chunk of a volume.
+    """
+    low, middle, high = number.to_bytes(3, "little")
+    (low_least, _, _), (_, middle_above, middle_same), (_, high_above, high_same) = map(_tables, (low, middle, high))
+
+    def marks(place: int, table: bytes) -> int:
+        return int.from_bytes(words[place::WORD].translate(table), "little")
+
+    tail = marks(6, middle_above) | marks(6, middle_same) & marks(5, low_least)
+    return marks(7, high_above) | marks(7, high_same) & tail
+
+
+def _expand(marks: int, words: bytes) -> bytes:
+    return marks.to_bytes(len(words) // WORD, "little")
+
+
+def changed_runs(
+    storage: str, since: UUID, until: UUID | None = None, first_chunk: int = 0, last_chunk: int | None = None
+) -> list[Run]:
+    """Chunks that changed since copy ``since``, until copy ``until`` or until now; see ChangeReader for the errors."""
+    reader = ChangeReader(storage, since, until)
+    try:
+        return list(reader.runs(first_chunk, last_chunk))
+    finally:
+        reader.close()
