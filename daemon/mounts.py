@@ -7,7 +7,7 @@ import re
 import stat
 from dataclasses import dataclass
 
-_ESCAPE = re.compile(r"\\([0-7]{3})")
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,7 @@ def parse_mountinfo(text: str) -> list[Mount]:
 
 
 def _plain(field: str) -> str:
-    return (
-        os.fsdecode(_ESCAPE.sub(lambda match: chr(int(match[1], 8)), field).encode("latin-1", "surrogateescape"))
-        if ("\\" in field)
-        else field
-    )
+    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), os.fsencode(field)))
 
 
 def read_mounts() -> list[Mount]:
