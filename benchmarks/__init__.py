@@ -1,0 +1,1 @@
+"""Figures against named peers, each from a run that anyone can repeat."""
