@@ -115,7 +115,7 @@ def fio(directory: str, seconds: int, *arguments: str) -> float:
     if seconds:
         command += ["--time_based", f"--runtime={seconds}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    job = json.loads(done.stdout)["jobs"][0]
+    job = json.loads(done.stdout[done.stdout.index("{") :])["jobs"][0]
     return float(job["read"]["iops"] + job["write"]["iops"])
 
 
@@ -131,8 +131,8 @@ def cut(directory: str) -> None:
             answers = []
             while not answers:
                 answers = decoder.feed(sock.recv(65536))
-            if isinstance(answers[0], m.Failed):
-                raise RuntimeError(answers[0].message)
+            if not isinstance(answers[0], m.Done):
+                raise RuntimeError(answers[0].message)  # noqa: TRY004 - a refusal, not a wrong type
 
 
 def measure(peer: Peer, seconds: int) -> dict[str, float]:
@@ -159,9 +159,9 @@ def table(medians: dict[str, dict[str, float]], rounds: int) -> str:
     lines = [f"Medians of {rounds} alternating rounds, operations per second; one connection, queue depth 16.", ""]
     lines += ["| load | " + " | ".join(peers) + " | shadowset / best other |", "|---" * (len(peers) + 2) + "|"]
     for row in rows:
-        cells = [f"{medians[peer][row]:,.0f}" if row in medians[peer] else "–" for peer in peers]
+        cells = [f"{medians[peer][row]:,.0f}" if row in medians[peer] else "-" for peer in peers]
         others = [medians[peer][row] for peer in peers if peer != "shadowset" and row in medians[peer]]
-        ratio = f"{medians['shadowset'][row] / max(others):.2f}" if others else "–"
+        ratio = f"{medians['shadowset'][row] / max(others):.2f}" if others else "-"
         lines.append(f"| {row} | " + " | ".join(cells) + f" | {ratio} |")
     return "\n".join(lines) + "\n"
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from shadowset.requester.cli import parser
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -51,8 +53,6 @@ def test_the_example_writer_of_the_readme_is_python() -> None:
 
 
 def test_the_commands_of_the_readme_exist() -> None:
-    from shadowset.requester.cli import build_parser
-
     top = parser()
     text = (ROOT / "README.md").read_text()
     commands = re.findall(r"^    shadowset ([a-z][^#\n&]*)", text, flags=re.MULTILINE)
