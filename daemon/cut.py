@@ -47,6 +47,7 @@ class PlannedSnapshot:
     device_number: int = 0
     number: int = 0
     hold_sent: float = 0.0
+    gate_opens: float = 0.0
     held: bool = False
     commit_sent: bool = False
     drain_ms: float = 0.0
@@ -169,6 +170,7 @@ class Cut:
 
     async def _hold_one(self, each: PlannedSnapshot, timeout_ms: int) -> None:
         each.hold_sent = time.monotonic()
+        each.gate_opens = each.hold_sent + timeout_ms / 1000
         sentence = f"volume {each.volume} could not hold its writes within {timeout_ms} ms"
         try:
             held: Held = await within(
@@ -192,8 +194,7 @@ class Cut:
         await together(*(self._commit_one(each) for each in self._snapshots))
         ended = time.monotonic()
         for each in self._snapshots:
-            opens = each.hold_sent + self._house.limits.hold_ms / 1000
-            if ended >= opens:
+            if ended >= each.gate_opens:
                 raise VssError(
                     Code.VSS_E_HOLD_WRITES_TIMEOUT,
                     f"volume {each.volume} was held for {(ended - each.hold_sent) * 1000:.0f} ms before all volumes of "
@@ -205,7 +206,7 @@ class Cut:
     async def _commit_one(self, each: PlannedSnapshot) -> None:
         started = time.monotonic()
         each.commit_sent = True
-        left_ms = (each.hold_sent - started) * 1000 + self._house.limits.hold_ms
+        left_ms = (each.gate_opens - started) * 1000
         work = each.provider.commit(each.volume, each.snapshot_id, self._set_id, self.created_ns, self._persistent)
         sentence = f"volume {each.volume} was not cut while its writes were held"
         try:

@@ -37,6 +37,7 @@ class FrozenRoot:
     descriptor: int
     frozen: bool = False
     foreign: bool = False
+    given_up: bool = False
     frozen_at: float = 0.0
     thawed_at: float = 0.0
     freezing: asyncio.Future[None] | None = field(default=None, repr=False)
@@ -133,10 +134,12 @@ def _future(root: FrozenRoot) -> asyncio.Future[None]:
 
 
 def _freeze(root: FrozenRoot, on_foreign: Callable[[FrozenRoot], None]) -> None:
+    _syncfs(root)
+    if root.given_up:
+        return
     root.frozen_at = time.monotonic()
     root.frozen = True  # before the call: from here on it has to be thawed, whatever becomes of us
     try:
-        _syncfs(root)
         fcntl.ioctl(root.descriptor, FIFREEZE, 0)
     except OSError as error:
         root.frozen = False
@@ -147,9 +150,6 @@ def _freeze(root: FrozenRoot, on_foreign: Callable[[FrozenRoot], None]) -> None:
             return  # written out, and held at the block level by the provider, like a crash
         code = Code.VSS_E_VOLUME_IN_USE if root.foreign else Code.VSS_E_FLUSH_WRITES_TIMEOUT
         raise VssError(code, _freeze_sentence(root, error)) from None
-    except VssError:
-        root.frozen = False
-        raise
 
 
 def _freeze_sentence(root: FrozenRoot, error: OSError) -> str:
@@ -174,6 +174,7 @@ async def thaw_roots(roots: list[FrozenRoot], on_thawed: Callable[[FrozenRoot], 
 
 
 async def _thaw_one(root: FrozenRoot, on_thawed: Callable[[FrozenRoot], None]) -> str:
+    root.given_up = True
     if root.freezing is not None:
         await asyncio.wait([root.freezing])
         root.freezing.exception()

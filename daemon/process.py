@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 
 from shadowset.vss.codes import Code, VssError
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -60,6 +62,8 @@ async def despite_cancel(work: Coroutine[Any, Any, T]) -> T:
         except BaseException:
             break
     if cancelled:
+        if not task.cancelled() and task.exception():
+            log.warning("work that was finished in spite of a cancellation failed: %s", task.exception())
         raise asyncio.CancelledError
     return task.result()
 

@@ -25,7 +25,7 @@ from shadowset.daemon.writer_session import WriterSession
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError, code_name
 from shadowset.vss.documents import components_to_xml
-from shadowset.vss.wire import PROTOCOL_VERSION
+from shadowset.vss.wire import PROTOCOL_VERSION, FrameError
 
 log = logging.getLogger(__name__)
 
@@ -122,9 +122,15 @@ class RequesterSession:
                 call, VssError(Code.VSS_E_UNEXPECTED, f"an internal error, which the coordinator's log has: {error!r}")
             )
         else:
-            self._connection.send(rp.Result(call.seq, value))
+            self._succeed(call, value)
         finally:
             self._current = None
+
+    def _succeed(self, call: rp.Call, value: Any) -> None:
+        try:
+            self._connection.send(rp.Result(call.seq, value))
+        except FrameError as error:
+            self._fail(call, VssError(error.code, f"the answer is too long to be sent; ask for less: {error.message}"))
 
     async def _perform(self, call: rp.Call) -> Any:
         self._sequence.check(call)

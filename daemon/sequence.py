@@ -88,9 +88,13 @@ def _restore(state: Sequence, call: rp.Call) -> None:
 
 
 def _session(state: Sequence, call: rp.Call) -> None:
-    _require(bool(state.kind), f"{_tag(call)} needs a session; call initialize-for-backup or -restore first")
+    _status(state, call)
     if state.kind == "backup":
         _backup(state, call)
+
+
+def _status(state: Sequence, call: rp.Call) -> None:
+    _require(bool(state.kind), f"{_tag(call)} needs a session; call initialize-for-backup or -restore first")
 
 
 def _with_writers(state: Sequence, call: rp.Call) -> None:
@@ -208,7 +212,7 @@ def _abort(state: Sequence, call: rp.Call) -> None:
 
 
 def _document(state: Sequence, call: rp.Call) -> None:
-    _require(bool(state.kind), f"{_tag(call)} needs a session; call initialize-for-backup or -restore first")
+    _status(state, call)
     if state.kind == "backup":
         _after(state, call, rp.PrepareForBackup if state.writers else rp.DoSnapshotSet)
 
@@ -265,7 +269,7 @@ _RULES: dict[CallType, Callable[[Sequence, rp.Call], None]] = {
     rp.IsVolumeSupported: _backup,
     rp.AddToSnapshotSet: _add_to_set,
     rp.PrepareForBackup: _prepare,
-    rp.GatherWriterStatus: _session,
+    rp.GatherWriterStatus: _status,
     rp.DoSnapshotSet: _do_set,
     rp.BackupComplete: _complete,
     rp.AbortBackup: _abort,

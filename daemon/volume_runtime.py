@@ -136,8 +136,8 @@ class VolumeRuntime:
                 if self.link is None or self.link.lost.is_set():
                     await self._recover()
                 failures = 0
-            except VssError as error:
-                self._failed(error, failures)
+            except (VssError, OSError) as error:
+                await self._failed(error, failures)
                 failures += 1
             finally:
                 self.tried.set()
@@ -148,12 +148,15 @@ class VolumeRuntime:
                 failures = 0 if time.monotonic() - begun > STEADY_S else failures + 1
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
 
-    def _failed(self, error: VssError, failures: int) -> None:
-        self.link = None
+    async def _failed(self, error: VssError | OSError, failures: int) -> None:
+        link, self.link = self.link, None
+        if link:
+            await link.close()
         self.state = "failed" if failures + 1 >= FAILED_AFTER else "offline"
-        if error.message != self.message:
-            self._tools.event("volume-offline", f"volume {self.name} has no provider: {error.message}", self.name)
-        self.message = error.message
+        message = error.message if isinstance(error, VssError) else str(error)
+        if message != self.message:
+            self._tools.event("volume-offline", f"volume {self.name} has no provider: {message}", self.name)
+        self.message = message
 
     async def _recover(self) -> None:
         started = await self.bring_up()

@@ -428,3 +428,64 @@ def test_second_instance_is_refused(host: Any) -> None:
     assert second.wait(20) == 1
     assert f"pid {host.process.pid}" in host.log.read_text()
     assert host.answers()
+
+
+# ---- storage that stands still ----
+
+
+@pytest.fixture
+def stuck(host: Any) -> Any:
+    """A volume in an image file on a file system that can be frozen from outside: place and a way to stop it."""
+    host.start("--limit", "flush_ms=1500", "--limit", "frozen_ms=1000")
+    below = host.base / "mnt" / "below"
+    os.makedirs(below)
+    image = host.image("below")
+    os.truncate(image, 64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, str(below)], check=True)
+    with open(below / "deep.img", "wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", str(below / "deep.img")], check=True)
+    requester = host.requester()
+    requester.call(rp.VolumeAdd, "one", str(below / "deep.img"), host.storage("one"))
+    device = requester.call(rp.VolumeAttach, "one").device
+    host.loops.append(device)
+    place = str(host.base / "mnt" / "deep")
+    os.makedirs(place)
+    subprocess.run(["mount", device, place], check=True)
+    stopped = []
+
+    def stop() -> None:
+        with open(f"{place}/dirty", "wb") as file:
+            file.write(os.urandom(1 << 20))
+        subprocess.run(["fsfreeze", "--freeze", str(below)], check=True)
+        stopped.append(below)
+
+    def go() -> None:
+        while stopped:
+            subprocess.run(["fsfreeze", "--unfreeze", str(stopped.pop())], check=True)
+
+    yield place, stop, go
+    go()
+
+
+def test_flush_takes_too_long(host: Any, stuck: Any, backup: Any) -> None:
+    place, stop, go = stuck
+    run = backup(["one"], context=Context.FILE_SHARE_BACKUP)
+    stop()
+    failed(run, Code.VSS_E_FLUSH_WRITES_TIMEOUT, "1500 ms")
+    go()
+    assert writes_within(place, 10)
+    nothing_left(host, run, place)
+
+
+def test_freezing_takes_too_long(host: Any, stuck: Any, backup: Any) -> None:
+    place, stop, go = stuck
+    writer = host.writer()
+    writer.on["freeze"] = lambda e: (stop(), wp.Reply(e.seq))[1]
+    run = backup(["one"]).prepare()
+    threading.Timer(3, go).start()
+    failed(run, Code.VSS_E_FLUSH_WRITES_TIMEOUT, place)
+    assert writes_within(place, 10)
+    assert writer.names()[-1] == "abort"
+    nothing_left(host, run, place)
