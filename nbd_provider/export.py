@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from shadowset import __version__
-from shadowset.nbd_provider.exports import CopyDirectory
+from shadowset.nbd_provider.copy_export import CopyDirectory
 from shadowset.nbd_provider.process import start_logging
 from shadowset.nbd_provider.server import Server
 from shadowset.nbd_provider.store.reader import list_copies

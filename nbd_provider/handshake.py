@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
+import enum
+import logging
 import struct
 
 from shadowset.nbd_provider import protocol as p
+from shadowset.nbd_provider.block_status import Context
 from shadowset.nbd_provider.exports import Directory, Export
+from shadowset.nbd_provider.requests import ProtocolError
 from shadowset.vss.codes import VssError
 
+log = logging.getLogger(__name__)
 
-class NegotiationError(Exception):
-    """The client does not speak the protocol; the connection is to be closed."""
+NAMESPACES = (p.CONTEXT_ALLOCATION.partition(":")[0] + ":", p.CONTEXT_DIRTY.partition(":")[0] + ":", p.CONTEXT_DIRTY)
+"""Queries that list all contexts which begin with them."""
+
+
+class Tls(enum.Enum):
+    """Whether a connection may, must or cannot be encrypted."""
+
+    OFF = "off"
+    ON = "on"
+    REQUIRE = "require"
 
 
 class Negotiation:
-    """One client's negotiation. When ``export`` is set the transmission phase begins with ``rest``."""
+    """One client's negotiation. When ``export`` is set the transmission phase begins with ``rest``.
 
-    def __init__(self, directory: Directory) -> None:
+    When ``wants_tls`` is set the client waits for a TLS handshake, after which ``secured`` is to be called.
+    """
+
+    def __init__(self, directory: Directory, tls: Tls = Tls.OFF) -> None:
         self._directory = directory
+        self._tls = tls
         self._buffer = bytearray()
         self._flags_known = False
         self._no_zeroes = False
+        self._contexts: list[tuple[int, str]] = []
+        self._contexts_of = b""
+        self.structured = False
+        self.wants_tls = False
+        self.secure = False
         self.export: Export | None = None
         self.ended = False
 
@@ -36,25 +58,39 @@ class Negotiation:
         return bytes(self._buffer)
 
     def feed(self, data: bytes) -> bytes:
-        """What to answer. Errors: NegotiationError."""
+        """What to answer. Errors: ProtocolError."""
         self._buffer += data
         answer = bytearray()
         if not self._flags_known:
             if len(self._buffer) < p.CLIENT_FLAGS.size:
                 return b""
             self._take_flags()
-        while self.export is None and not self.ended:
+        while self.export is None and not self.ended and not self.wants_tls:
             option = self._take_option()
             if option is None:
                 break
             answer += self._answer(*option)
+        if self.wants_tls and self._buffer:
+            raise ProtocolError("it sent more before the TLS handshake that it asked for")
         return bytes(answer)
+
+    def secured(self) -> None:
+        """From now on all bytes come through TLS; what was agreed before counts for nothing."""
+        self.wants_tls = False
+        self.secure = True
+        self.structured = False
+        self._contexts = []
+
+    def open_contexts(self) -> list[tuple[int, Context]]:
+        """The metadata contexts that were chosen for the export, by id."""
+        assert self.export is not None
+        return [(number, self.export.open_context(name)) for number, name in self._contexts]
 
     def _take_flags(self) -> None:
         (flags,) = p.CLIENT_FLAGS.unpack_from(self._buffer)
         del self._buffer[: p.CLIENT_FLAGS.size]
         if flags & ~(p.FLAG_FIXED_NEWSTYLE | p.FLAG_NO_ZEROES):
-            raise NegotiationError(f"the client sent unknown flags 0x{flags:x}")
+            raise ProtocolError(f"it sent unknown flags 0x{flags:x}")
         self._no_zeroes = bool(flags & p.FLAG_NO_ZEROES)
         self._flags_known = True
 
@@ -63,9 +99,9 @@ class Negotiation:
             return None
         magic, option, length = p.OPTION.unpack_from(self._buffer)
         if magic != p.OPTION_MAGIC:
-            raise NegotiationError("the client sent something that is no option")
+            raise ProtocolError("it sent something that is no option")
         if length > p.MAXIMUM_OPTION:
-            raise NegotiationError(f"the client sent an option of {length} bytes")
+            raise ProtocolError(f"it sent an option of {length} bytes")
         end = p.OPTION.size + length
         if len(self._buffer) < end:
             return None
@@ -74,31 +110,75 @@ class Negotiation:
         return option, body
 
     def _answer(self, option: int, body: bytes) -> bytes:
-        if option == p.OPT_EXPORT_NAME:
-            return self._export_name(body)
         if option == p.OPT_ABORT:
             self.ended = True
             return reply(option, p.REP_ACK)
-        if option == p.OPT_LIST:
-            return self._list(body)
+        if option == p.OPT_STARTTLS:
+            return self._start_tls(body)
+        if self._tls is Tls.REQUIRE and not self.secure:
+            if option == p.OPT_EXPORT_NAME:
+                raise ProtocolError("it asked for an export without TLS, which this server requires")
+            return reply(option, p.REP_ERR_TLS_REQD, b"this server requires TLS; start it first")
+        return self._answer_open(option, body)
+
+    def _answer_open(self, option: int, body: bytes) -> bytes:
         if option in (p.OPT_INFO, p.OPT_GO):
             return self._info(option, body)
+        if option in (p.OPT_LIST_META_CONTEXT, p.OPT_SET_META_CONTEXT):
+            return self._meta_context(option, body)
+        simple = {
+            p.OPT_EXPORT_NAME: self._export_name,
+            p.OPT_LIST: self._list,
+            p.OPT_STRUCTURED_REPLY: self._structured_reply,
+        }
+        if option in simple:
+            return simple[option](body)
         return reply(option, p.REP_ERR_UNSUP, b"this server does not know the option")
+
+    def _start_tls(self, body: bytes) -> bytes:
+        if body:
+            return reply(p.OPT_STARTTLS, p.REP_ERR_INVALID, b"this option takes no data")
+        if self.secure:
+            return reply(p.OPT_STARTTLS, p.REP_ERR_INVALID, b"TLS is running already")
+        if self._tls is Tls.OFF:
+            return reply(p.OPT_STARTTLS, p.REP_ERR_UNSUP, b"this server has no TLS on this socket")
+        self.wants_tls = True
+        return reply(p.OPT_STARTTLS, p.REP_ACK)
+
+    def _structured_reply(self, body: bytes) -> bytes:
+        if body:
+            return reply(p.OPT_STRUCTURED_REPLY, p.REP_ERR_INVALID, b"this option takes no data")
+        self.structured = True
+        return reply(p.OPT_STRUCTURED_REPLY, p.REP_ACK)
+
+    # ---- exports ----
 
     def _find(self, name: bytes) -> Export | None:
         if len(name) > p.MAXIMUM_NAME:
             return None
         try:
             return self._directory.find(name.decode())
-        except (UnicodeDecodeError, VssError):
+        except UnicodeDecodeError:
             return None
+        except (VssError, OSError) as error:
+            log.warning("the export %r cannot be opened: %s", name[:80], error)
+            return None
+
+    def _flags(self, export: Export) -> int:
+        return export.flags | (p.FLAG_SEND_DF if self.structured else 0)
+
+    def _choose(self, export: Export, name: bytes) -> None:
+        """Contexts count only for the export that they were chosen for."""
+        self.export = export
+        if name != self._contexts_of:
+            self._contexts = []
 
     def _export_name(self, name: bytes) -> bytes:
         export = self._find(name)
         if export is None:
-            raise NegotiationError(f"the client asked for an export {name[:80]!r} that does not exist")
-        self.export = export
-        answer = p.EXPORT_INFO.pack(export.size, export.flags)
+            raise ProtocolError(f"it asked for an export {name[:80]!r} that does not exist")
+        self._choose(export, name)
+        answer = p.EXPORT_INFO.pack(export.size, self._flags(export))
         return answer if self._no_zeroes else answer + bytes(124)
 
     def _list(self, body: bytes) -> bytes:
@@ -125,20 +205,76 @@ class Negotiation:
             return reply(option, p.REP_ERR_UNKNOWN, b"no export has this name; ask for the list")
         answer = self._facts(option, export, wanted) + reply(option, p.REP_ACK)
         if option == p.OPT_GO:
-            self.export = export
+            self._choose(export, name)
         else:
             export.close()
         return answer
 
-    @staticmethod
-    def _facts(option: int, export: Export, wanted: tuple[int, ...]) -> bytes:
-        answer = reply(option, p.REP_INFO, struct.pack(">HQH", p.INFO_EXPORT, export.size, export.flags))
+    def _facts(self, option: int, export: Export, wanted: tuple[int, ...]) -> bytes:
+        answer = reply(option, p.REP_INFO, struct.pack(">HQH", p.INFO_EXPORT, export.size, self._flags(export)))
         if p.INFO_NAME in wanted:
             answer += reply(option, p.REP_INFO, struct.pack(">H", p.INFO_NAME) + export.name.encode())
         if p.INFO_DESCRIPTION in wanted:
             answer += reply(option, p.REP_INFO, struct.pack(">H", p.INFO_DESCRIPTION) + export.description.encode())
         sizes = struct.pack(">HIII", p.INFO_BLOCK_SIZE, p.MINIMUM_BLOCK, p.PREFERRED_BLOCK, p.MAXIMUM_PAYLOAD)
         return answer + reply(option, p.REP_INFO, sizes)
+
+    # ---- metadata contexts ----
+
+    def _meta_context(self, option: int, body: bytes) -> bytes:
+        if option == p.OPT_SET_META_CONTEXT:
+            self._contexts = []
+        if not self.structured:
+            return reply(option, p.REP_ERR_INVALID, b"metadata contexts need structured replies; ask for these first")
+        parsed = parse_queries(body)
+        if parsed is None:
+            return reply(option, p.REP_ERR_INVALID, b"the option's data is no list of queries")
+        name, queries = parsed
+        export = self._find(name)
+        if export is None:
+            return reply(option, p.REP_ERR_UNKNOWN, b"no export has this name; ask for the list")
+        try:
+            names = export.context_names()
+        except (VssError, OSError) as error:
+            log.warning("the metadata contexts of %s cannot be listed: %s", export.name, error)
+            return reply(option, p.REP_ERR_POLICY, str(error).encode())
+        finally:
+            export.close()
+        if option == p.OPT_LIST_META_CONTEXT:
+            found = [(0, context) for context in names if not queries or listed(context, queries)]
+        else:
+            found = list(enumerate((context for context in names if context in queries), 1))
+            self._contexts, self._contexts_of = found, name
+        answer = bytearray()
+        for number, context in found:
+            answer += reply(option, p.REP_META_CONTEXT, struct.pack(">I", number) + context.encode())
+        return bytes(answer) + reply(option, p.REP_ACK)
+
+
+def listed(context: str, queries: set[str]) -> bool:
+    """Whether a context is asked for by its name or by what it begins with."""
+    return context in queries or any(space in queries and context.startswith(space) for space in NAMESPACES)
+
+
+def parse_queries(body: bytes) -> tuple[bytes, set[str]] | None:
+    """Export name and queries of an option about metadata contexts, or None when it is malformed."""
+    try:
+        (length,) = struct.unpack_from(">I", body)
+        name = body[4 : 4 + length]
+        place = 4 + length
+        (count,) = struct.unpack_from(">I", body, place)
+        place += 4
+        queries = set()
+        for _ in range(count):
+            (length,) = struct.unpack_from(">I", body, place)
+            query = body[place + 4 : place + 4 + length].decode()
+            place += 4 + length
+            if length > p.MAXIMUM_NAME or ":" not in query:
+                return None
+            queries.add(query)
+    except (struct.error, UnicodeDecodeError):
+        return None
+    return (name, queries) if place == len(body) else None
 
 
 def reply(option: int, kind: int, data: bytes = b"") -> bytes:

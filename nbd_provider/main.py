@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from shadowset import __version__
 from shadowset.nbd_provider.control import ControlClient
-from shadowset.nbd_provider.exports import LiveDirectory
+from shadowset.nbd_provider.live_export import LiveDirectory
 from shadowset.nbd_provider.process import harden, start_logging
 from shadowset.nbd_provider.server import Server, listen_unix
 from shadowset.nbd_provider.store import layout

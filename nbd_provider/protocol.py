@@ -11,6 +11,7 @@ OPTION_MAGIC: Final = 0x49484156454F5054
 OPTION_REPLY_MAGIC: Final = 0x0003E889045565A9
 REQUEST_MAGIC: Final = 0x25609513
 SIMPLE_REPLY_MAGIC: Final = 0x67446698
+STRUCTURED_REPLY_MAGIC: Final = 0x668E33EF
 
 GREETING: Final = struct.Struct(">QQH")
 CLIENT_FLAGS: Final = struct.Struct(">I")
@@ -19,6 +20,13 @@ OPTION_REPLY: Final = struct.Struct(">QIII")
 REQUEST: Final = struct.Struct(">IHHQQI")
 SIMPLE_REPLY: Final = struct.Struct(">IIQ")
 EXPORT_INFO: Final = struct.Struct(">QH")
+CHUNK: Final = struct.Struct(">IHHQI")
+"""Head of a structured reply's chunk: magic, flags, type, cookie, length of what follows."""
+DATA_CHUNK: Final = struct.Struct(">IHHQIQ")
+"""The same and the offset of the data that follows."""
+HOLE: Final = struct.Struct(">QI")
+CHUNK_ERROR: Final = struct.Struct(">IH")
+DESCRIPTOR: Final = struct.Struct(">II")
 
 FLAG_FIXED_NEWSTYLE: Final = 1
 FLAG_NO_ZEROES: Final = 2
@@ -30,12 +38,17 @@ OPT_STARTTLS: Final = 5
 OPT_INFO: Final = 6
 OPT_GO: Final = 7
 OPT_STRUCTURED_REPLY: Final = 8
+OPT_LIST_META_CONTEXT: Final = 9
+OPT_SET_META_CONTEXT: Final = 10
 
 REP_ACK: Final = 1
 REP_SERVER: Final = 2
 REP_INFO: Final = 3
+REP_META_CONTEXT: Final = 4
 REP_ERR_UNSUP: Final = 0x80000001
+REP_ERR_POLICY: Final = 0x80000002
 REP_ERR_INVALID: Final = 0x80000003
+REP_ERR_TLS_REQD: Final = 0x80000005
 REP_ERR_UNKNOWN: Final = 0x80000006
 REP_ERR_TOO_BIG: Final = 0x80000009
 
@@ -50,25 +63,48 @@ FLAG_SEND_FLUSH: Final = 1 << 2
 FLAG_SEND_FUA: Final = 1 << 3
 FLAG_SEND_TRIM: Final = 1 << 5
 FLAG_SEND_WRITE_ZEROES: Final = 1 << 6
+FLAG_SEND_DF: Final = 1 << 7
 FLAG_CAN_MULTI_CONN: Final = 1 << 8
+FLAG_SEND_CACHE: Final = 1 << 10
+FLAG_SEND_FAST_ZERO: Final = 1 << 11
 
 CMD_READ: Final = 0
 CMD_WRITE: Final = 1
 CMD_DISC: Final = 2
 CMD_FLUSH: Final = 3
 CMD_TRIM: Final = 4
+CMD_CACHE: Final = 5
 CMD_WRITE_ZEROES: Final = 6
+CMD_BLOCK_STATUS: Final = 7
 CMD_NAMES: Final = {
     CMD_READ: "read",
     CMD_WRITE: "write",
     CMD_DISC: "disconnect",
     CMD_FLUSH: "flush",
     CMD_TRIM: "trim",
+    CMD_CACHE: "cache",
     CMD_WRITE_ZEROES: "write zeroes",
+    CMD_BLOCK_STATUS: "block status",
 }
 
 CMD_FLAG_FUA: Final = 1
 CMD_FLAG_NO_HOLE: Final = 2
+CMD_FLAG_DF: Final = 4
+CMD_FLAG_REQ_ONE: Final = 8
+CMD_FLAG_FAST_ZERO: Final = 16
+
+REPLY_FLAG_DONE: Final = 1
+REPLY_NONE: Final = 0
+REPLY_OFFSET_DATA: Final = 1
+REPLY_OFFSET_HOLE: Final = 2
+REPLY_BLOCK_STATUS: Final = 5
+REPLY_ERROR: Final = 0x8001
+
+CONTEXT_ALLOCATION: Final = "base:allocation"
+CONTEXT_DIRTY: Final = "qemu:dirty-bitmap:"
+STATE_HOLE: Final = 1
+STATE_ZERO: Final = 2
+STATE_DIRTY: Final = 1
 
 MINIMUM_BLOCK: Final = 1
 PREFERRED_BLOCK: Final = 4096

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from shadowset.nbd_provider.connection import Connection, Work
+from shadowset.nbd_provider.connection import Connection
 from shadowset.nbd_provider.exports import Directory
+from shadowset.nbd_provider.transmission import Work
 from shadowset.vss.codes import Code, VssError
 
 log = logging.getLogger(__name__)

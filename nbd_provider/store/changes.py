@@ -45,10 +45,10 @@ class ChangesLost(OSError):
 
 
 class Run(NamedTuple):
-    """``count`` consecutive changed chunks from ``first`` on."""
+    """Consecutive changed chunks, from ``first`` to before ``end``."""
 
     first: int
-    count: int
+    end: int
 
 
 class CopyRow:
@@ -120,12 +120,12 @@ class ChangeReader:
             for match in _MARKED.finditer(marks):
                 if at + match.start() != end:
                     if end > begin:
-                        yield Run(begin, end - begin)
+                        yield Run(begin, end)
                     begin = at + match.start()
                 end = at + match.end()
         self._check()
         if end > begin:
-            yield Run(begin, end - begin)
+            yield Run(begin, end)
 
     def _check(self) -> None:
         self._since.check()

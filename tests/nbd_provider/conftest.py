@@ -177,3 +177,8 @@ def random_image(provider: Provider) -> bytes:
     content = os.urandom(provider.size)
     Path(provider.origin).write_bytes(content)
     return content
+
+
+@pytest.fixture
+def provider_class() -> type[Provider]:
+    return Provider

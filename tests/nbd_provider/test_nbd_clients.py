@@ -137,7 +137,7 @@ def test_large_requests_and_the_limits(provider: Any, nbd_module: Any) -> None:
         lambda: client.pread(512, provider.size),
         lambda: client.pwrite(b"x" * 512, provider.size - 511),
         lambda: client.zero(512, provider.size),
-        lambda: client.cache(4096, 0),
+        lambda: client.cache(4096, provider.size),
     ):
         with pytest.raises(nbd_module.Error):
             call()

@@ -1,0 +1,186 @@
+"""Shadow copies as read-only NBD exports, read beside the process that writes their storage."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from threading import Lock
+from uuid import UUID
+
+from shadowset.nbd_provider import protocol as p
+from shadowset.nbd_provider.block_status import Allocation, Changes, Context, bitmap_names, copy_ranges, open_bitmap
+from shadowset.nbd_provider.exports import COMMON_FLAGS, read_cached
+from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.files import Segment, Segments
+from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.volume import Gate
+
+
+class SharedSegments(Segments):
+    """Segments that several threads may be the first to open."""
+
+    def __init__(self, storage: str, chunk_size: int) -> None:
+        super().__init__(storage, chunk_size)
+        self._opening = Lock()
+
+    def get(self, number: int) -> Segment:
+        """One segment. Errors: OSError."""
+        with self._opening:
+            return super().get(number)
+
+
+class CachedCopyReader(CopyReader):
+    """A reader that can also answer without waiting for a disk, and that several threads may use at a time."""
+
+    def __init__(self, storage: str, origin: str, copy_id: UUID) -> None:
+        super().__init__(storage, origin, copy_id)
+        self._segments = SharedSegments(storage, self.chunk_size)
+
+    @property
+    def origin_fd(self) -> int:
+        """The origin, for questions about its holes."""
+        return self._origin
+
+    def read_cached(self, offset: int, length: int) -> bytes | bytearray | None:
+        """Bytes of the copy from the page cache; None for what must be waited for or needs a closer look."""
+        first = offset // self.chunk_size
+        last = (offset + length - 1) // self.chunk_size
+        parts = []
+        end, chunk = offset + length, first
+        while offset < end:
+            until = self._same_place(chunk, last)
+            stop = min(end, until * self.chunk_size)
+            part = self._cached_run(chunk, until, offset, stop)
+            if part is None:
+                return None
+            parts.append(part)
+            offset, chunk = stop, until
+        if not self.alive:
+            return None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _cached_run(self, chunk: int, until: int, offset: int, stop: int) -> bytearray | None:
+        word = self._head.view[chunk]
+        slot = self._segments.find(word, self._number) if word >= self._limit else None
+        if slot is None:
+            content = read_cached(self._origin, offset, stop - offset)
+            return content if max(self._head.view[chunk:until]) < self._limit else None
+        number, _, data = layout.slot_position(slot, self.chunk_size)
+        return read_cached(self._segments.get(number).fd, data + offset - chunk * self.chunk_size, stop - offset)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """Let the kernel read ahead, in the origin and in the slots."""
+        first = offset // self.chunk_size
+        last = (offset + length - 1) // self.chunk_size
+        chunk = first
+        while chunk <= last:
+            until = self._same_place(chunk, last)
+            slot = self._segments.find(self._head.view[chunk], self._number)
+            place, fd = chunk * self.chunk_size, self._origin
+            if slot is not None:
+                number, _, place = layout.slot_position(slot, self.chunk_size)
+                fd = self._segments.get(number).fd
+            os.posix_fadvise(fd, place, (until - chunk) * self.chunk_size, os.POSIX_FADV_WILLNEED)
+            chunk = until
+
+
+class CopyExport:
+    """A shadow copy, read-only."""
+
+    gate: Gate | None = None
+
+    def __init__(self, storage: str, origin: str, copy_id: UUID, name: str) -> None:
+        self._reader = reader = CachedCopyReader(storage, origin, copy_id)
+        self._storage = storage
+        self._copied_out = Changes(storage, copy_id)
+        self._may_try = hasattr(os, "RWF_NOWAIT")
+        self.name = name
+        self.description = f"shadow copy {reader.entry.copy_id}"
+        self.size = reader.size
+        self.flags = COMMON_FLAGS | p.FLAG_READ_ONLY
+
+    def context_names(self) -> list[str]:
+        """Allocation, and what changed from each older copy to this one."""
+        return [p.CONTEXT_ALLOCATION, *bitmap_names(self._storage, self._reader.entry.number)]
+
+    def open_context(self, name: str) -> Context:
+        """One of them."""
+        if name == p.CONTEXT_ALLOCATION:
+            return Allocation(self.ranges)
+        return open_bitmap(name, self._storage, self._reader.entry.copy_id)
+
+    def read_now(self, offset: int, length: int) -> bytes | bytearray | None:
+        """Bytes of the copy from the page cache, or None; what is unusual is left to ``read``."""
+        if self._may_try:
+            try:
+                return self._reader.read_cached(offset, length)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._may_try = False
+        return None
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the copy."""
+        return self._reader.read(offset, length)
+
+    def ranges(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
+        """Where the copy has data."""
+        return copy_ranges(self._reader.origin_fd, self._copied_out, offset, end)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """Let the kernel read ahead."""
+        self._reader.prefetch(offset, length)
+
+    def _refuse(self) -> OSError:
+        return OSError(errno.EPERM, f"{self.description} is read-only")
+
+    def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Nothing to do: what follows is refused."""
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Refused."""
+        raise self._refuse()
+
+    def trim(self, offset: int, length: int) -> None:
+        """Refused."""
+        raise self._refuse()
+
+    def zeroes_fast(self, may_punch: bool) -> bool:
+        """It is not zeroed at all."""
+        return False
+
+    def zero(self, offset: int, length: int, may_punch: bool, fast: bool) -> bool:
+        """Refused."""
+        raise self._refuse()
+
+    def flush(self) -> None:
+        """Nothing to make durable."""
+
+    def close(self) -> None:
+        """Close the files of this reader."""
+        self._reader.close()
+        self._copied_out.close()
+
+
+class CopyDirectory:
+    """The living copies of one shadow storage, by copy id."""
+
+    def __init__(self, storage: str, origin: str, entries: Callable[[], list[layout.Entry]]) -> None:
+        self._storage = storage
+        self._origin = origin
+        self._entries = entries
+
+    def names(self) -> list[str]:
+        """Copy ids, oldest first."""
+        return [str(entry.copy_id) for entry in self._entries()]
+
+    def find(self, name: str) -> CopyExport | None:
+        """The copy with this id; the newest one by default."""
+        for entry in reversed(self._entries()):
+            if name.lower() in ("", str(entry.copy_id)):
+                return CopyExport(self._storage, self._origin, entry.copy_id, str(entry.copy_id))
+        return None

@@ -1,0 +1,129 @@
+"""The live volume as an NBD export."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from shadowset.nbd_provider import protocol as p
+from shadowset.nbd_provider.block_status import Allocation, Context, bitmap_names, file_ranges, open_bitmap
+from shadowset.nbd_provider.exports import COMMON_FLAGS, read_cached
+from shadowset.nbd_provider.origin import FALLOC_FL_ZERO_RANGE, UNSUPPORTED
+from shadowset.nbd_provider.store.reclaim import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
+from shadowset.nbd_provider.volume import Gate, Volume
+
+WRITE_FLAGS: Final = p.FLAG_SEND_FUA | p.FLAG_SEND_TRIM | p.FLAG_SEND_WRITE_ZEROES | p.FLAG_SEND_FAST_ZERO
+
+
+class LiveExport:
+    """The live volume."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._fd = volume.origin.fd
+        self._may_try = hasattr(os, "RWF_NOWAIT")
+        self._slow_modes: set[int] = set()
+        self.name = volume.name
+        self.description = f"live volume {volume.name}"
+        self.size = volume.origin.size
+        self.flags = COMMON_FLAGS | WRITE_FLAGS
+
+    @property
+    def gate(self) -> Gate | None:
+        """The volume's gate."""
+        return self._volume.gate
+
+    def context_names(self) -> list[str]:
+        """Allocation, and what changed since each living copy."""
+        return [p.CONTEXT_ALLOCATION, *bitmap_names(self._volume.store.storage)]
+
+    def open_context(self, name: str) -> Context:
+        """One of them."""
+        if name == p.CONTEXT_ALLOCATION:
+            return Allocation(self.ranges)
+        return open_bitmap(name, self._volume.store.storage)
+
+    def read_now(self, offset: int, length: int) -> bytes | bytearray | None:
+        """Bytes from the page cache, or None when a disk would have to be waited for."""
+        if self._may_try:
+            try:
+                return read_cached(self._fd, offset, length)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                self._may_try = False
+        return self._volume.read(offset, length)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes, waiting for the disk."""
+        return self._volume.read(offset, length)
+
+    def ranges(self, offset: int, end: int) -> Iterator[tuple[int, int]]:
+        """Where the origin has data."""
+        return file_ranges(self._fd, offset, end)
+
+    def prefetch(self, offset: int, length: int) -> None:
+        """Let the kernel read ahead."""
+        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+
+    def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Copy out what the batch is about to overwrite."""
+        self._volume.prepare_write(ranges)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Overwrite."""
+        self._volume.write(offset, data)
+
+    def trim(self, offset: int, length: int) -> None:
+        """Discard what no copy needs; the rest keeps its content, so that a discard never fills the shadow storage."""
+        for start, count in self._volume.store.preserved(offset, length):
+            self._volume.origin.trim(start, count)
+
+    def _fast_mode(self, may_punch: bool) -> int:
+        """How to zero without writing. A block device may write when it must not punch, so that is never tried."""
+        if may_punch:
+            return FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+        return 0 if self._volume.origin.is_block else FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE
+
+    def zeroes_fast(self, may_punch: bool) -> bool:
+        """Until it was tried once without success."""
+        return self._fast_mode(may_punch) not in (0, *self._slow_modes)
+
+    def zero(self, offset: int, length: int, may_punch: bool, fast: bool) -> bool:
+        """Make the range read as zeros."""
+        if not fast:
+            self._volume.origin.zero(offset, length, may_punch)
+            return True
+        mode = self._fast_mode(may_punch)
+        try:
+            fallocate(self._fd, mode, offset, length)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            self._slow_modes.add(mode)
+            return False
+        return True
+
+    def flush(self) -> None:
+        """fdatasync of the origin; all connections write through one descriptor, so it covers them all."""
+        self._volume.flush()
+
+    def close(self) -> None:
+        """Nothing: the volume outlives its connections."""
+
+
+class LiveDirectory:
+    """The one live volume, under its name and as the default."""
+
+    def __init__(self, volume: Volume) -> None:
+        self._export = LiveExport(volume)
+
+    def names(self) -> list[str]:
+        """The volume's name."""
+        return [self._export.name]
+
+    def find(self, name: str) -> LiveExport | None:
+        """The live volume."""
+        return self._export if name in ("", self._export.name) else None

@@ -1,0 +1,126 @@
+"""Replies of NBD's transmission phase: built in the form that was negotiated, queued, sent many at a time.
+
+Errors carry a sentence when the client takes structured replies. A simple reply is allowed in both forms for what has
+no payload, and is the shorter one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Final
+
+from shadowset.nbd_provider import protocol as p
+from shadowset.nbd_provider.block_status import Extent
+
+MAX_PIECES: Final = 512
+LARGEST_ZERO_CHECK: Final = 1 << 20
+
+Data = bytes | bytearray
+Piece = tuple[int, int, Data | None]
+"""Offset, length and the data, or None for a hole."""
+
+
+@lru_cache(maxsize=16)
+def _zeros(length: int) -> bytes:
+    return bytes(length)
+
+
+def reads_as_zero(data: Data) -> bool:
+    """Whether data that is not too large to look at is all zeros."""
+    if data[0] or data[-1] or len(data) > LARGEST_ZERO_CHECK:
+        return False
+    return data == _zeros(len(data))
+
+
+class Replies:
+    """The bytes that go to one client, in order."""
+
+    def __init__(self) -> None:
+        self.structured = False
+        self.unsent = 0
+        self._out: deque[Data | memoryview] = deque()
+
+    def __bool__(self) -> bool:
+        return bool(self._out)
+
+    def raw(self, data: bytes) -> None:
+        """Bytes of the negotiation."""
+        if data:
+            self._out.append(data)
+
+    def done(self, cookie: int) -> None:
+        """The request succeeded and has no payload."""
+        self._out.append(p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, 0, cookie))
+
+    def data(self, cookie: int, offset: int, data: Data, whole: bool = False) -> None:
+        """All data of a read; ``whole`` when the client wants zeros as data, too."""
+        length = len(data)
+        out = self._out
+        if not self.structured:
+            out.append(p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, 0, cookie))
+        elif whole or not reads_as_zero(data):
+            magic, done, kind = p.STRUCTURED_REPLY_MAGIC, p.REPLY_FLAG_DONE, p.REPLY_OFFSET_DATA
+            out.append(p.DATA_CHUNK.pack(magic, done, kind, cookie, length + 8, offset))
+        else:
+            self._chunk(p.REPLY_OFFSET_HOLE, cookie, p.HOLE.pack(offset, length), True)
+            return
+        out.append(data)
+        self.unsent += length
+
+    def pieces(self, cookie: int, pieces: Sequence[Piece]) -> None:
+        """Data and holes of a read, which together are what was asked for; needs structured replies."""
+        last = len(pieces) - 1
+        for number, (offset, length, data) in enumerate(pieces):
+            if data is None:
+                self._chunk(p.REPLY_OFFSET_HOLE, cookie, p.HOLE.pack(offset, length), number == last)
+            else:
+                self._chunk(p.REPLY_OFFSET_DATA, cookie, offset.to_bytes(8, "big"), number == last, length)
+                self._out.append(data)
+                self.unsent += length
+
+    def status(self, cookie: int, answers: Sequence[tuple[int, Sequence[Extent]]]) -> None:
+        """Extents by context id."""
+        last = len(answers) - 1
+        for number, (context, extents) in enumerate(answers):
+            body = bytearray(context.to_bytes(4, "big"))
+            for length, flags in extents:
+                body += p.DESCRIPTOR.pack(length, flags)
+            self._chunk(p.REPLY_BLOCK_STATUS, cookie, body, number == last)
+            self.unsent += len(body)
+
+    def error(self, cookie: int, number: int, sentence: str) -> None:
+        """The request failed; ``number`` is the protocol's."""
+        if self.structured:
+            text = sentence.encode(errors="replace")[: p.MAXIMUM_NAME].decode(errors="ignore").encode()
+            self._chunk(p.REPLY_ERROR, cookie, p.CHUNK_ERROR.pack(number, len(text)) + text, True)
+        else:
+            self._out.append(p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, number, cookie))
+
+    def _chunk(self, kind: int, cookie: int, body: Data, done: bool, following: int = 0) -> None:
+        flags = p.REPLY_FLAG_DONE if done else 0
+        length = len(body) + following
+        self._out.append(p.CHUNK.pack(p.STRUCTURED_REPLY_MAGIC, flags, kind, cookie, length) + body)
+
+    def send(self, sendmsg: Callable[[list[Data | memoryview]], int]) -> None:
+        """Send as much as is taken. Errors: BlockingIOError when the rest must wait, OSError."""
+        out = self._out
+        while out:
+            pieces = list(out) if len(out) <= MAX_PIECES else [out[i] for i in range(MAX_PIECES)]
+            sent = sendmsg(pieces)
+            self._drop(sent, len(pieces))
+        self.unsent = 0
+
+    def _drop(self, sent: int, count: int) -> None:
+        out = self._out
+        if count == len(out) and sent == sum(map(len, out)):
+            out.clear()
+            return
+        while sent:
+            size = len(out[0])
+            if sent < size:
+                out[0] = memoryview(out[0])[sent:]
+                return
+            sent -= size
+            out.popleft()

@@ -1,0 +1,107 @@
+"""Requests of NBD's transmission phase, cut out of the bytes that a client sent."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from shadowset.nbd_provider import protocol as p
+
+BUFFER: Final = 1 << 20
+KEPT_BUFFER: Final = 4 << 20
+LEAST_ROOM: Final = 64 * 1024
+"""There is always room for this much, so that a whole TLS record fits whatever came before it."""
+
+
+class ProtocolError(Exception):
+    """The client does not speak the protocol; the connection is to be closed."""
+
+
+class Request(NamedTuple):
+    """One request; ``data`` lies in the buffer until the next receive."""
+
+    kind: int
+    flags: int
+    cookie: int
+    offset: int
+    length: int
+    data: memoryview
+
+
+class RequestBuffer:
+    """Where received bytes wait until their request is complete."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray(BUFFER)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+
+    def room(self) -> memoryview:
+        """Where to receive; at least LEAST_ROOM bytes."""
+        return self._view[self._end :]
+
+    def received(self, count: int) -> None:
+        """So many bytes have come."""
+        self._end += count
+
+    def take(self) -> bytes:
+        """All that is there, for the negotiation."""
+        data = bytes(self._view[self._start : self._end])
+        self._start = self._end = 0
+        return data
+
+    def put(self, data: bytes) -> None:
+        """Bytes that came with the end of the negotiation."""
+        if len(data) + LEAST_ROOM > len(self._buffer):
+            self._buffer = bytearray(len(data) + BUFFER)
+            self._view = memoryview(self._buffer)
+        self._view[: len(data)] = data
+        self._end = len(data)
+
+    def requests(self) -> list[Request]:
+        """All complete requests. Errors: ProtocolError."""
+        batch = []
+        start, end, view, size = self._start, self._end, self._view, p.REQUEST.size
+        unpack, nothing, write = p.REQUEST.unpack_from, self._view[:0], p.CMD_WRITE
+        while end - start >= size:
+            magic, flags, kind, cookie, offset, length = unpack(view, start)
+            if magic != p.REQUEST_MAGIC:
+                raise ProtocolError("it sent something that is no request")
+            if kind == write:
+                if length > p.MAXIMUM_PAYLOAD:
+                    raise ProtocolError(f"it sent a write of {length} bytes, over the limit of {p.MAXIMUM_PAYLOAD}")
+                stop = start + size + length
+                if stop > end:
+                    break
+                batch.append(Request(kind, flags, cookie, offset, length, view[start + size : stop]))
+                start = stop
+            else:
+                start += size
+                batch.append(Request(kind, flags, cookie, offset, length, nothing))
+                if kind == p.CMD_DISC:
+                    break
+        self._start = start
+        return batch
+
+    def make_room(self) -> None:
+        """Move an unfinished request to the front, into a larger buffer when it does not fit this one."""
+        start, left = self._start, self._end - self._start
+        if not left and len(self._buffer) <= KEPT_BUFFER:
+            self._start = self._end = 0
+            return
+        need = max(self._unfinished(), left) + LEAST_ROOM
+        if start + need <= len(self._buffer) <= KEPT_BUFFER:
+            return
+        target = self._buffer
+        if need > len(target) or len(target) > KEPT_BUFFER >= need:
+            target = bytearray(max(BUFFER, need))
+        target[:left] = bytes(self._view[start : self._end])
+        if target is not self._buffer:
+            self._buffer, self._view = target, memoryview(target)
+        self._start, self._end = 0, left
+
+    def _unfinished(self) -> int:
+        """Size of the request at the front."""
+        if self._end - self._start < p.REQUEST.size:
+            return p.REQUEST.size
+        _, _, kind, _, _, length = p.REQUEST.unpack_from(self._view, self._start)
+        return p.REQUEST.size + (length if kind == p.CMD_WRITE else 0)

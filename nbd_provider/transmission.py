@@ -1,0 +1,294 @@
+"""The transmission phase of one client: a batch of requests in, replies into the queue.
+
+A batch is the unit: its overwritten chunks are copied out together, its replies leave together. Whatever would wait for
+a disk goes to a thread and is answered later; NBD leaves the order of replies free.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from shadowset.nbd_provider import protocol as p
+from shadowset.nbd_provider.block_status import Context, Extent, first_extents
+from shadowset.nbd_provider.exports import Export
+from shadowset.nbd_provider.replies import Piece, Replies
+from shadowset.nbd_provider.requests import Request
+
+log = logging.getLogger(__name__)
+
+ZERO_STEP: Final = 4 << 20
+SPARSE_READ: Final = 64 * 1024
+
+Work = Callable[[], Any]
+Submit = Callable[[Work, Callable[[object], None]], None]
+
+MODIFYING: Final = (p.CMD_WRITE, p.CMD_TRIM, p.CMD_WRITE_ZEROES)
+
+
+def allowed_flags(export_flags: int, structured: bool) -> dict[int, int]:
+    """The flags that each command may carry after what was negotiated."""
+    fua = p.CMD_FLAG_FUA if export_flags & p.FLAG_SEND_FUA else 0
+    fast = p.CMD_FLAG_FAST_ZERO if export_flags & p.FLAG_SEND_FAST_ZERO else 0
+    return dict.fromkeys(p.CMD_NAMES, fua) | {
+        p.CMD_READ: fua | (p.CMD_FLAG_DF if structured else 0),
+        p.CMD_WRITE_ZEROES: fua | p.CMD_FLAG_NO_HOLE | fast,
+        p.CMD_BLOCK_STATUS: fua | p.CMD_FLAG_REQ_ONE,
+    }
+
+
+class Transmission:
+    """One client of one export. ``answered`` is called when threads have put replies into the queue."""
+
+    def __init__(
+        self,
+        export: Export,
+        contexts: Sequence[tuple[int, Context]],
+        replies: Replies,
+        submit: Submit,
+        answered: Callable[[], None],
+    ) -> None:
+        self._export = export
+        self._contexts = contexts
+        self._replies = replies
+        self._submit = submit
+        self._answered = answered
+        self._allowed = allowed_flags(export.flags, replies.structured)
+        self._held: deque[Request] = deque()
+        self._in_threads = 0
+        self._closed = False
+        self.held_bytes = 0
+        self.leaving = False
+        self._actions = {
+            p.CMD_READ: self._read,
+            p.CMD_WRITE: self._write,
+            p.CMD_FLUSH: self._flush,
+            p.CMD_TRIM: self._trim,
+            p.CMD_CACHE: self._cache,
+            p.CMD_WRITE_ZEROES: self._zero,
+            p.CMD_BLOCK_STATUS: self._status,
+        }
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way or held."""
+        return not self._in_threads and not self._held
+
+    def process(self, batch: list[Request]) -> None:
+        """Do the requests; after a disconnect ``leaving`` is set."""
+        gate = self._export.gate
+        if gate is not None and gate.closed:
+            batch = self._hold(batch)
+        self._prepare(batch)
+        actions, allowed = self._actions, self._allowed
+        size = self._export.size
+        for request in batch:
+            kind, flags, cookie, offset, length, _ = request
+            if kind == p.CMD_DISC:
+                self.leaving = True
+                return
+            if kind in actions and not flags & ~allowed[kind] and length and offset + length <= size:
+                self._do(actions[kind], request)
+            elif kind == p.CMD_FLUSH and not flags & ~allowed[kind]:
+                self._do(self._flush, request)
+            else:
+                self._refuse(cookie, *self._problem(request))
+
+    def _do(self, action: Callable[[Request], None], request: Request) -> None:
+        try:
+            action(request)
+        except OSError as error:
+            self._failed(request, error)
+
+    def _failed(self, request: Request, error: BaseException) -> None:
+        number = getattr(error, "errno", None)
+        reason = getattr(error, "strerror", None) or str(error)
+        what = f"{p.CMD_NAMES[request.kind]} of {request.length} bytes at byte {request.offset}"
+        log.error("%s: %s failed: %s", self._export.name, what, error)
+        self._refuse(request.cookie, p.wire_error(number), f"{self._export.description}: {what} failed: {reason}")
+
+    def _refuse(self, cookie: int, number: int, sentence: str) -> None:
+        self._replies.error(cookie, number, sentence)
+
+    def _problem(self, request: Request) -> tuple[int, str]:
+        """Error and sentence for a request that cannot be right."""
+        kind, flags, _, offset, length, _ = request
+        export = self._export
+        invalid, full = p.ERRORS[errno.EINVAL], p.ERRORS[errno.ENOSPC]
+        if kind not in self._actions:
+            return invalid, f"this server does not know the command {kind}"
+        name = p.CMD_NAMES[kind]
+        if flags & ~self._allowed[kind]:
+            return invalid, f"{name} was sent with flags 0x{flags:x}, which it cannot have here"
+        if kind in MODIFYING and export.flags & p.FLAG_READ_ONLY:
+            return p.ERRORS[errno.EPERM], f"{export.description} is read-only"
+        if offset + length > export.size:
+            number = full if kind in (p.CMD_WRITE, p.CMD_WRITE_ZEROES) else invalid
+            return number, f"{name} of {length} bytes at byte {offset} goes beyond the end at byte {export.size}"
+        return invalid, f"{name} of no bytes means nothing; ask for one at least"
+
+    # ---- the gate ----
+
+    def _hold(self, batch: list[Request]) -> list[Request]:
+        """Put changes aside until the gate opens; returns the others."""
+        passing = []
+        gate = self._export.gate
+        assert gate is not None
+        for request in batch:
+            if request.kind in MODIFYING:
+                self._held.append(request._replace(data=memoryview(bytes(request.data))))
+                self.held_bytes += len(request.data)
+                gate.waiting += 1
+            else:
+                passing.append(request)
+        return passing
+
+    def release_held(self) -> bool:
+        """The gate is open: do what was put aside; returns whether there was anything."""
+        batch = list(self._held)
+        self._held.clear()
+        self.held_bytes = 0
+        if batch and not self._closed:
+            self.process(batch)
+        return bool(batch)
+
+    # ---- commands ----
+
+    def _prepare(self, batch: list[Request]) -> None:
+        export = self._export
+        if export.flags & p.FLAG_READ_ONLY:
+            return
+        ranges = [
+            (request.offset, request.length)
+            for request in batch
+            if request.kind == p.CMD_WRITE and request.length and request.offset + request.length <= export.size
+        ]
+        if ranges:
+            export.prepare_write(ranges)
+
+    def _read(self, request: Request) -> None:
+        _, flags, cookie, offset, length, _ = request
+        if length > p.MAXIMUM_PAYLOAD:
+            error = p.ERRORS[errno.EOVERFLOW if flags & p.CMD_FLAG_DF else errno.EINVAL]
+            self._refuse(cookie, error, f"a read of {length} bytes is over the limit of {p.MAXIMUM_PAYLOAD}")
+            return
+        data = self._export.read_now(offset, length)
+        if data is not None:
+            self._replies.data(cookie, offset, data, bool(flags & p.CMD_FLAG_DF))
+        elif self._replies.structured and length >= SPARSE_READ and not flags & p.CMD_FLAG_DF:
+            self._in_thread(request, lambda: self._sparse(offset, length), self._reply_pieces)
+        else:
+            self._in_thread(request, lambda: self._export.read(offset, length), self._reply_data)
+
+    def _sparse(self, offset: int, length: int) -> list[Piece]:
+        """Runs in a thread: data and holes, the holes without reading them."""
+        end = offset + length
+        pieces: list[Piece] = []
+        for start, stop in self._export.ranges(offset, end):
+            if start > offset:
+                pieces.append((offset, start - offset, None))
+            pieces.append((start, stop - start, self._export.read(start, stop - start)))
+            offset = stop
+        if offset < end:
+            pieces.append((offset, end - offset, None))
+        return pieces
+
+    def _reply_data(self, request: Request, data: Any) -> None:
+        self._replies.data(request.cookie, request.offset, data, bool(request.flags & p.CMD_FLAG_DF))
+
+    def _reply_pieces(self, request: Request, pieces: list[Piece]) -> None:
+        self._replies.pieces(request.cookie, pieces)
+
+    def _write(self, request: Request) -> None:
+        self._export.write(request.offset, request.data)
+        self._changed(request)
+
+    def _trim(self, request: Request) -> None:
+        self._export.trim(request.offset, request.length)
+        self._changed(request)
+
+    def _zero(self, request: Request) -> None:
+        """In steps, so that copying out a large range never needs large memory."""
+        may_punch = not request.flags & p.CMD_FLAG_NO_HOLE
+        fast = bool(request.flags & p.CMD_FLAG_FAST_ZERO)
+        offset, end = request.offset, request.offset + request.length
+        if fast and not self._export.zeroes_fast(may_punch):
+            self._not_fast(request)
+            return
+        while offset < end:
+            step = min(ZERO_STEP, end - offset)
+            self._export.prepare_write([(offset, step)])
+            if not self._export.zero(offset, step, may_punch, fast):
+                self._not_fast(request)
+                return
+            offset += step
+        self._changed(request)
+
+    def _not_fast(self, request: Request) -> None:
+        sentence = f"{self._export.description}: zeroing here is no faster than writing zeros; leave the flag out"
+        self._refuse(request.cookie, p.ERRORS[errno.EOPNOTSUPP], sentence)
+
+    def _changed(self, request: Request) -> None:
+        if request.flags & p.CMD_FLAG_FUA:
+            self._flush(request)
+        else:
+            self._replies.done(request.cookie)
+
+    def _flush(self, request: Request) -> None:
+        self._in_thread(request, self._export.flush, self._reply_done)
+
+    def _cache(self, request: Request) -> None:
+        self._in_thread(request, lambda: self._export.prefetch(request.offset, request.length), self._reply_done)
+
+    def _reply_done(self, request: Request, _: Any) -> None:
+        self._replies.done(request.cookie)
+
+    def _status(self, request: Request) -> None:
+        if not self._contexts:
+            sentence = "block status needs a metadata context; select one before the export"
+            self._refuse(request.cookie, p.ERRORS[errno.EINVAL], sentence)
+            return
+        one = bool(request.flags & p.CMD_FLAG_REQ_ONE)
+
+        def work() -> list[tuple[int, list[Extent]]]:
+            return [
+                (number, first_extents(context.extents(request.offset, request.length), one))
+                for number, context in self._contexts
+            ]
+
+        self._in_thread(request, work, self._reply_status)
+
+    def _reply_status(self, request: Request, answers: list[tuple[int, list[Extent]]]) -> None:
+        self._replies.status(request.cookie, answers)
+
+    def _in_thread(self, request: Request, work: Work, reply: Callable[[Request, Any], None]) -> None:
+        def done(result: object) -> None:
+            self._in_threads -= 1
+            if self._closed:
+                self._let_go()
+                return
+            if isinstance(result, BaseException):
+                self._failed(request, result)
+            else:
+                reply(request, result)
+            self._answered()
+
+        self._in_threads += 1
+        self._submit(work, done)
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        """The client is gone; files are closed when no thread uses them any more."""
+        self._closed = True
+        self._held.clear()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if not self._in_threads:
+            self._export.close()
+            for _, context in self._contexts:
+                context.close()
