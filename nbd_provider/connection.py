@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import socket
+import ssl
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from shadowset.nbd_provider.exports import Directory
-from shadowset.nbd_provider.handshake import Negotiation
+from shadowset.nbd_provider.handshake import Negotiation, Tls
 from shadowset.nbd_provider.replies import Replies
 from shadowset.nbd_provider.requests import ProtocolError, RequestBuffer
+from shadowset.nbd_provider.tls import TlsError, TlsStream
 from shadowset.nbd_provider.transmission import Submit, Transmission
 
 log = logging.getLogger(__name__)
@@ -25,14 +28,23 @@ MAX_HELD: Final = 64 << 20
 class Connection:
     """A client. ``submit(work, done)`` runs ``work`` in a thread, then ``done(result or error)`` in the server's."""
 
-    def __init__(self, sock: socket.socket, directory: Directory, submit: Submit) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        directory: Directory,
+        submit: Submit,
+        tls: Tls = Tls.OFF,
+        keys: ssl.SSLContext | None = None,
+    ) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.closed = False
-        self._receive = sock.recv_into
-        self._send = sock.sendmsg
+        self._receive: Callable[[memoryview], int] = sock.recv_into
+        self._send: Callable[[Sequence[bytes | bytearray | memoryview]], int] = sock.sendmsg
         self._submit = submit
-        self._negotiation: Negotiation | None = Negotiation(directory)
+        self._negotiation: Negotiation | None = Negotiation(directory, tls)
+        self._keys = keys
+        self._tls: TlsStream | None = None
         self._transmission: Transmission | None = None
         self._buffer = RequestBuffer()
         self._replies = Replies()
@@ -56,7 +68,7 @@ class Connection:
     @property
     def wants_write(self) -> bool:
         """Whether replies are waiting for room in the socket."""
-        return bool(self._replies)
+        return bool(self._replies) or (self._tls is not None and self._tls.wants_write)
 
     def on_readable(self) -> None:
         """Take what is there."""
@@ -64,6 +76,9 @@ class Connection:
             count = self._receive(self._buffer.room())
         except BlockingIOError:
             return
+        except TlsError as error:
+            log.warning("a client is disconnected: %s", error)
+            count = 0
         except OSError:
             count = 0
         if not count:
@@ -86,6 +101,8 @@ class Connection:
             return
         try:
             self._replies.send(self._send)
+            if self._tls is not None:
+                self._tls.push()
         except BlockingIOError:
             return
         except OSError:
@@ -103,6 +120,8 @@ class Connection:
         """End the connection; what threads still do for it is dropped."""
         if not self.closed:
             self.closed = True
+            if self._tls is not None:
+                self._tls.close()
             self.sock.close()
             if self._transmission is not None:
                 self._transmission.close()
@@ -115,6 +134,8 @@ class Connection:
         self._replies.raw(negotiation.feed(self._buffer.take()))
         if negotiation.ended:
             self._leaving = True
+        elif negotiation.wants_tls:
+            self._start_tls(negotiation)
         elif negotiation.export is not None:
             self._replies.structured = negotiation.structured
             self._transmission = Transmission(
@@ -124,6 +145,15 @@ class Connection:
             self._buffer.put(negotiation.rest)
             self._transmit(self._transmission)
         self.flush()
+
+    def _start_tls(self, negotiation: Negotiation) -> None:
+        """The consent goes out in plain text; everything after it is encrypted."""
+        self.flush()
+        if self._replies or self._keys is None:
+            raise ProtocolError("it does not take the answer to its wish for TLS")
+        self._tls = TlsStream(self.sock, self._keys)
+        self._receive, self._send = self._tls.recv_into, self._tls.sendmsg
+        negotiation.secured()
 
     def _transmit(self, transmission: Transmission) -> None:
         batch = self._buffer.requests()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import logging
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 
 from shadowset import __version__
 from shadowset.nbd_provider.control import ControlClient
+from shadowset.nbd_provider.listening import listen_unix, passed_socket
 from shadowset.nbd_provider.live_export import LiveDirectory
 from shadowset.nbd_provider.process import harden, start_logging
-from shadowset.nbd_provider.server import Server, listen_unix
+from shadowset.nbd_provider.server import Server
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.volume import Volume
-from shadowset.vss.codes import VssError
+from shadowset.vss.codes import Code, VssError
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("name", metavar="NAME", help="name of the volume, which is also its NBD export's name")
     parser.add_argument("--origin", required=True, metavar="PATH", help="block device or image file to protect")
     parser.add_argument("--storage", required=True, metavar="DIR", help="shadow storage directory, on another volume")
-    parser.add_argument("--nbd", required=True, metavar="SOCKET", help="Unix socket to serve NBD on")
+    parser.add_argument(
+        "--nbd", metavar="SOCKET", help="Unix socket to serve NBD on, unless systemd passes one (LISTEN_FDS)"
+    )
     parser.add_argument("--control", required=True, metavar="SOCKET", help="Unix socket for the coordinator's calls")
     parser.add_argument(
         "--chunk-size",
@@ -58,11 +62,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def serve(options: argparse.Namespace) -> None:
     """Serve until SIGTERM, SIGINT or a stop call. Errors: VssError before anything is served."""
+    passed = nbd_socket(options.nbd)
     volume = Volume(options.name, options.origin, options.storage, options.chunk_size)
     try:
-        volume.nbd_socket = options.nbd
         server = Server(LiveDirectory(volume))
-        server.listen_nbd(options.nbd)
+        sock = passed or listen_unix(options.nbd)
+        volume.nbd_socket = sock.getsockname()
+        server.serve_nbd(sock, keep=passed is not None)
         control = listen_unix(options.control)
         server.add_listener(control, lambda sock: ControlClient(sock, volume, server.stop))
         connect_gate(server, volume)
@@ -74,6 +80,18 @@ def serve(options: argparse.Namespace) -> None:
         volume.close()
 
 
+def nbd_socket(path: str | None) -> socket.socket | None:
+    """The Unix socket that systemd passed, or None when ``path`` is to be made. Errors: E_INVALIDARG."""
+    passed = passed_socket()
+    if (passed is None) == (path is None):
+        message = "give either --nbd SOCKET or one socket from systemd for NBD, and not both"
+        raise VssError(Code.E_INVALIDARG, message)
+    if passed is not None and passed.family != socket.AF_UNIX:
+        message = "the socket from systemd is no Unix socket; the live volume is not served over a network"
+        raise VssError(Code.E_INVALIDARG, message)
+    return passed
+
+
 def connect_gate(server: Server, volume: Volume) -> None:
     """Let the loop watch the gate's deadline, wake held requests when it opens, and reclaim space when idle."""
     gate = volume.gate
@@ -82,7 +100,11 @@ def connect_gate(server: Server, volume: Volume) -> None:
 
     def release_held() -> None:
         for connection in server.connections():
-            connection.release_held()
+            try:
+                connection.release_held()
+            except Exception:
+                log.exception("a connection is closed because its held requests could not be handled")
+                connection.close()
 
     gate.opened.append(release_held)
 

@@ -103,7 +103,7 @@ class Replies:
         length = len(body) + following
         self._out.append(p.CHUNK.pack(p.STRUCTURED_REPLY_MAGIC, flags, kind, cookie, length) + body)
 
-    def send(self, sendmsg: Callable[[list[Data | memoryview]], int]) -> None:
+    def send(self, sendmsg: Callable[[Sequence[Data | memoryview]], int]) -> None:
         """Send as much as is taken. Errors: BlockingIOError when the rest must wait, OSError."""
         out = self._out
         while out:

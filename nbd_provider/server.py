@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,13 +15,12 @@ from typing import Protocol
 
 from shadowset.nbd_provider.connection import Connection
 from shadowset.nbd_provider.exports import Directory
+from shadowset.nbd_provider.handshake import Tls
 from shadowset.nbd_provider.transmission import Work
-from shadowset.vss.codes import Code, VssError
 
 log = logging.getLogger(__name__)
 
 THREADS = 4
-BACKLOG = 64
 MAX_CONNECTIONS = 256
 NEGOTIATION_SECONDS = 30.0
 TICK = 1.0
@@ -50,32 +50,6 @@ class Client(Protocol):
         """End it."""
 
 
-def listen_unix(path: str, mode: int = 0o600) -> socket.socket:
-    """A listening socket; a stale one of a dead server is replaced. Errors: VssError when a server lives there."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        if os.path.exists(path):
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(path)
-                except OSError:
-                    os.unlink(path)
-                else:
-                    raise VssError(Code.VSS_E_PROVIDER_IN_USE, f"another server listens on {path}; stop it first")
-        sock.bind(path)
-        os.chmod(path, mode)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        message = f"socket {path} cannot be made: {error.strerror or error}; check the directory and the path's length"
-        raise VssError(Code.E_INVALIDARG, message) from None
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
 class Server:
     """Runs until ``stop``; everything but the work of threads happens in the thread that called ``run``.
 
@@ -87,6 +61,7 @@ class Server:
         self._epoll = select.epoll()
         self._clients: dict[int, tuple[Client, int, float]] = {}
         self._listeners: dict[int, tuple[socket.socket, Callable[[socket.socket], Client]]] = {}
+        self._kept: set[int] = set()
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="disk")
         self._done: deque[tuple[Callable[[object], None], object]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -97,9 +72,13 @@ class Server:
         self.idle_work: Callable[[], Iterator[int] | None] = lambda: None
         self._idle: Iterator[int] | None = None
 
-    def listen_nbd(self, path: str) -> None:
-        """Serve the directory's exports on a Unix socket."""
-        self.add_listener(listen_unix(path), lambda sock: Connection(sock, self._directory, self.submit))
+    def serve_nbd(
+        self, sock: socket.socket, tls: Tls = Tls.OFF, keys: ssl.SSLContext | None = None, keep: bool = False
+    ) -> None:
+        """Serve the directory's exports on a listening socket; ``keep`` its name when somebody else made it."""
+        if keep:
+            self._kept.add(sock.fileno())
+        self.add_listener(sock, lambda client: Connection(client, self._directory, self.submit, tls, keys))
 
     def add_listener(self, sock: socket.socket, make: Callable[[socket.socket], Client]) -> None:
         """Serve another socket with clients of another kind."""
@@ -140,10 +119,10 @@ class Server:
             for client, _, _ in list(self._clients.values()):
                 client.flush()
                 client.close()
-            for sock, _ in self._listeners.values():
+            for number, (sock, _) in self._listeners.items():
                 path = sock.getsockname()
                 sock.close()
-                if isinstance(path, str) and os.path.exists(path):
+                if number not in self._kept and isinstance(path, str) and os.path.exists(path):
                     os.unlink(path)
             self._epoll.close()
             os.close(self._wake)
