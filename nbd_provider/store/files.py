@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Iterable
 from typing import Final
 
 from shadowset.nbd_provider.store import layout
@@ -27,6 +28,15 @@ def read_header(storage: str) -> layout.Header:
         raise storage_error(storage, "it has no table", "name a directory that a provider has made") from None
     except ValueError as error:
         raise storage_error(storage, error, "restore it or start with an empty directory") from error
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class Words:
@@ -71,6 +81,7 @@ class Segment:
         self.fd = os.open(self.path, flags, 0o600)
         access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         if writable and os.fstat(self.fd).st_size < layout.SEGMENT_DATA:
+            sync_directory(os.path.dirname(self.path))
             os.ftruncate(self.fd, layout.SEGMENT_DATA)
         self.records = mmap.mmap(self.fd, layout.SEGMENT_DATA, access=access)
         self.words: memoryview = memoryview(self.records).cast("Q")
@@ -108,6 +119,12 @@ class Segments:
         """Let the slot's chain go on elsewhere: one aligned store, so that readers see the old word or the new one."""
         number, index = divmod(slot, layout.SEGMENT_SLOTS)
         self.get(number).words[index * layout.SLOT_WORDS + layout.WORD_PREVIOUS] = word
+
+    def mark_free(self, slots: Iterable[int]) -> None:
+        """Nobody is to look at these slots again."""
+        for slot in slots:
+            number, index = divmod(slot, layout.SEGMENT_SLOTS)
+            self.get(number).words[index * layout.SLOT_WORDS + layout.WORD_CHUNK] = layout.FREE_CHUNK
 
     def exists(self, number: int) -> bool:
         """Whether the segment's file is there."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.files import Segments, Words
+from shadowset.nbd_provider.store.files import Segment, Segments, Words
 
 
 def boot_id() -> UUID:
@@ -20,32 +22,61 @@ def boot_id() -> UUID:
         return UUID(file.read().strip())
 
 
-def rebuild(storage: str, segments: Segments, head: Words, header: layout.Header) -> list[tuple[int, int, int]]:
-    """Fill ``head``; returns damaged slots as (slot, label before it, its label), for the copies that needed them."""
-    suspects: list[tuple[int, int, int]] = []
-    durable_before = 0
-    for number in sorted(int(name, 16) for name in os.listdir(f"{storage}/segments")):
+class Slot(NamedTuple):
+    """A slot whose data is not what its record says, with the label before it and its own."""
+
+    number: int
+    before: int
+    label: int
+
+
+class Found(NamedTuple):
+    """What recovery found: damaged slots, for the copies that needed them, and the newest label ever given."""
+
+    damaged: list[Slot]
+    newest: int
+
+
+def rebuild(storage: str, segments: Segments, head: Words, header: layout.Header) -> Found:
+    """Fill ``head``. Torn slots of the last batch are marked free, or the next recovery would take them for damage."""
+    suspects: list[Slot] = []
+    durable_before = newest = 0
+    names = sorted(int(name, 16) for name in os.listdir(f"{storage}/segments"))
+    for number in names:
         segment = segments.get(number)
-        for index in range(layout.SEGMENT_SLOTS):
+        for index, chunk, label_index, flags, crc in used_records(segment):
             slot = number * layout.SEGMENT_SLOTS + index
-            position = index * layout.SLOT_RECORD_SIZE
-            chunk, _, label_index, flags, crc = layout.SLOT_RECORD.unpack_from(segment.records, position)
-            if not flags & layout.FLAG_USED:
-                break
-            label, batch_index = label_index >> 32, label_index & 0xFFFFFFFF
+            label = label_index >> 32
+            newest = max(newest, label)
             if not flags & layout.FLAG_DURABLE or chunk >= len(head.view):
                 continue
             before = head.view[chunk]
-            try:
-                good = zlib.crc32(segments.read(slot, 0, header.chunk_size)) == crc
-            except (OSError, EOFError):
-                good = False
-            if not good:
-                suspects.append((slot, before >> layout.SLOT_BITS, label))
+            if not _is_good(segments, slot, header.chunk_size, crc):
+                suspects.append(Slot(slot, before >> layout.SLOT_BITS, label))
                 continue
-            durable_before = max(durable_before, slot - batch_index)
-            record = layout.SLOT_RECORD.pack(chunk, before, label_index, flags, crc)
-            segment.records[position : position + layout.SLOT_RECORD_SIZE] = record
+            durable_before = max(durable_before, slot - (label_index & 0xFFFFFFFF))
+            segments.set_previous_head(slot, before)
             head.reserve(chunk)
             head.view[chunk] = layout.pack_head(label, slot)
-    return [suspect for suspect in suspects if suspect[0] < durable_before]
+    segments.mark_free(suspect.number for suspect in suspects if suspect.number >= durable_before)
+    for number in names:
+        os.fdatasync(segments.get(number).fd)
+    return Found([suspect for suspect in suspects if suspect.number < durable_before], newest)
+
+
+def used_records(segment: Segment) -> Iterator[tuple[int, int, int, int, int]]:
+    """Index, chunk, label and place, flags, and CRC of used slots. A torn batch can leave unused ones between them."""
+    nothing = bytes(layout.PAGE)
+    for start in range(0, layout.SEGMENT_DATA, layout.PAGE):
+        page = segment.records[start : start + layout.PAGE]
+        if page != nothing:
+            for place, (chunk, _, label, flags, crc) in enumerate(layout.SLOT_RECORD.iter_unpack(page)):
+                if flags & layout.FLAG_USED:
+                    yield start // layout.SLOT_RECORD_SIZE + place, chunk, label, flags, crc
+
+
+def _is_good(segments: Segments, slot: int, chunk_size: int, crc: int) -> bool:
+    try:
+        return zlib.crc32(segments.read(slot, 0, chunk_size)) == crc
+    except (OSError, EOFError):
+        return False

@@ -73,8 +73,12 @@ class CopyTable:
     def set_state(self, entry: layout.Entry, state: int) -> None:
         """Change a copy's state; a deleted one leaves its row free for later."""
         index = next(i for i, row in self._rows.items() if row is entry)
-        entry.state = state
-        self._write(index, entry)
+        before, entry.state = entry.state, state
+        try:
+            self._write(index, entry)
+        except OSError:
+            entry.state = before
+            raise
         if state == layout.STATE_DELETED:
             del self._rows[index]
 

@@ -11,7 +11,7 @@ from typing import BinaryIO
 from uuid import UUID, uuid4
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.files import Segments, Words, read_header, storage_error
+from shadowset.nbd_provider.store.files import Segments, Words, read_header, storage_error, sync_directory
 from shadowset.nbd_provider.store.reclaim import Reclaimer
 from shadowset.nbd_provider.store.recovery import boot_id, rebuild
 from shadowset.nbd_provider.store.table import CopyTable
@@ -55,15 +55,7 @@ def make_head(storage: str, chunks: int) -> None:
         file.truncate(max(chunks, 1) * 8)
         os.fsync(file.fileno())
     os.rename(temporary, f"{storage}/head")
-
-
-def sync_directory(path: str) -> None:
-    """Make the names in a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    sync_directory(storage)
 
 
 class ShadowStore:
@@ -125,26 +117,27 @@ class ShadowStore:
         names = [int(name, 16) for name in os.listdir(f"{self.storage}/segments")]
         if not names:
             return 0
-        words = self.segments.get(max(names)).words
-        low, high = 0, layout.SEGMENT_SLOTS
-        while low < high:
-            middle = (low + high) // 2
-            if words[middle * layout.SLOT_WORDS + layout.WORD_FLAGS] & layout.FLAG_USED:
-                low = middle + 1
-            else:
-                high = middle
-        return max(names) * layout.SEGMENT_SLOTS + low
+        records = self.segments.get(max(names)).records
+        for start in reversed(range(0, layout.SEGMENT_DATA, layout.PAGE)):
+            taken = len(records[start : start + layout.PAGE].rstrip(b"\0"))
+            if taken:
+                return max(names) * layout.SEGMENT_SLOTS + (start + taken - 1) // layout.SLOT_RECORD_SIZE + 1
+        return max(names) * layout.SEGMENT_SLOTS
 
     def _recover(self) -> None:
         """After a power loss: auto-release copies are gone, ``head`` is made anew from durable slots."""
         for entry in self.table.entries:
             if not entry.persistent or entry.state == layout.STATE_LOST:
                 self.table.set_state(entry, layout.STATE_DELETED)
+            elif entry.state == layout.STATE_PENDING:
+                self.lose(entry, "the power was lost before what it takes from the origin was durable")
         self.head.close()
         make_head(self.storage, self.chunks)
         self.head = Words(f"{self.storage}/head", self.chunks, writable=True)
-        damaged = rebuild(self.storage, self.segments, self.head, self.header)
-        for slot, before, label in damaged:
+        found = rebuild(self.storage, self.segments, self.head, self.header)
+        self.header.generation = max(self.header.generation, found.newest)
+        self.header.next_slot = 0
+        for slot, before, label in found.damaged:
             for entry in self.table.entries:
                 if before < entry.number <= label and entry.state in layout.LIVE_STATES:
                     self.lose(entry, f"slot {slot} is damaged")
@@ -176,8 +169,13 @@ class ShadowStore:
         return entry
 
     def finish(self, copy_id: UUID) -> None:
-        """The copy's set exists as a whole; a persistent copy is durable when this returns."""
+        """The copy's set exists as a whole; a persistent copy is durable when this returns.
+
+        What a persistent copy takes from the origin has to be on the origin's disk too. Errors: OSError.
+        """
         entry = self.table.find(copy_id)
+        if entry.persistent:
+            os.fdatasync(self._origin)
         if entry.state == layout.STATE_PENDING:
             self.table.set_state(entry, layout.STATE_CREATED)
         if entry.persistent:
@@ -199,6 +197,15 @@ class ShadowStore:
         log.error("shadow copy %s (generation %d) is lost: %s", entry.copy_id, entry.number, reason)
         self.table.set_state(entry, layout.STATE_LOST)
         self._update()
+        if entry.persistent:
+            self._sync_loss(entry)
+
+    def _sync_loss(self, entry: layout.Entry) -> None:
+        """Make the loss durable before the origin changes, or the copy would be back after a power loss, and wrong."""
+        try:
+            self.table.sync()
+        except OSError as error:
+            log.error("that shadow copy %s is lost could not be made durable: %s", entry.copy_id, error)
 
     def _update(self) -> None:
         self.newest = self.table.newest
@@ -206,14 +213,15 @@ class ShadowStore:
 
     def reset(self) -> None:
         """Without any living copy all slots are garbage: start afresh. Readers of old files keep them open."""
-        self.head.close()
         make_head(self.storage, self.chunks)
+        old, self.head = self.head, Words(f"{self.storage}/head", self.chunks, writable=True)
+        old.close()
         self.segments.close()
+        self.segments = Segments(self.storage, self.chunk_size, writable=True)
+        self._reserved_end = 0
         for name in os.listdir(f"{self.storage}/segments"):
             os.unlink(f"{self.storage}/segments/{name}")
-        self.head = Words(f"{self.storage}/head", self.chunks, writable=True)
-        self.segments = Segments(self.storage, self.chunk_size, writable=True)
-        self._next_slot = self._reserved_end = 0
+        self._next_slot = 0
         self.garbage = False
         self._write_header()
 
@@ -273,16 +281,23 @@ class ShadowStore:
                     self._make_room()
 
     def _make_room(self) -> None:
-        if not self.table.live:
-            self.reset()
-            return
-        for _ in self.reclaim():
-            pass
+        try:
+            if not self.table.live:
+                self.reset()
+            for _ in self.reclaim():
+                pass
+        except OSError as error:
+            log.error("shadow storage %s: space cannot be given back now: %s", self.storage, error)
+            self.garbage = True
 
     def reclaim(self) -> Iterator[int]:
         """Free the space that no living copy needs, a little at each step; yields the bytes freed by the step."""
         self.garbage = False
-        return Reclaimer(self.segments, self.head, self.table, self._next_slot, self.chunk_size).steps()
+        segments = self.segments
+        for freed in Reclaimer(segments, self.head, self.table, self._next_slot, self.chunk_size).steps():
+            yield freed
+            if self.segments is not segments:  # all slots went at once meanwhile
+                return
 
     def _copy_batch(self, chunks: list[int]) -> None:
         """Old data into consecutive slots with few system calls, then records, then (durable) sync, then head."""

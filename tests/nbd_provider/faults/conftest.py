@@ -1,0 +1,41 @@
+"""Makes the helpers of this folder importable, and lets the store work in small pieces."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shadowset.nbd_provider.store import layout, writer
+
+sys.path.append(str(Path(__file__).parent))
+
+LONG = bool(os.environ.get("SHADOWSET_LONG_TESTS"))
+"""Many times the rounds; for hours on a machine of its own."""
+
+
+@pytest.fixture
+def long() -> bool:
+    return LONG
+
+
+@pytest.fixture
+def memory_directory() -> Iterator[str]:
+    """A directory in memory, since thousands of crash images are written and none needs a real disk."""
+    directory = tempfile.mkdtemp(prefix="ss-fault-", dir="/dev/shm" if os.path.isdir("/dev/shm") else "/tmp")
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments of 256 slots, so that tests fill several of them."""
+    monkeypatch.setattr(layout, "SEGMENT_SLOTS", 256)
+    monkeypatch.setattr(layout, "SEGMENT_DATA", 256 * layout.SLOT_RECORD_SIZE)
+    monkeypatch.setattr(writer, "BATCH_CHUNKS", 40)
+    monkeypatch.setattr(writer, "GROWTH_SLOTS", 16)
