@@ -324,7 +324,7 @@ def main(argv: list[str] | None = None) -> int:
         _announce({"error": error.message})
         return 1
     except BrokenPipeError:
-        fuse.unmount(arguments.mount, abort=True)
+        fuse.unmount(arguments.mount)
         return 1
     return 0
 

@@ -139,8 +139,11 @@ def mount(path: str) -> int:
     return fd
 
 
-def unmount(path: str, abort: bool = False) -> bool:
-    """Takes the mount away, even while it is in use; ``abort`` fails all its requests first. False when it is none."""
-    if abort:
-        _libc.umount2(os.fsencode(path), _MNT_FORCE)
+def abort(path: str) -> None:
+    """Fails all requests under way at the mount at ``path``, and all later ones; the mount stays."""
+    _libc.umount2(os.fsencode(path), _MNT_FORCE)
+
+
+def unmount(path: str) -> bool:
+    """Takes the mount away, even while it is in use. False when there is none."""
     return bool(_libc.umount2(os.fsencode(path), _MNT_DETACH) == 0)

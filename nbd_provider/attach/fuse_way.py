@@ -48,19 +48,19 @@ def works(directory: str, attachment: Attachment) -> bool:
 
 
 def clean(directory: str, attachment: Attachment | None, name: str, abort: bool) -> None:
-    """Removes loop device, mount and bridge, as many as there are; with ``abort`` requests under way fail.
+    """Removes loop device, mount and bridge, as many as there are; with ``abort`` requests under way fail first.
 
     Errors: VssError while the device is in use; then nothing was removed.
     """
     mount = _mount(directory)
     devices = loop.devices_on(f"{mount}/{FILE_NAME}")
     for device in devices:
-        usage.refuse_when_used(device, name)
+        usage.refuse_when_used(device, name, look_only=abort)
     if abort and usage.mounted_at(mount):
-        fuse.unmount(mount, abort=True)
+        fuse.abort(mount)
     for device in devices:
         loop.detach_loop(device)
-    while usage.mounted_at(mount) and fuse.unmount(mount, abort):
+    while usage.mounted_at(mount) and fuse.unmount(mount):
         pass
     if attachment is not None and _bridge_runs(attachment):
         _end(attachment)

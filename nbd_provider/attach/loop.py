@@ -157,7 +157,7 @@ def _check(device: str, path: str, size: int, direct_io: bool, block_size: int) 
     if direct_io and not flags & _FLAG_DIRECT_IO:
         raise VssError(Code.VSS_E_NOT_SUPPORTED, f"{path} does not allow direct I/O in sectors of {block_size} bytes")
     got = device_size(device), sector_size(device)
-    if got != (size // 512 * 512, block_size):
+    if got != (size // 512 * 512, block_size) or got[0] % block_size:
         message = f"{device} has {got[0]} bytes in sectors of {got[1]}, but {path} was to give {size} in {block_size}"
         raise VssError(Code.VSS_E_UNEXPECTED, message)
 

@@ -46,7 +46,7 @@ def detach(arguments: argparse.Namespace) -> int:
     with state.lock(directory):
         attachment = state.load(directory)
         if attachment is not None and attachment.device:
-            usage.refuse_when_used(attachment.device, attachment.name)
+            usage.refuse_when_used(attachment.device, attachment.name, look_only=True)
             if _works(directory, attachment) and not arguments.force:
                 _flush(attachment)
         _clean(directory, attachment, arguments.name, abort=arguments.force)
@@ -101,7 +101,7 @@ def _attached(directory: str, arguments: argparse.Namespace) -> Attachment | Non
 
 
 def _attach_anew(directory: str, arguments: argparse.Namespace) -> Attachment:
-    _clean(directory, state.load(directory), arguments.name, abort=True)
+    _clean(directory, state.load(directory), arguments.name, abort=False)
     attachment = Attachment(
         name=arguments.name,
         via=_choose(arguments.via),
@@ -181,7 +181,7 @@ def _clean(directory: str, attachment: Attachment | None, name: str, abort: bool
     if attachment is not None and attachment.via == "nbd" and attachment.boot == state.boot_id():
         from shadowset.nbd_provider.attach import nbd_way
 
-        nbd_way.clean(attachment)
+        nbd_way.clean(attachment, abort)
     current = attachment if attachment is not None and attachment.boot == state.boot_id() else None
     fuse_way.clean(directory, current, name, abort)
     if attachment is not None:

@@ -40,14 +40,14 @@ def works(attachment: Attachment) -> bool:
     )
 
 
-def clean(attachment: Attachment) -> None:
-    """Disconnects the device, also one that an attach which did not end has left.
+def clean(attachment: Attachment, abort: bool) -> None:
+    """Disconnects the device, also one that an attach which did not end has left; ``abort`` does not wait to open it.
 
     Errors: VssError while the device is in use; then nothing was disconnected.
     """
     for index in netlink.indices_of(backend(attachment.name)):
         if attachment.index in (index, -1):
-            usage.refuse_when_used(f"/dev/nbd{index}", attachment.name)
+            usage.refuse_when_used(f"/dev/nbd{index}", attachment.name, look_only=abort)
             netlink.disconnect(index)
 
 

@@ -27,18 +27,33 @@ def mounted_at(path: str) -> bool:
     return any(_unescape(line.split(" ")[4]) == path for line in _mountinfo().splitlines())
 
 
-def refuse_when_used(device: str, name: str) -> None:
-    """Errors: VssError with VSS_E_VOLUME_IN_USE that names the mount point or holder. A vanished device is unused."""
+def refuse_when_used(device: str, name: str, look_only: bool = False) -> None:
+    """Errors: VssError with VSS_E_VOLUME_IN_USE that names the mount point or holder. A vanished device is unused.
+
+    With ``look_only`` the device is not opened, which would wait while someone else's close waits for a dead server;
+    then a use that no table shows goes unseen.
+    """
+    sentence = _known_use(device, name)
+    if not sentence and not look_only and _taken(device, name):
+        sentence = f"volume {name} ({device}) is in use, perhaps in another mount namespace: release it there first"
+    if sentence:
+        raise VssError(Code.VSS_E_VOLUME_IN_USE, sentence)
+
+
+def _taken(device: str, name: str) -> bool:
+    """Whether the kernel refuses to give the device to us alone."""
     try:
         os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
     except OSError as error:
         if error.errno == errno.EBUSY:
-            raise VssError(Code.VSS_E_VOLUME_IN_USE, _sentence(device, name)) from error
+            return True
         if error.errno not in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
             raise VssError(Code.VSS_E_UNEXPECTED, f"cannot open {device} of volume {name}: {error.strerror}") from error
+    return False
 
 
-def _sentence(device: str, name: str) -> str:
+def _known_use(device: str, name: str) -> str:
+    """A sentence about the use that the kernel's tables show, or ""."""
     block = f"/sys/block/{os.path.basename(device)}"
     nodes = [block, *(os.path.dirname(path) for path in glob.glob(f"{block}/*/partition"))]
     numbers = {_read(f"{node}/dev") for node in nodes}
@@ -50,7 +65,7 @@ def _sentence(device: str, name: str) -> str:
     holders = os.listdir(f"{block}/holders") if os.path.isdir(f"{block}/holders") else []
     if holders:
         return f"volume {name} ({device}) is held by {', '.join(holders)}: remove that first"
-    return f"volume {name} ({device}) is in use, perhaps mounted in another mount namespace: release it there first"
+    return ""
 
 
 def _mountinfo() -> str:
