@@ -22,7 +22,6 @@ from shadowset.nbd_provider.transmission import Submit, Transmission
 log = logging.getLogger(__name__)
 
 MAX_UNSENT: Final = 16 << 20
-MAX_HELD: Final = 64 << 20
 
 
 class Connection:
@@ -50,6 +49,7 @@ class Connection:
         self._replies = Replies()
         self._replies.raw(Negotiation.greeting())
         self._leaving = False
+        self._stalled = False
 
     # ---- what the event loop asks ----
 
@@ -61,9 +61,12 @@ class Connection:
     @property
     def wants_read(self) -> bool:
         """Whether more requests may be taken."""
-        if self._leaving or self._replies.unsent >= MAX_UNSENT:
-            return False
-        return self._transmission is None or self._transmission.held_bytes < MAX_HELD
+        return not self._leaving and not self._stalled and self._has_room
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether what the client gets or waits for is little enough to do more for it."""
+        return self._replies.unsent < MAX_UNSENT and (self._transmission is None or not self._transmission.full)
 
     @property
     def wants_write(self) -> bool:
@@ -97,19 +100,27 @@ class Connection:
 
     def flush(self) -> None:
         """Send replies; what the socket does not take waits until it can."""
-        if self.closed:
+        if not self._send_now():
             return
+        if self._leaving and (self._transmission is None or self._transmission.idle):
+            self.close()
+        elif self._stalled and self._has_room and self._transmission is not None:
+            self._transmit(self._transmission)
+
+    def _send_now(self) -> bool:
+        """Whether everything has gone out."""
+        if self.closed:
+            return False
         try:
             self._replies.send(self._send)
             if self._tls is not None:
                 self._tls.push()
         except BlockingIOError:
-            return
+            return False
         except OSError:
             self.close()
-            return
-        if self._leaving and (self._transmission is None or self._transmission.idle):
-            self.close()
+            return False
+        return True
 
     def release_held(self) -> None:
         """The gate is open: do what it held back."""
@@ -156,9 +167,18 @@ class Connection:
         negotiation.secured()
 
     def _transmit(self, transmission: Transmission) -> None:
-        batch = self._buffer.requests()
-        if batch:
-            transmission.process(batch)
-            self._leaving = transmission.leaving
+        """Do what has come, batch by batch while there is room for the answers; the rest waits for ``flush``."""
+        self._stalled = False
+        while not self.closed:
+            batch = self._buffer.requests()
+            if batch:
+                transmission.process(batch)
+                self._leaving = transmission.leaving
+            if self._leaving or not self._buffer.more:
+                break
+            self._send_now()
+            if not self._has_room:
+                self._stalled = True
+                return
         self._buffer.make_room()
         self.flush()

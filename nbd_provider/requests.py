@@ -8,6 +8,9 @@ from shadowset.nbd_provider import protocol as p
 
 BUFFER: Final = 1 << 20
 KEPT_BUFFER: Final = 4 << 20
+MAX_REQUESTS: Final = 256
+MAX_ANSWER: Final = 8 << 20
+"""A batch ends after so many requests, or when they ask for so many bytes, so that replies never need large memory."""
 LEAST_ROOM: Final = 64 * 1024
 """There is always room for this much, so that a whole TLS record fits whatever came before it."""
 
@@ -34,6 +37,7 @@ class RequestBuffer:
         self._buffer = bytearray(BUFFER)
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
+        self.more = False
 
     def room(self) -> memoryview:
         """Where to receive; at least LEAST_ROOM bytes."""
@@ -58,11 +62,12 @@ class RequestBuffer:
         self._end = len(data)
 
     def requests(self) -> list[Request]:
-        """All complete requests. Errors: ProtocolError."""
-        batch = []
+        """Complete requests; ``more`` says that there may be others. Errors: ProtocolError."""
+        batch: list[Request] = []
         start, end, view, size = self._start, self._end, self._view, p.REQUEST.size
         unpack, nothing, write = p.REQUEST.unpack_from, self._view[:0], p.CMD_WRITE
-        while end - start >= size:
+        room, answer = MAX_REQUESTS, MAX_ANSWER
+        while end - start >= size and room and answer > 0:
             magic, flags, kind, cookie, offset, length = unpack(view, start)
             if magic != p.REQUEST_MAGIC:
                 raise ProtocolError("it sent something that is no request")
@@ -77,9 +82,13 @@ class RequestBuffer:
             else:
                 start += size
                 batch.append(Request(kind, flags, cookie, offset, length, nothing))
-                if kind == p.CMD_DISC:
+                if kind == p.CMD_READ:
+                    answer -= length
+                elif kind == p.CMD_DISC:
                     break
+            room -= 1
         self._start = start
+        self.more = not room or answer <= 0
         return batch
 
     def make_room(self) -> None:

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 ZERO_STEP: Final = 4 << 20
 SPARSE_READ: Final = 64 * 1024
+MAX_HELD: Final = 64 << 20
+MAX_IN_THREADS: Final = 256
+MAX_EXPECTED: Final = 16 << 20
 
 Work = Callable[[], Any]
 Submit = Callable[[Work, Callable[[object], None]], None]
@@ -58,9 +61,10 @@ class Transmission:
         self._answered = answered
         self._allowed = allowed_flags(export.flags, replies.structured)
         self._held: deque[Request] = deque()
+        self._held_bytes = 0
         self._in_threads = 0
+        self._expected = 0
         self._closed = False
-        self.held_bytes = 0
         self.leaving = False
         self._actions = {
             p.CMD_READ: self._read,
@@ -76,6 +80,11 @@ class Transmission:
     def idle(self) -> bool:
         """Whether no request is under way or held."""
         return not self._in_threads and not self._held
+
+    @property
+    def full(self) -> bool:
+        """Whether enough is under way or held for this client."""
+        return self._in_threads >= MAX_IN_THREADS or self._expected >= MAX_EXPECTED or self._held_bytes >= MAX_HELD
 
     def process(self, batch: list[Request]) -> None:
         """Do the requests; after a disconnect ``leaving`` is set."""
@@ -140,7 +149,7 @@ class Transmission:
         for request in batch:
             if request.kind in MODIFYING:
                 self._held.append(request._replace(data=memoryview(bytes(request.data))))
-                self.held_bytes += len(request.data)
+                self._held_bytes += p.REQUEST.size + len(request.data)
                 gate.waiting += 1
             else:
                 passing.append(request)
@@ -150,7 +159,7 @@ class Transmission:
         """The gate is open: do what was put aside; returns whether there was anything."""
         batch = list(self._held)
         self._held.clear()
-        self.held_bytes = 0
+        self._held_bytes = 0
         if batch and not self._closed:
             self.process(batch)
         return bool(batch)
@@ -265,8 +274,11 @@ class Transmission:
         self._replies.status(request.cookie, answers)
 
     def _in_thread(self, request: Request, work: Work, reply: Callable[[Request, Any], None]) -> None:
+        expected = request.length if request.kind == p.CMD_READ else 0
+
         def done(result: object) -> None:
             self._in_threads -= 1
+            self._expected -= expected
             if self._closed:
                 self._let_go()
                 return
@@ -277,6 +289,7 @@ class Transmission:
             self._answered()
 
         self._in_threads += 1
+        self._expected += expected
         self._submit(work, done)
 
     # ---- the end ----
