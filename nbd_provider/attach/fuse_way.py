@@ -36,6 +36,7 @@ def attach(directory: str, attachment: Attachment, dead_time: float) -> None:
     attachment.device = loop.attach_loop(
         f"{mount}/{FILE_NAME}", read_only=about["read_only"], direct_io=True, block_size=about["sector_size"]
     )
+    attachment.backing = loop.backing_number(attachment.device)
 
 
 def works(directory: str, attachment: Attachment) -> bool:
@@ -53,7 +54,7 @@ def clean(directory: str, attachment: Attachment | None, name: str, abort: bool)
     Errors: VssError while the device is in use; then nothing was removed.
     """
     mount = _mount(directory)
-    devices = loop.devices_on(f"{mount}/{FILE_NAME}")
+    devices = _devices(mount, attachment)
     for device in devices:
         usage.refuse_when_used(device, name, look_only=abort)
     if abort and usage.mounted_at(mount):
@@ -66,6 +67,15 @@ def clean(directory: str, attachment: Attachment | None, name: str, abort: bool)
         _end(attachment)
     protect.leave(_group(name))
     _remove_files(directory)
+
+
+def _devices(mount: str, attachment: Attachment | None) -> list[str]:
+    """By path, and by the number of the file system when someone has taken the mount from under the device."""
+    devices = loop.devices_on(f"{mount}/{FILE_NAME}")
+    if attachment is None or not attachment.backing or attachment.device in devices:
+        return devices
+    lost = loop.backing_number(attachment.device) == attachment.backing
+    return [*devices, attachment.device] if lost else devices
 
 
 def _remove_files(directory: str) -> None:

@@ -89,6 +89,15 @@ def devices_on(path: str) -> list[str]:
     return [f"/dev/{name}" for name in names if backing_file(name) == path]
 
 
+def backing_number(device: str) -> int:
+    """The number of the file system behind ``device``, which tells it even when its mount is gone; 0 for none."""
+    try:
+        number: int = _INFO.unpack(_ask(device, _LOOP_GET_STATUS64, _INFO.size))[0]
+    except OSError:
+        return 0
+    return number
+
+
 def device_size(device: str) -> int:
     """Size of a block device in bytes."""
     return int.from_bytes(_ask(device, _BLKGETSIZE64, 8), "little")

@@ -19,8 +19,8 @@ _LOCK_WAIT_S = 60.0
 class Attachment(msgspec.Struct):
     """One attached volume. ``device`` is "" while attaching.
 
-    ``pid`` and ``started`` (clock ticks since boot) identify the bridge of the FUSE way; ``index`` is N of
-    ``/dev/nbdN``. ``boot`` tells state that a reboot has made stale.
+    ``pid`` and ``started`` (clock ticks since boot) identify the bridge of the FUSE way and ``backing`` its
+    file system; ``index`` is N of ``/dev/nbdN``. ``boot`` tells state that a reboot has made stale.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Attachment(msgspec.Struct):
     device: str = ""
     pid: int = 0
     started: int = 0
+    backing: int = 0
     index: int = -1
 
 

@@ -303,6 +303,15 @@ def test_leftovers_without_state_and_state_of_an_earlier_boot(place: Any) -> Non
     assert place.detach().returncode == 0
 
 
+def test_a_device_whose_mount_someone_took_is_still_detached(place: Any, run: Any) -> None:
+    server = place.server(8 * MIB)
+    answer = place.attach(server.socket)
+    run(["umount", "--lazy", f"{place.runtime}/bridge"])
+    assert loop.backing_file(answer["device"]) != f"{place.runtime}/bridge/disk"
+    assert place.detach().returncode == 0
+    assert loop.backing_file(answer["device"]) == "" and place.leftovers() == []
+
+
 def test_detach_without_a_server_refuses_and_gives_up_when_forced(place: Any) -> None:
     server = place.server(8 * MIB)
     device = place.attach(server.socket)["device"]

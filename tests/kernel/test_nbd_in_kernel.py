@@ -1,0 +1,20 @@
+"""The kernel's own nbd through our netlink code, with servers from Debian."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.mark.parametrize("program", ["nbdkit", "qemu-nbd"])
+def test_attach_kill_reconnect_detach(uml: Any, guests: Path, program: str) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"not installed: {program}")
+    result = uml.run(guests / "nbd_attach.py", program, modules=("nbd", "loop", "fuse"))
+    assert result.status == 0, result.console
+    assert result.output.endswith("all is well")
