@@ -1,16 +1,19 @@
-"""The way through the kernel: ``/dev/nbdN``, connected over netlink to sockets that are negotiated here."""
+"""The way through the kernel: ``/dev/nbdN``, connected over netlink to a socket that is negotiated here.
+
+One connection, even where the server allows several. With more, the kernel takes a request that is older than its
+timer for the sign of a dead connection, and nothing brings a connection back that was merely slow. With one and no
+NBD timeout, the timer only repeats what was sent on a connection that has been replaced since. So that timer decides
+how soon after a reconnect the requests that were under way go on, and we shorten it.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-import socket
 
 from shadowset.nbd_provider.attach import client, netlink, usage
 from shadowset.nbd_provider.attach.state import Attachment
 
-_CONNECTIONS = min(4, os.cpu_count() or 1)
+_REPEAT_MS = 3000
 
 
 def attach(attachment: Attachment, dead_time: float) -> None:
@@ -18,16 +21,17 @@ def attach(attachment: Attachment, dead_time: float) -> None:
 
     Errors: VssError; what is there by then is found and removed by ``clean``.
     """
-    with contextlib.ExitStack() as stack:
-        sockets, export = _connections(stack, attachment)
+    sock, export = client.connect(attachment.nbd, attachment.export)
+    with sock:
         attachment.index = netlink.connect(
-            [sock.fileno() for sock in sockets],
+            sock.fileno(),
             export.size,
             export.sector_size,
             export.flags,
             math.ceil(dead_time),
             backend(attachment.name),
         )
+    netlink.set_timer(attachment.index, _REPEAT_MS)
     attachment.device = netlink.wait_for(attachment.index, export.size)
 
 
@@ -52,24 +56,15 @@ def clean(attachment: Attachment, abort: bool) -> None:
 
 
 def reconnect(attachment: Attachment) -> None:
-    """Hands fresh connections to the device. Errors: VssError."""
-    with contextlib.ExitStack() as stack:
-        sockets, export = _connections(stack, attachment)
+    """Hands a fresh connection to the device. Errors: VssError."""
+    sock, export = client.connect(attachment.nbd, attachment.export)
+    with sock:
         if export.size != netlink.size(attachment.index):
             message = f"the export has {export.size} bytes now, but {attachment.device} has another size: attach anew"
             raise client.NbdError(message)
-        netlink.reconfigure(attachment.index, [sock.fileno() for sock in sockets], backend(attachment.name))
+        netlink.reconfigure(attachment.index, sock.fileno(), backend(attachment.name))
 
 
 def backend(name: str) -> str:
     """The backend identifier of a volume, as ``/sys/block/nbdN/backend`` shows it."""
     return f"shadowset-{name}"
-
-
-def _connections(stack: contextlib.ExitStack, attachment: Attachment) -> tuple[list[socket.socket], client.Export]:
-    """Several sockets where the server promises that they see each other's flushes, otherwise one."""
-    first, export = client.connect(attachment.nbd, attachment.export)
-    sockets = [stack.enter_context(first)]
-    while export.can(client.FLAG_CAN_MULTI_CONN) and len(sockets) < _CONNECTIONS:
-        sockets.append(stack.enter_context(client.connect(attachment.nbd, attachment.export)[0]))
-    return sockets, export

@@ -5,6 +5,7 @@ Numbers and meanings are those of the public header ``linux/nbd-netlink.h``.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -24,6 +25,7 @@ _CMD_DISCONNECT = 2
 _CMD_RECONFIGURE = 3
 _CMD_STATUS = 5
 _WAIT_S = 10.0
+_KERNEL_TIMER_MS = 30_000
 
 
 class _Sockets(nla):  # type: ignore[misc]
@@ -83,10 +85,8 @@ def available() -> bool:
     return _answers()
 
 
-def connect(
-    descriptors: list[int], size: int, sector_size: int, server_flags: int, dead_time_s: int, backend: str
-) -> int:
-    """N of the new ``/dev/nbdN``, on sockets in the transmission phase. Errors: VssError."""
+def connect(descriptor: int, size: int, sector_size: int, server_flags: int, dead_time_s: int, backend: str) -> int:
+    """N of the new ``/dev/nbdN``, on a socket in the transmission phase. Errors: VssError."""
     attributes: list[list[Any]] = [
         ["NBD_ATTR_SIZE_BYTES", size],
         ["NBD_ATTR_BLOCK_SIZE_BYTES", sector_size],
@@ -94,7 +94,7 @@ def connect(
         ["NBD_ATTR_CLIENT_FLAGS", 0],
         ["NBD_ATTR_DEAD_CONN_TIMEOUT", dead_time_s],
         ["NBD_ATTR_BACKEND_IDENTIFIER", backend],
-        _sockets(descriptors),
+        _sockets(descriptor),
     ]
     for message in _ask(_CMD_CONNECT, attributes, f"connect a device for {backend}"):
         index = message.get_attr("NBD_ATTR_INDEX")
@@ -103,24 +103,34 @@ def connect(
     raise VssError(Code.VSS_E_UNEXPECTED, f"the kernel connected a device for {backend} without naming it")
 
 
-def reconfigure(index: int, descriptors: list[int], backend: str) -> None:
-    """Gives ``/dev/nbdN`` fresh sockets in place of dead ones; where none is dead nothing happens. Errors: VssError."""
+def reconfigure(index: int, descriptor: int, backend: str) -> None:
+    """Gives ``/dev/nbdN`` a fresh socket in place of a dead one; where none is dead nothing happens.
+
+    Errors: VssError.
+    """
     attributes: list[list[Any]] = [
         ["NBD_ATTR_INDEX", index],
         ["NBD_ATTR_BACKEND_IDENTIFIER", backend],
-        _sockets(descriptors),
+        _sockets(descriptor),
     ]
     _ask(_CMD_RECONFIGURE, attributes, f"give /dev/nbd{index} a new connection")
 
 
 def disconnect(index: int) -> None:
     """Ends ``/dev/nbdN`` and waits until it is empty; unanswered requests fail. Errors: VssError."""
+    set_timer(index, _KERNEL_TIMER_MS)
     _ask(_CMD_DISCONNECT, [["NBD_ATTR_INDEX", index]], f"disconnect /dev/nbd{index}")
     deadline = time.monotonic() + _WAIT_S
     while connected(index) or size(index):
         if time.monotonic() > deadline:
             raise VssError(Code.VSS_E_VOLUME_IN_USE, f"/dev/nbd{index} does not let go: look who has it open")
         time.sleep(0.01)
+
+
+def set_timer(index: int, milliseconds: int) -> None:
+    """The age at which the kernel looks again at a request of ``/dev/nbdN``; it outlives the connection."""
+    with contextlib.suppress(OSError), open(f"/sys/block/nbd{index}/queue/io_timeout", "w", encoding="ascii") as file:
+        file.write(str(milliseconds))
 
 
 def connected(index: int) -> bool:
@@ -187,9 +197,8 @@ def _ask(command: int, attributes: list[list[Any]], purpose: str) -> list[Any]:
         socket.close()
 
 
-def _sockets(descriptors: list[int]) -> list[Any]:
-    items = [["NBD_SOCK_ITEM", {"attrs": [["NBD_SOCK_FD", descriptor]]}] for descriptor in descriptors]
-    return ["NBD_ATTR_SOCKETS", {"attrs": items}]
+def _sockets(descriptor: int) -> list[Any]:
+    return ["NBD_ATTR_SOCKETS", {"attrs": [["NBD_SOCK_ITEM", {"attrs": [["NBD_SOCK_FD", descriptor]]}]]}]
 
 
 def _sysfs(index: int, name: str) -> str:
