@@ -7,9 +7,11 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from shadowset import __version__
+from shadowset.nbd_provider import check_command
 from shadowset.nbd_provider.control import ControlClient
 from shadowset.nbd_provider.listening import listen_unix, passed_socket
 from shadowset.nbd_provider.live_export import LiveDirectory
@@ -30,7 +32,13 @@ over the control socket; other processes read them straight from the storage dir
 EXAMPLE = """example:
   shadowset-provider data --origin /dev/vdb --storage /var/lib/shadowset/storage/data \\
       --nbd /run/data.sock --control /run/data-control.sock
-  nbdinfo nbd+unix:///data?socket=/run/data.sock"""
+  nbdinfo nbd+unix:///data?socket=/run/data.sock
+
+other commands:
+  shadowset-provider check STORAGE    verify a shadow storage"""
+
+COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {"check": check_command.main}
+"""Words in place of NAME; a volume of such a name is served when an option stands before it."""
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -115,7 +123,10 @@ def connect_gate(server: Server, volume: Volume) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Exit status 0 after a clean end, 1 when the volume cannot be served."""
+    """Entry point. Exit status 0 after a clean end, 1 when the volume cannot be served; commands have their own."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in COMMANDS:
+        return COMMANDS[arguments[0]](arguments[1:])
     options = parse_arguments(arguments)
     start_logging(options.log_level)
     harden()

@@ -8,9 +8,11 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from uuid import UUID
+
+from shadowset.nbd_provider.store.settings import SETTINGS_OFFSET, SETTINGS_SIZE, Settings
 
 MAGIC = b"SHADOWST"
 VERSION = 1
@@ -39,12 +41,19 @@ HEADER = struct.Struct("<8sIIQQ16s16sIQQ")
 """magic, version, chunk size, volume size, capacity (copies), storage id, boot id, clean, generation, next slot."""
 ENTRY = struct.Struct("<IIQQQ16s16sI")
 """state, flags, number, created (ns), size, copy id, set id, CRC-32 of all that precedes it."""
+ENTRY_EXTRA = struct.Struct("<IIQQQI")
+"""priority xor 128, cause of the loss, held until (ns), lost at (ns), bytes given back, CRC-32 of what precedes it."""
+ENTRY_EXTRA_OFFSET = 72
 ENTRY_SIZE = 128
 ENTRY_PERSISTENT = 1
 DEFAULT_CAPACITY = 512
+DEFAULT_PRIORITY = 128
 
 STATE_FREE, STATE_PENDING, STATE_CREATED, STATE_DELETED, STATE_LOST = range(5)
 LIVE_STATES = (STATE_PENDING, STATE_CREATED)
+
+CAUSE_NONE, CAUSE_FULL, CAUSE_ERROR, CAUSE_DAMAGED, CAUSE_ORIGIN_CHANGED = range(5)
+CAUSES = ("", "storage-full", "error", "damaged", "origin-changed")
 
 
 def pack_head(generation: int, slot: int) -> int:
@@ -92,6 +101,7 @@ class Header:
     clean: bool
     generation: int
     next_slot: int
+    settings: Settings = field(default_factory=Settings)
 
     def pack(self) -> bytes:
         """The page."""
@@ -107,7 +117,8 @@ class Header:
             self.generation,
             self.next_slot,
         )
-        return (body + struct.pack("<I", zlib.crc32(body))).ljust(PAGE, b"\0")
+        head = (body + struct.pack("<I", zlib.crc32(body))).ljust(SETTINGS_OFFSET, b"\0")
+        return (head + self.settings.pack()).ljust(PAGE, b"\0")
 
     @classmethod
     def unpack(cls, page: bytes) -> Header:
@@ -120,7 +131,9 @@ class Header:
             raise ValueError(f"its format version is {version} and this program reads version {VERSION}")
         if struct.unpack_from("<I", page, HEADER.size)[0] != zlib.crc32(body):
             raise ValueError("the checksum of its header is wrong")
-        return cls(chunk, size, capacity, UUID(bytes=storage), UUID(bytes=boot), bool(clean), generation, slot)
+        settings = Settings.unpack(page[SETTINGS_OFFSET : SETTINGS_OFFSET + SETTINGS_SIZE])
+        ids = UUID(bytes=storage), UUID(bytes=boot)
+        return cls(chunk, size, capacity, *ids, bool(clean), generation, slot, settings)
 
 
 @dataclass
@@ -134,13 +147,21 @@ class Entry:
     size: int
     copy_id: UUID
     set_id: UUID
+    priority: int = DEFAULT_PRIORITY
+    cause: int = CAUSE_NONE
+    hold_until_ns: int = 0
+    lost_ns: int = 0
+    lost_bytes: int = 0
 
     def pack(self) -> bytes:
         """The row."""
         flags = ENTRY_PERSISTENT if self.persistent else 0
         fields = (self.state, flags, self.number, self.created_ns, self.size, self.copy_id.bytes, self.set_id.bytes)
         row = ENTRY.pack(*fields, 0)
-        return row[:-4] + struct.pack("<I", zlib.crc32(row[:-4])) + bytes(ENTRY_SIZE - ENTRY.size)
+        row = row[:-4] + struct.pack("<I", zlib.crc32(row[:-4])) + bytes(ENTRY_EXTRA_OFFSET - ENTRY.size)
+        more = (self.priority ^ DEFAULT_PRIORITY, self.cause, self.hold_until_ns, self.lost_ns, self.lost_bytes)
+        extra = ENTRY_EXTRA.pack(*more, 0)[:-4]
+        return (row + extra + struct.pack("<I", zlib.crc32(extra))).ljust(ENTRY_SIZE, b"\0")
 
     @classmethod
     def unpack(cls, row: bytes) -> Entry | None:
@@ -152,7 +173,18 @@ class Entry:
             raise ValueError("the checksum of a table row is wrong")
         if state == STATE_FREE:
             return None
-        return cls(state, bool(flags & 1), number, created, size, UUID(bytes=copy_id), UUID(bytes=set_id))
+        ids = UUID(bytes=copy_id), UUID(bytes=set_id)
+        return cls(state, bool(flags & 1), number, created, size, *ids, *cls._unpack_extra(row))
+
+    @staticmethod
+    def _unpack_extra(row: bytes) -> tuple[int, int, int, int, int]:
+        extra = row[ENTRY_EXTRA_OFFSET : ENTRY_EXTRA_OFFSET + ENTRY_EXTRA.size]
+        if not any(extra):
+            return DEFAULT_PRIORITY, CAUSE_NONE, 0, 0, 0
+        priority, cause, hold, lost, count, crc = ENTRY_EXTRA.unpack(extra)
+        if zlib.crc32(extra[:-4]) != crc:
+            raise ValueError("the checksum of a table row is wrong")
+        return priority ^ DEFAULT_PRIORITY, cause, hold, lost, count
 
 
 def entry_offset(index: int) -> int:
