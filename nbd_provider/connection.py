@@ -14,7 +14,7 @@ from typing import Final
 
 from shadowset.nbd_provider.exports import Directory
 from shadowset.nbd_provider.handshake import Negotiation, Tls
-from shadowset.nbd_provider.replies import Replies
+from shadowset.nbd_provider.replies import Data, Replies
 from shadowset.nbd_provider.requests import ProtocolError, RequestBuffer
 from shadowset.nbd_provider.tls import TlsError, TlsStream
 from shadowset.nbd_provider.transmission import Submit, Transmission
@@ -39,7 +39,7 @@ class Connection:
         self.sock = sock
         self.closed = False
         self._receive: Callable[[memoryview], int] = sock.recv_into
-        self._send: Callable[[Sequence[bytes | bytearray | memoryview]], int] = sock.sendmsg
+        self._send: Callable[[Sequence[Data]], int] = sock.sendmsg
         self._submit = submit
         self._negotiation: Negotiation | None = Negotiation(directory, tls)
         self._keys = keys

@@ -42,32 +42,25 @@ class CachedCopyReader(CopyReader):
         """The origin, for questions about its holes."""
         return self._origin
 
-    def read_cached(self, offset: int, length: int) -> bytes | bytearray | None:
-        """Bytes of the copy from the page cache; None for what must be waited for or needs a closer look."""
-        first = offset // self.chunk_size
-        last = (offset + length - 1) // self.chunk_size
-        parts = []
-        end, chunk = offset + length, first
+    def read_cached(self, offset: int, target: memoryview) -> bool:
+        """Fill ``target`` from the page cache; False for what must be waited for or needs a closer look."""
+        start, end = offset, offset + len(target)
+        chunk, last = offset // self.chunk_size, (end - 1) // self.chunk_size
         while offset < end:
             until = self._same_place(chunk, last)
             stop = min(end, until * self.chunk_size)
-            part = self._cached_run(chunk, until, offset, stop)
-            if part is None:
-                return None
-            parts.append(part)
+            if not self._cached_run(chunk, until, offset, target[offset - start : stop - start]):
+                return False
             offset, chunk = stop, until
-        if not self.alive:
-            return None
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return self.alive
 
-    def _cached_run(self, chunk: int, until: int, offset: int, stop: int) -> bytearray | None:
+    def _cached_run(self, chunk: int, until: int, offset: int, target: memoryview) -> bool:
         word = self._head.view[chunk]
         slot = self._segments.find(word, self._number) if word >= self._limit else None
         if slot is None:
-            content = read_cached(self._origin, offset, stop - offset)
-            return content if max(self._head.view[chunk:until]) < self._limit else None
+            return read_cached(self._origin, offset, target) and max(self._head.view[chunk:until]) < self._limit
         number, _, data = layout.slot_position(slot, self.chunk_size)
-        return read_cached(self._segments.get(number).fd, data + offset - chunk * self.chunk_size, stop - offset)
+        return read_cached(self._segments.get(number).fd, data + offset - chunk * self.chunk_size, target)
 
     def prefetch(self, offset: int, length: int) -> None:
         """Let the kernel read ahead, in the origin and in the slots."""
@@ -110,18 +103,18 @@ class CopyExport:
             return Allocation(self.ranges)
         return open_bitmap(name, self._storage, self._reader.entry.copy_id)
 
-    def read_now(self, offset: int, length: int) -> bytes | bytearray | None:
-        """Bytes of the copy from the page cache, or None; what is unusual is left to ``read``."""
+    def read_now(self, offset: int, target: memoryview) -> bool:
+        """Fill ``target`` from the page cache; what is unusual is left to ``read``."""
         if self._may_try:
             try:
-                return self._reader.read_cached(offset, length)
+                return self._reader.read_cached(offset, target)
             except FileNotFoundError:
-                return None
+                return False
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 self._may_try = False
-        return None
+        return False
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the copy."""

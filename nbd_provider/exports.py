@@ -29,8 +29,8 @@ class Export(Protocol):
     def open_context(self, name: str) -> Context:
         """One of them."""
 
-    def read_now(self, offset: int, length: int) -> bytes | bytearray | None:
-        """Bytes that need no waiting for a disk, or None."""
+    def read_now(self, offset: int, target: memoryview) -> bool:
+        """Fill ``target`` without waiting for a disk, or say False."""
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes, waiting as long as it takes; called from any thread."""
@@ -77,14 +77,12 @@ class Directory(Protocol):
         """One of them; an empty name asks for the default one."""
 
 
-def read_cached(fd: int, offset: int, length: int) -> bytearray | None:
-    """Bytes from the page cache, or None when a disk would have to be waited for.
+def read_cached(fd: int, offset: int, target: memoryview) -> bool:
+    """Fill ``target`` from the page cache, or say False when a disk would have to be waited for.
 
     Errors: OSError; EOPNOTSUPP where the file system cannot tell.
     """
-    buffer = bytearray(length)
     try:
-        done = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+        return os.preadv(fd, (target,), offset, os.RWF_NOWAIT) == len(target)
     except BlockingIOError:
-        return None
-    return buffer if done == length else None
+        return False

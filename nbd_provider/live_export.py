@@ -45,16 +45,16 @@ class LiveExport:
             return Allocation(self.ranges)
         return open_bitmap(name, self._volume.store.storage)
 
-    def read_now(self, offset: int, length: int) -> bytes | bytearray | None:
-        """Bytes from the page cache, or None when a disk would have to be waited for."""
+    def read_now(self, offset: int, target: memoryview) -> bool:
+        """Fill ``target`` from the page cache; where that cannot be asked for, from wherever the bytes are."""
         if self._may_try:
             try:
-                return read_cached(self._fd, offset, length)
+                return read_cached(self._fd, offset, target)
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
                 self._may_try = False
-        return self._volume.read(offset, length)
+        return os.preadv(self._fd, (target,), offset) == len(target)
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes, waiting for the disk."""

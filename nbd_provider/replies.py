@@ -17,7 +17,10 @@ from shadowset.nbd_provider.block_status import Extent
 MAX_PIECES: Final = 512
 LARGEST_ZERO_CHECK: Final = 1 << 20
 
-Data = bytes | bytearray
+FIRST_SPACE: Final = 256 * 1024
+MOST_SPACE: Final = 4 << 20
+
+Data = bytes | bytearray | memoryview
 Piece = tuple[int, int, Data | None]
 """Offset, length and the data, or None for a hole."""
 
@@ -31,7 +34,38 @@ def reads_as_zero(data: Data) -> bool:
     """Whether data that is not too large to look at is all zeros."""
     if data[0] or data[-1] or len(data) > LARGEST_ZERO_CHECK:
         return False
-    return data == _zeros(len(data))
+    return bytes(data) == _zeros(len(data))
+
+
+class Space:
+    """Memory that reads fill and replies are sent from, used again when all of them are sent.
+
+    Fresh memory for each read would cost more than a large read from the page cache does.
+    """
+
+    def __init__(self) -> None:
+        self._all = memoryview(bytearray(FIRST_SPACE))
+        self._used = 0
+        self._wished = 0
+
+    def take(self, length: int) -> memoryview:
+        """Memory for a read."""
+        start = self._used
+        self._used = end = start + length
+        if end <= len(self._all):
+            return self._all[start:end]
+        self._wished = min(end, MOST_SPACE)
+        return memoryview(bytearray(length))
+
+    def give_back(self, length: int) -> None:
+        """What was taken last is not needed."""
+        self._used -= length
+
+    def reset(self) -> None:
+        """Nothing of it is in use any more."""
+        self._used = 0
+        if self._wished > len(self._all):
+            self._all = memoryview(bytearray(self._wished))
 
 
 class Replies:
@@ -40,7 +74,8 @@ class Replies:
     def __init__(self) -> None:
         self.structured = False
         self.unsent = 0
-        self._out: deque[Data | memoryview] = deque()
+        self.space = Space()
+        self._out: deque[Data] = deque()
 
     def __bool__(self) -> bool:
         return bool(self._out)
@@ -103,7 +138,7 @@ class Replies:
         length = len(body) + following
         self._out.append(p.CHUNK.pack(p.STRUCTURED_REPLY_MAGIC, flags, kind, cookie, length) + body)
 
-    def send(self, sendmsg: Callable[[Sequence[Data | memoryview]], int]) -> None:
+    def send(self, sendmsg: Callable[[Sequence[Data]], int]) -> None:
         """Send as much as is taken. Errors: BlockingIOError when the rest must wait, OSError."""
         out = self._out
         while out:
@@ -111,6 +146,7 @@ class Replies:
             sent = sendmsg(pieces)
             self._drop(sent, len(pieces))
         self.unsent = 0
+        self.space.reset()
 
     def _drop(self, sent: int, count: int) -> None:
         out = self._out

@@ -67,6 +67,7 @@ class Server:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
         self._stopping = False
+        self._next_look = 0.0
         self.deadline: Callable[[], float | None] = lambda: None
         self.on_deadline: Callable[[], None] = lambda: None
         self.idle_work: Callable[[], Iterator[int] | None] = lambda: None
@@ -128,21 +129,30 @@ class Server:
             os.close(self._wake)
 
     def _turn(self) -> None:
+        """One look at everything. Only those who were served can have changed, unless something else happened."""
+        changed: set[int] = set()
+        others = False
         for fd, mask in self._epoll.poll(self._timeout()):
             if fd == self._wake:
                 os.eventfd_read(self._wake)
             elif fd in self._listeners:
                 self._accept(fd)
             else:
-                self._serve(fd, mask)
-        self._finish_threads()
-        deadline = self.deadline()
-        if deadline is not None and time.monotonic() >= deadline:
-            self.on_deadline()
-        self._drop_silent()
+                changed.add(fd)
+                others |= not self._serve(fd, mask)
+        others |= self._finish_threads()
+        others |= self._pass_deadline()
+        others |= self._drop_silent()
         self._do_idle_work()
-        for fd in list(self._clients):
+        for fd in list(self._clients) if others else changed:
             self._update(fd)
+
+    def _pass_deadline(self) -> bool:
+        deadline = self.deadline()
+        if deadline is None or time.monotonic() < deadline:
+            return False
+        self.on_deadline()
+        return True
 
     def _timeout(self) -> float:
         if self._idle is not None:
@@ -168,13 +178,15 @@ class Server:
             client.flush()
             self._update(number)
 
-    def _serve(self, fd: int, mask: int) -> None:
+    def _serve(self, fd: int, mask: int) -> bool:
+        """Let a client act; returns whether it can have changed nobody but itself."""
         client = self._clients[fd][0]
         try:
             self._dispatch(client, mask)
         except Exception:
             log.exception("a connection is closed because its request could not be handled")
             client.close()
+        return isinstance(client, Connection)
 
     @staticmethod
     def _dispatch(client: Client, mask: int) -> None:
@@ -196,20 +208,27 @@ class Server:
             self._epoll.modify(fd, mask)
             self._clients[fd] = (client, mask, since)
 
-    def _finish_threads(self) -> None:
+    def _finish_threads(self) -> bool:
+        """Whether there was anything to finish."""
+        finished = bool(self._done)
         while self._done:
             done, result = self._done.popleft()
             try:
                 done(result)
             except Exception:
                 log.exception("the answer to a request could not be sent")
+        return finished
 
-    def _drop_silent(self) -> None:
-        """A client that does not negotiate holds a place that others may need."""
-        limit = time.monotonic() - NEGOTIATION_SECONDS
+    def _drop_silent(self) -> bool:
+        """Once a second: a client that does not negotiate holds a place that others may need."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + TICK
         for client, _, since in self._clients.values():
-            if since < limit and isinstance(client, Connection) and client.negotiating:
+            if since < now - NEGOTIATION_SECONDS and isinstance(client, Connection) and client.negotiating:
                 client.close()
+        return True
 
     def _do_idle_work(self) -> None:
         if self._idle is None:

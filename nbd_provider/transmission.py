@@ -184,10 +184,12 @@ class Transmission:
             error = p.ERRORS[errno.EOVERFLOW if flags & p.CMD_FLAG_DF else errno.EINVAL]
             self._refuse(cookie, error, f"a read of {length} bytes is over the limit of {p.MAXIMUM_PAYLOAD}")
             return
-        data = self._export.read_now(offset, length)
-        if data is not None:
-            self._replies.data(cookie, offset, data, bool(flags & p.CMD_FLAG_DF))
-        elif self._replies.structured and length >= SPARSE_READ and not flags & p.CMD_FLAG_DF:
+        target = self._replies.space.take(length)
+        if self._export.read_now(offset, target):
+            self._replies.data(cookie, offset, target, bool(flags & p.CMD_FLAG_DF))
+            return
+        self._replies.space.give_back(length)
+        if self._replies.structured and length >= SPARSE_READ and not flags & p.CMD_FLAG_DF:
             self._in_thread(request, lambda: self._sparse(offset, length), self._reply_pieces)
         else:
             self._in_thread(request, lambda: self._export.read(offset, length), self._reply_data)
