@@ -166,6 +166,8 @@ class Entry:
     @classmethod
     def unpack(cls, row: bytes) -> Entry | None:
         """Read a row; None when it is free. Errors: ValueError when its checksum is wrong."""
+        if len(row) < ENTRY_SIZE:
+            raise ValueError("the table ends early")
         if not any(row):
             return None
         state, flags, number, created, size, copy_id, set_id, crc = ENTRY.unpack_from(row)

@@ -7,6 +7,7 @@ from bisect import bisect_right
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.files import storage_error
 from shadowset.vss.codes import Code, VssError
 
 
@@ -18,11 +19,17 @@ class CopyTable:
         self.header = header
         self._rows: dict[int, layout.Entry] = {}
         for index in range(header.capacity):
-            entry = layout.Entry.unpack(os.pread(self._fd, layout.ENTRY_SIZE, layout.entry_offset(index)))
+            entry = self._read(storage, index)
             if entry is not None and entry.state != layout.STATE_DELETED:
                 self._rows[index] = entry
         self.live: list[int] = []
         self._refresh()
+
+    def _read(self, storage: str, index: int) -> layout.Entry | None:
+        try:
+            return layout.Entry.unpack(os.pread(self._fd, layout.ENTRY_SIZE, layout.entry_offset(index)))
+        except ValueError as error:
+            raise storage_error(storage, error, "restore it or start with an empty directory") from error
 
     def _refresh(self) -> None:
         self.live = sorted(row.number for row in self._rows.values() if row.state in layout.LIVE_STATES)
@@ -83,13 +90,18 @@ class CopyTable:
             del self._rows[index]
 
     def _write(self, index: int, entry: layout.Entry) -> None:
-        os.pwrite(self._fd, entry.pack(), layout.entry_offset(index))
+        self._put(entry.pack(), layout.entry_offset(index))
         self._rows[index] = entry
         self._refresh()
 
     def write_header(self) -> None:
         """Put the header into the file."""
-        os.pwrite(self._fd, self.header.pack(), 0)
+        self._put(self.header.pack(), 0)
+
+    def _put(self, data: bytes, offset: int) -> None:
+        done = os.pwrite(self._fd, data, offset)
+        while done < len(data):
+            done += os.pwrite(self._fd, data[done:], offset + done)
 
     def sync(self) -> None:
         """Make the table durable."""

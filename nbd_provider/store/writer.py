@@ -31,7 +31,7 @@ def create_storage(storage: str, size: int, chunk_size: int, capacity: int = lay
             f"chunk size {chunk_size} is no power of two between {layout.MIN_CHUNK_SIZE} and {layout.MAX_CHUNK_SIZE}",
         )
     os.makedirs(f"{storage}/segments", mode=0o700, exist_ok=True)
-    make_head(storage, layout.chunk_count(size, chunk_size))
+    make_head(storage, layout.chunk_count(size, chunk_size)).close()
     header = layout.Header(chunk_size, size, capacity, uuid4(), boot_id(), True, 0, 0)
     temporary = f"{storage}/table.new"
     with private_file(temporary) as file:
@@ -48,14 +48,19 @@ def private_file(path: str) -> BinaryIO:
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
 
 
-def make_head(storage: str, chunks: int) -> None:
-    """A ``head`` of zeros, put in place of an older one whole."""
+def make_head(storage: str, chunks: int) -> Words:
+    """A ``head`` of zeros in place of the older one; opened before, so that whatever fails, one head is in use."""
     temporary = f"{storage}/head.new"
     with private_file(temporary) as file:
         file.truncate(max(chunks, 1) * 8)
         os.fsync(file.fileno())
-    os.rename(temporary, f"{storage}/head")
-    sync_directory(storage)
+    head = Words(temporary, chunks, writable=True)
+    try:
+        os.rename(temporary, f"{storage}/head")
+    except OSError:
+        head.close()
+        raise
+    return head
 
 
 class ShadowStore:
@@ -131,9 +136,7 @@ class ShadowStore:
                 self.table.set_state(entry, layout.STATE_DELETED)
             elif entry.state == layout.STATE_PENDING:
                 self.lose(entry, "the power was lost before what it takes from the origin was durable")
-        self.head.close()
-        make_head(self.storage, self.chunks)
-        self.head = Words(f"{self.storage}/head", self.chunks, writable=True)
+        self._replace_head()
         found = rebuild(self.storage, self.segments, self.head, self.header)
         self.header.generation = max(self.header.generation, found.newest)
         self.header.next_slot = 0
@@ -213,9 +216,7 @@ class ShadowStore:
 
     def reset(self) -> None:
         """Without any living copy all slots are garbage: start afresh. Readers of old files keep them open."""
-        make_head(self.storage, self.chunks)
-        old, self.head = self.head, Words(f"{self.storage}/head", self.chunks, writable=True)
-        old.close()
+        self._replace_head()
         self.segments.close()
         self.segments = Segments(self.storage, self.chunk_size, writable=True)
         self._reserved_end = 0
@@ -224,6 +225,11 @@ class ShadowStore:
         self._next_slot = 0
         self.garbage = False
         self._write_header()
+
+    def _replace_head(self) -> None:
+        old, self.head = self.head, make_head(self.storage, self.chunks)
+        old.close()
+        sync_directory(self.storage)
 
     # ---- the write path ----
 

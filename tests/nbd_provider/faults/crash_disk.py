@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from shadowset.nbd_provider.store import reclaim
+from shadowset.nbd_provider.store.writer import ShadowStore
 
 SECTOR = 512
 PAGE = 4096
@@ -194,3 +195,12 @@ def put(path: str, content: bytes) -> None:
     """Write a file."""
     with open(path, "wb") as file:
         file.write(content)
+
+
+def abandon(store: ShadowStore | None) -> None:
+    """What the end of a process does."""
+    if store is not None:
+        os.close(store._lock)
+        store.table.close()
+        store.segments.close()
+        store.head.close()
