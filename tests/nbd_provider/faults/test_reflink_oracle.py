@@ -1,0 +1,143 @@
+"""An oracle apart: inside each hold XFS clones the origin file; the shadow copy must read as that clone for ever."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from shadowset.nbd_provider.store.reader import CopyReader, list_copies
+from shadowset.vss import provider_protocol as m
+
+SIZE = 8 << 20
+ROUNDS = 100
+KEPT = 10
+SECONDS = 45
+FICLONE = 0x40049409
+
+
+@pytest.fixture
+def xfs(workdir: str, tools: Any) -> Iterator[str]:
+    if os.geteuid():
+        pytest.skip("needs root to mount XFS on a loop device")
+    tools("mkfs.xfs", "losetup")
+    place = f"{workdir}/x"
+    os.mkdir(place)
+    with open(f"{workdir}/image", "wb") as file:
+        file.truncate(1 << 30)
+    subprocess.run(["mkfs.xfs", "-q", "-m", "reflink=1", f"{workdir}/image"], check=True)
+    subprocess.run(["mount", "-o", "loop", f"{workdir}/image", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+class Load(threading.Thread):
+    """Writes of many sizes, eight at a time, until told to stop."""
+
+    def __init__(self, nbd_module: Any, uri: str) -> None:
+        super().__init__(daemon=True)
+        self._client = nbd_module.NBD()
+        self._client.connect_uri(uri)
+        self._buffer = nbd_module.Buffer.from_bytearray
+        self.stop, self.writes = False, 0
+        self.failed: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._write()
+        except Exception as error:
+            self.failed = error
+
+    def _write(self) -> None:
+        chance = random.Random(5)
+        while not self.stop:
+            cookies = []
+            for _ in range(8):
+                length = chance.choice([512, 4096, 16384, 70000])
+                offset = chance.randrange((SIZE - length) // 512) * 512
+                cookies.append(self._client.aio_pwrite(self._buffer(bytearray(chance.randbytes(length))), offset))
+            while cookies:
+                cookies = [cookie for cookie in cookies if not self._client.aio_command_completed(cookie)]
+                if cookies:
+                    self._client.poll(-1)
+            self.writes += 8
+
+
+class Oracle:
+    """Copies and their clones."""
+
+    def __init__(self, provider: Any, directory: str) -> None:
+        self.provider, self.directory = provider, directory
+        self.control = provider.control()
+        self.chance = random.Random(3)
+        self.clones: dict[str, str] = {}
+        self.compared = 0
+
+    def cut(self) -> None:
+        copy = str(uuid4())
+        clone = f"{self.directory}/{copy}"
+        persistent = self.chance.random() < 0.3
+        self.control.value(m.Hold)
+        with open(clone, "wb") as target, open(self.provider.origin, "rb") as source:
+            fcntl.ioctl(target.fileno(), FICLONE, source.fileno())
+        self.control.value(m.Commit, copy_id=copy, set_id=str(uuid4()), created_ns=1, persistent=persistent)
+        self.control.value(m.Release)
+        self.control.value(m.Finish, copy_id=copy)
+        self.clones[copy] = clone
+
+    def compare(self, copy: str) -> None:
+        reader = CopyReader(self.provider.storage, self.provider.origin, UUID(copy))
+        try:
+            with open(self.clones[copy], "rb") as file:
+                for offset in range(0, SIZE, 1 << 20):
+                    same = reader.read(offset, 1 << 20) == file.read(1 << 20)
+                    assert same, f"copy {copy} differs from its clone in the MiB at {offset}"
+        finally:
+            reader.close()
+        self.compared += 1
+
+    def delete(self, copy: str) -> None:
+        self.compare(copy)
+        self.control.value(m.Delete, copy_id=copy)
+        os.unlink(self.clones.pop(copy))
+
+
+@pytest.mark.host
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_copies_equal_reflinked_files(xfs: str, provider_class: Any, nbd_module: Any, long: bool) -> None:
+    provider = provider_class(xfs, SIZE)
+    with open(provider.origin, "wb") as file:
+        file.write(os.urandom(SIZE))
+    try:
+        provider.start()
+        load = Load(nbd_module, provider.uri)
+        load.start()
+        oracle = Oracle(provider, xfs)
+        rounds, end = 0, time.monotonic() + SECONDS
+        while rounds < ROUNDS * (50 if long else 1) and (long or time.monotonic() < end):
+            rounds += 1
+            oracle.cut()
+            time.sleep(oracle.chance.uniform(0, 0.1))
+            if len(oracle.clones) > KEPT:
+                oracle.delete(oracle.chance.choice(list(oracle.clones)))
+        load.stop = True
+        load.join(20)
+        assert load.failed is None, load.failed
+        for copy in list(oracle.clones):
+            oracle.compare(copy)
+        assert {str(entry.copy_id) for entry in list_copies(provider.storage)} == set(oracle.clones)
+        oracle.control.close()
+        assert provider.stop() == 0
+    finally:
+        provider.close()
+    print(f"{rounds} rounds, {oracle.compared} copies compared, {load.writes} writes")
+    assert rounds >= 20 and load.writes > rounds
