@@ -75,8 +75,8 @@ class ControlClient:
     def _do(self, call: m.ToProvider) -> object:
         volume = self._volume
         match call:
-            case m.Describe():
-                return volume.describe()
+            case m.Describe() | m.Configure() | m.ListEvents():
+                return self._tell(call)
             case m.Hold(timeout_ms=timeout_ms):
                 return volume.hold(self, timeout_ms)
             case m.Commit():
@@ -86,10 +86,20 @@ class ControlClient:
             case m.Finish(copy_id=copy_id):
                 volume.store.finish(parse_id(copy_id))
             case m.Delete(copy_id=copy_id):
-                volume.store.delete(parse_id(copy_id))
+                volume.store.delete(parse_id(copy_id), call.force)
+            case m.SetCopy(copy_id=copy_id):
+                volume.store.set_copy(parse_id(copy_id), call.priority, call.hold_until_ns)
             case m.Stop():
                 self._stop()
         return None
+
+    def _tell(self, call: m.Describe | m.Configure | m.ListEvents) -> object:
+        match call:
+            case m.Configure():
+                return self._volume.configure(call.max_size, call.policy, call.warn_percent)
+            case m.ListEvents(after=after):
+                return self._volume.events(after)
+        return self._volume.describe()
 
     def flush(self) -> None:
         """Send answers."""

@@ -93,6 +93,7 @@ class LiveExport:
 
     def zero(self, offset: int, length: int, may_punch: bool, fast: bool) -> bool:
         """Make the range read as zeros."""
+        self._volume.guard(offset, length)
         if not fast:
             self._volume.origin.zero(offset, length, may_punch)
             return True

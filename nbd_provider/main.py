@@ -18,6 +18,7 @@ from shadowset.nbd_provider.live_export import LiveDirectory
 from shadowset.nbd_provider.process import harden, start_logging
 from shadowset.nbd_provider.server import Server
 from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.settings import Policy
 from shadowset.nbd_provider.volume import Volume
 from shadowset.vss.codes import Code, VssError
 
@@ -63,6 +64,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="BYTES",
         help="bytes copied out at a time, a power of two; only for new storage (default: %(default)s)",
     )
+    parser.add_argument("--max-size", metavar="BYTES", type=int, help="most that the storage may take, 0: unlimited")
+    parser.add_argument("--policy", choices=[policy.text for policy in Policy], help="when the storage is full")
+    parser.add_argument("--warn-at", metavar="PERCENT", type=int, help="warn when the storage is as full as this")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser.parse_args(arguments)
@@ -73,6 +77,7 @@ def serve(options: argparse.Namespace) -> None:
     passed = nbd_socket(options.nbd)
     volume = Volume(options.name, options.origin, options.storage, options.chunk_size)
     try:
+        volume.configure(options.max_size, options.policy, options.warn_at)
         server = Server(LiveDirectory(volume))
         sock = passed or listen_unix(options.nbd)
         volume.nbd_socket = sock.getsockname()

@@ -12,7 +12,7 @@ from shadowset.nbd_provider.origin import Origin, device_stack
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.provider_protocol import Committed, CopyInfo, Held, Released, VolumeDescription
+from shadowset.vss.provider_protocol import Committed, CopyInfo, EventInfo, Events, Held, Released, VolumeDescription
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +104,8 @@ class Volume:
             raise
         self.gate = Gate()
         self.nbd_socket = ""
+        self.store.volume_name = name
+        self._refused = False
 
     def hold(self, owner: object, timeout_ms: int) -> Held:
         """Hold writes. Requests run to their end before the next is looked at, so none is under way here."""
@@ -125,6 +127,7 @@ class Volume:
 
     def describe(self) -> VolumeDescription:
         """The volume and its copies."""
+        limits = self.store.header.settings.limits
         return VolumeDescription(
             name=self.name,
             origin=self.origin.path,
@@ -137,6 +140,27 @@ class Volume:
             pid=os.getpid(),
             holding=self.gate.closed,
             copies=[_copy_info(entry) for entry in self.store.table.entries],
+            max_size=limits.max_size,
+            policy=limits.policy.text,
+            warn_percent=limits.warn_percent,
+            storage_available=self.store.room.available(limits),
+        )
+
+    def configure(self, max_size: int | None, policy: str | None, warn_percent: int | None) -> VolumeDescription:
+        """Other limits of the storage, where not None. Errors: E_INVALIDARG, OSError."""
+        limits = self.store.header.settings.limits.changed(max_size, policy, warn_percent)
+        if limits != self.store.header.settings.limits:
+            self.store.configure(limits)
+        return self.describe()
+
+    def events(self, after: int) -> Events:
+        """Events with higher numbers than ``after``."""
+        return Events(
+            [
+                EventInfo(each.number, each.time_ns, each.kind, each.message, each.copy_id, each.cause, each.freed)
+                for each in self.store.room.events
+                if each.number > after
+            ]
         )
 
     def read(self, offset: int, length: int) -> bytes:
@@ -150,11 +174,20 @@ class Volume:
         return content
 
     def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Copy out what is about to be overwritten."""
-        self.store.prepare_write(ranges)
+        """Copy out what is about to be overwritten; where that is refused, ``guard`` stops the writes that need it."""
+        try:
+            self.store.prepare_write(ranges)
+        except OSError:
+            self._refused = True
+
+    def guard(self, offset: int, length: int) -> None:
+        """After a refusal each write looks for itself, since others of its batch may go. Errors: OSError (ENOSPC)."""
+        if self._refused:
+            self.store.prepare_write([(offset, length)])
 
     def write(self, offset: int, data: memoryview) -> None:
         """Overwrite; ``prepare_write`` must have seen the range. Errors: OSError."""
+        self.guard(offset, len(data))
         done = os.pwrite(self.origin.fd, data, offset)
         while done < len(data):
             done += os.pwrite(self.origin.fd, data[done:], offset + done)
@@ -191,4 +224,8 @@ def _copy_info(entry: layout.Entry) -> CopyInfo:
         pending=entry.state == layout.STATE_PENDING,
         size=entry.size,
         lost=entry.state == layout.STATE_LOST,
+        cause=layout.CAUSES[entry.cause],
+        priority=entry.priority,
+        hold_until_ns=entry.hold_until_ns,
+        lost_bytes=entry.lost_bytes,
     )

@@ -15,7 +15,12 @@ from shadowset.vss.wire import Message
 
 
 class CopyInfo(msgspec.Struct):
-    """One shadow copy in the shadow storage; ``number`` is its generation, ``lost`` says that it cannot be read."""
+    """One shadow copy in the shadow storage.
+
+    ``number`` is its generation. ``lost`` says that it cannot be read, for ``cause``: storage-full, error, damaged or
+    origin-changed. Of copies that must be lost, the lowest ``priority`` (0 to 255) goes first, then the oldest; never
+    one that is held.
+    """
 
     copy_id: str
     set_id: str
@@ -25,6 +30,10 @@ class CopyInfo(msgspec.Struct):
     pending: bool
     size: int
     lost: bool = False
+    cause: str = ""
+    priority: int = 128
+    hold_until_ns: int = 0
+    lost_bytes: int = 0
 
 
 class VolumeDescription(msgspec.Struct):
@@ -41,6 +50,28 @@ class VolumeDescription(msgspec.Struct):
     pid: int
     holding: bool
     copies: list[CopyInfo]
+    max_size: int = 0
+    policy: str = "delete-oldest"
+    warn_percent: int = 80
+    storage_available: int = 0
+
+
+class EventInfo(msgspec.Struct):
+    """copy-lost, storage-warning or writes-refused; ``number`` counts up from 1 while the provider runs."""
+
+    number: int
+    time_ns: int
+    event: str
+    message: str
+    copy_id: str = ""
+    cause: str = ""
+    freed: int = 0
+
+
+class Events(msgspec.Struct):
+    """Events after the one that was named, oldest first; at most the last 1024 are remembered."""
+
+    events: list[EventInfo]
 
 
 class Held(msgspec.Struct):
@@ -103,10 +134,39 @@ class Finish(Message, tag="finish"):
 
 
 class Delete(Message, tag="delete"):
-    """Delete a copy; answered with null. Errors: VSS_E_OBJECT_NOT_FOUND."""
+    """Delete a copy; answered with null. Errors: VSS_E_OBJECT_NOT_FOUND, VSS_E_BAD_STATE when held without force."""
 
     seq: int
     copy_id: str
+    force: bool = False
+
+
+class Configure(Message, tag="configure"):
+    """Change what is not null; answered with VolumeDescription. ``max_size`` in bytes, 0 is unlimited.
+
+    ``policy`` is delete-oldest, refuse-new or protect-copies. Errors: E_INVALIDARG.
+    """
+
+    seq: int
+    max_size: int | None = None
+    policy: str | None = None
+    warn_percent: int | None = None
+
+
+class SetCopy(Message, tag="set-copy"):
+    """Change what is not null; answered with null. Errors: VSS_E_OBJECT_NOT_FOUND, E_INVALIDARG."""
+
+    seq: int
+    copy_id: str
+    priority: int | None = None
+    hold_until_ns: int | None = None
+
+
+class ListEvents(Message, tag="list-events"):
+    """Answered with Events."""
+
+    seq: int
+    after: int = 0
 
 
 class Stop(Message, tag="stop"):
@@ -131,5 +191,5 @@ class Failed(Message, tag="failed"):
     message: str
 
 
-ToProvider = Describe | Hold | Commit | Release | Finish | Delete | Stop
+ToProvider = Describe | Hold | Commit | Release | Finish | Delete | Configure | SetCopy | ListEvents | Stop
 FromProvider = Done | Failed

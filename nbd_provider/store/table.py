@@ -89,6 +89,10 @@ class CopyTable:
         if state == layout.STATE_DELETED:
             del self._rows[index]
 
+    def update(self, entry: layout.Entry) -> None:
+        """Put a copy's changed fields into its row. Errors: OSError."""
+        self._write(next(i for i, row in self._rows.items() if row is entry), entry)
+
     def _write(self, index: int, entry: layout.Entry) -> None:
         self._put(entry.pack(), layout.entry_offset(index))
         self._rows[index] = entry

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
@@ -14,6 +16,8 @@ from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import Segments, Words, read_header, storage_error, sync_directory
 from shadowset.nbd_provider.store.reclaim import Reclaimer
 from shadowset.nbd_provider.store.recovery import boot_id, rebuild
+from shadowset.nbd_provider.store.room import COPY_LOST, FULL, Event, Room, used_bytes, victim
+from shadowset.nbd_provider.store.settings import Limits, Policy
 from shadowset.nbd_provider.store.table import CopyTable
 from shadowset.vss.codes import Code, VssError
 
@@ -69,6 +73,8 @@ class ShadowStore:
     def __init__(self, storage: str, origin_fd: int, size: int, chunk_size: int = layout.DEFAULT_CHUNK_SIZE) -> None:
         os.makedirs(storage, mode=0o700, exist_ok=True)
         self.storage = storage
+        self.volume_name = ""
+        self.room = Room(storage)
         self._origin = origin_fd
         self._lock = self._take_lock()
         try:
@@ -114,8 +120,16 @@ class ShadowStore:
         self.newest = self.table.newest
         self.durable = self.table.durable
         self._write_header()
+        self._remember_losses()
         if not self.table.live and self._next_slot:
             self.reset()
+
+    def _remember_losses(self) -> None:
+        """Copies that were lost in earlier runs are told of as well."""
+        known = {event.copy_id for event in self.room.events}
+        for entry in self.table.entries:
+            if entry.state == layout.STATE_LOST and str(entry.copy_id) not in known:
+                self.room.add(COPY_LOST, f"shadow copy {entry.copy_id} was lost in an earlier run", entry)
 
     def _used_end(self) -> int:
         """The first slot after all that were ever taken, from the records of the last segment."""
@@ -143,7 +157,7 @@ class ShadowStore:
         for slot, before, label in found.damaged:
             for entry in self.table.entries:
                 if before < entry.number <= label and entry.state in layout.LIVE_STATES:
-                    self.lose(entry, f"slot {slot} is damaged")
+                    self.lose(entry, f"slot {slot} is damaged", layout.CAUSE_DAMAGED)
         self.table.sync()
 
     def _write_header(self) -> None:
@@ -156,7 +170,7 @@ class ShadowStore:
     def commit(self, copy_id: UUID, set_id: UUID, created_ns: int, persistent: bool) -> layout.Entry:
         """Make the cut: from now on old data is kept for this copy. Nothing is allocated and nothing is synced.
 
-        Errors: VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED, VSS_E_OBJECT_ALREADY_EXISTS.
+        Errors: VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED, VSS_E_OBJECT_ALREADY_EXISTS, VSS_E_INSUFFICIENT_STORAGE.
         """
         number = self.header.generation + 1
         if number > layout.MAX_GENERATION:
@@ -164,6 +178,9 @@ class ShadowStore:
                 Code.VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED,
                 f"shadow storage {self.storage} has counted {number - 1} cuts; delete all copies once to start again",
             )
+        limits = self.header.settings.limits
+        if limits.policy is not Policy.DELETE_OLDEST:
+            self.room.check_new_copy(limits, GROWTH_SLOTS * self._slot_size, self.volume_name)
         entry = layout.Entry(layout.STATE_PENDING, persistent, number, created_ns, self.header.size, copy_id, set_id)
         self.header.generation = number
         self.table.write_header()
@@ -184,9 +201,16 @@ class ShadowStore:
         if entry.persistent:
             self._write_header()
 
-    def delete(self, copy_id: UUID) -> None:
-        """Delete a copy; its space comes back through ``reclaim``. Errors: VSS_E_OBJECT_NOT_FOUND."""
+    def delete(self, copy_id: UUID, force: bool = False) -> None:
+        """Delete a copy; its space comes back through ``reclaim``.
+
+        Errors: VSS_E_OBJECT_NOT_FOUND, VSS_E_BAD_STATE when it is held and ``force`` is not given.
+        """
         entry = self.table.find(copy_id)
+        if not force and entry.state in layout.LIVE_STATES and entry.hold_until_ns > time.time_ns():
+            until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.hold_until_ns // 10**9))
+            message = f"shadow copy {copy_id} is held until {until}; end its hold first, or delete it with force"
+            raise VssError(Code.VSS_E_BAD_STATE, message)
         self.table.set_state(entry, layout.STATE_DELETED)
         if entry.persistent:
             self.table.sync()
@@ -195,13 +219,37 @@ class ShadowStore:
         if not self.table.live:
             self.reset()
 
-    def lose(self, entry: layout.Entry, reason: str) -> None:
+    def configure(self, limits: Limits) -> None:
+        """Other limits from now on; they are durable when this returns. Errors: OSError."""
+        self.header.settings.limits = limits
+        self._write_header()
+
+    def set_copy(self, copy_id: UUID, priority: int | None, hold_until_ns: int | None) -> None:
+        """Change a copy's priority (0 to 255) and retention. Errors: VSS_E_OBJECT_NOT_FOUND, E_INVALIDARG."""
+        entry = self.table.find(copy_id)
+        if priority is not None and not 0 <= priority <= 255:
+            raise VssError(Code.E_INVALIDARG, f"{priority} is no priority of a shadow copy; give 0 to 255")
+        if hold_until_ns is not None and not 0 <= hold_until_ns < 1 << 63:
+            raise VssError(Code.E_INVALIDARG, f"{hold_until_ns} is no time; give nanoseconds since 1970, 0 for no hold")
+        entry.priority = entry.priority if priority is None else priority
+        entry.hold_until_ns = entry.hold_until_ns if hold_until_ns is None else hold_until_ns
+        self.table.update(entry)
+        self.table.sync()
+
+    def lose(self, entry: layout.Entry, reason: str, cause: int = layout.CAUSE_ERROR) -> Event:
         """Give a copy up because its old data cannot be kept; the live volume goes on."""
-        log.error("shadow copy %s (generation %d) is lost: %s", entry.copy_id, entry.number, reason)
-        self.table.set_state(entry, layout.STATE_LOST)
+        before = entry.cause, entry.lost_ns
+        entry.cause, entry.lost_ns = cause, time.time_ns()
+        try:
+            self.table.set_state(entry, layout.STATE_LOST)
+        except OSError:
+            entry.cause, entry.lost_ns = before
+            raise
         self._update()
         if entry.persistent:
             self._sync_loss(entry)
+        message = f"shadow copy {entry.copy_id} (generation {entry.number}) is lost: {reason}"
+        return self.room.add(COPY_LOST, message, entry)
 
     def _sync_loss(self, entry: layout.Entry) -> None:
         """Make the loss durable before the origin changes, or the copy would be back after a power loss, and wrong."""
@@ -236,7 +284,8 @@ class ShadowStore:
     def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Copy out what the given (offset, length) ranges are about to overwrite. Returns when they may be written.
 
-        Never fails: a copy whose old data cannot be kept is lost and reported, the live volume goes on.
+        A copy whose old data cannot be kept is lost and reported, the live volume goes on. Errors: OSError when no
+        copy may be lost, by the policy protect-copies or because all that live are held; then nothing may be written.
         """
         newest = self.newest
         if not newest:
@@ -277,16 +326,38 @@ class ShadowStore:
     def _copy_out(self, chunks: list[int]) -> None:
         for start in range(0, len(chunks), BATCH_CHUNKS):
             batch = chunks[start : start + BATCH_CHUNKS]
-            while self.newest:
+            while self.newest and batch:
                 try:
                     self._copy_batch(batch)
                     break
                 except (OSError, EOFError) as error:
-                    victim = next(entry for entry in self.table.entries if entry.number == self.table.live[0])
-                    self.lose(victim, f"its old data cannot be kept in {self.storage}: {error}")
-                    self._make_room()
+                    full = getattr(error, "errno", None) in FULL
+                    if not (full and self.garbage and self._make_room()):
+                        self._lose_one(error, layout.CAUSE_FULL if full else layout.CAUSE_ERROR)
+                        limit = self.newest << layout.SLOT_BITS  # lower when the newest was lost
+                        batch = [chunk for chunk in batch if self.head.view[chunk] < limit]
 
-    def _make_room(self) -> None:
+    def _lose_one(self, error: OSError | EOFError, cause: int) -> None:
+        """Lose the copy that counts least. Errors: OSError, the reason itself, when none may be lost."""
+        protected = self.header.settings.limits.policy is Policy.PROTECT_COPIES
+        entry = None if protected else victim(self.table.entries, time.time_ns())
+        if entry is None:
+            self.room.refused(str(error))
+            raise error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
+        event = self.lose(entry, f"its old data cannot be kept in {self.storage}: {error}", cause)
+        event.freed = entry.lost_bytes = self._make_room()
+        try:
+            self.table.update(entry)
+        except OSError as problem:
+            log.error("how much the loss of %s gave back cannot be noted: %s", entry.copy_id, problem)
+
+    def _make_room(self) -> int:
+        """Give back what nobody needs; returns the bytes on disk that it brought, 0 when it could not."""
+        before = self.used
+        self._give_back()
+        return max(0, before - self.used)
+
+    def _give_back(self) -> None:
         try:
             if not self.table.live:
                 self.reset()
@@ -354,6 +425,7 @@ class ShadowStore:
             number, record, position = layout.slot_position(first, self.chunk_size)
             ahead = min(max(count, GROWTH_SLOTS), layout.SEGMENT_SLOTS - first % layout.SEGMENT_SLOTS)
             fd = self.segments.get(number).fd
+            ahead = self.room.slots(self.header.settings.limits, ahead, count, self._slot_size)
             os.posix_fallocate(fd, record, ahead * layout.SLOT_RECORD_SIZE)
             os.posix_fallocate(fd, position, ahead * self.chunk_size)
             self._reserved_end = first + ahead
@@ -362,16 +434,13 @@ class ShadowStore:
     # ---- figures and end ----
 
     @property
+    def _slot_size(self) -> int:
+        return self.chunk_size + layout.SLOT_RECORD_SIZE
+
+    @property
     def used(self) -> int:
         """Bytes that the storage takes on disk."""
-        total = 0
-        for directory, _, names in os.walk(self.storage):
-            for name in names:
-                try:
-                    total += os.stat(f"{directory}/{name}").st_blocks * 512
-                except FileNotFoundError:
-                    continue
-        return total
+        return used_bytes(self.storage)
 
     def close(self, clean: bool = True) -> None:
         """Close the storage; a clean end spares the next start a recovery."""

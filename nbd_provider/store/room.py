@@ -1,0 +1,121 @@
+"""How much room a storage has, and the events that its owner should hear of."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.settings import Limits
+from shadowset.vss.codes import Code, VssError
+
+log = logging.getLogger(__name__)
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+MAX_EVENTS: Final = 1024
+
+COPY_LOST: Final = "copy-lost"
+STORAGE_WARNING: Final = "storage-warning"
+WRITES_REFUSED: Final = "writes-refused"
+
+
+@dataclass
+class Event:
+    """Something that happened to a storage; ``freed`` bytes were given back by it. Events of one run are numbered."""
+
+    number: int
+    time_ns: int
+    kind: str
+    message: str
+    copy_id: str = ""
+    cause: str = ""
+    freed: int = 0
+
+
+def used_bytes(storage: str) -> int:
+    """Bytes that the storage takes on disk."""
+    total = 0
+    for directory, _, names in os.walk(storage):
+        for name in names:
+            try:
+                total += os.stat(f"{directory}/{name}").st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total
+
+
+class Room:
+    """Room of one storage; looks at the disk when asked, which is once for each growth of 256 slots."""
+
+    def __init__(self, storage: str) -> None:
+        self._storage = storage
+        self.events: deque[Event] = deque(maxlen=MAX_EVENTS)
+        self._count = 0
+        self._warned = self._refused = False
+
+    def available(self, limits: Limits) -> int:
+        """Bytes that may still be taken, by the maximum or by the file system, whichever is less."""
+        disk = os.statvfs(self._storage)
+        free = disk.f_bavail * disk.f_frsize
+        return max(0, min(free, limits.max_size - used_bytes(self._storage))) if limits.max_size else free
+
+    def slots(self, limits: Limits, wanted: int, least: int, slot_size: int) -> int:
+        """How many of the ``wanted`` slots may be taken. Errors: OSError (ENOSPC) when it is fewer than ``least``."""
+        available = self.available(limits)
+        self._warn(limits, available - wanted * slot_size)
+        slots = min(wanted, available // slot_size)
+        if slots < least:
+            limit = f"maximum size of {limits.max_size} bytes" if limits.max_size else "file system"
+            raise OSError(errno.ENOSPC, f"the {limit} leaves {available} bytes and {least * slot_size} are wanted")
+        self._refused = False
+        return slots
+
+    def _warn(self, limits: Limits, available: int) -> None:
+        """Once each time that the threshold is passed."""
+        used = used_bytes(self._storage)
+        total = used + max(0, available)
+        if used * 100 < limits.warn_percent * total:
+            self._warned = False
+        elif not self._warned:
+            self._warned = True
+            self.add(
+                STORAGE_WARNING, f"shadow storage {self._storage} is full to {used * 100 // max(total, 1)} percent"
+            )
+
+    def refused(self, reason: str) -> None:
+        """Writes to the live volume are refused; told once until there is room again."""
+        if not self._refused:
+            self._refused = True
+            self.add(WRITES_REFUSED, f"writes are refused, no copy may be lost for them: {reason}")
+
+    def add(self, kind: str, message: str, entry: layout.Entry | None = None) -> Event:
+        """Remember an event and log it."""
+        self._count += 1
+        event = Event(self._count, time.time_ns(), kind, message)
+        if entry is not None:
+            event.copy_id, event.cause = str(entry.copy_id), layout.CAUSES[entry.cause]
+            event.time_ns, event.freed = entry.lost_ns, entry.lost_bytes
+        log.log(logging.WARNING if kind == STORAGE_WARNING else logging.ERROR, "%s", message)
+        self.events.append(event)
+        return event
+
+    def check_new_copy(self, limits: Limits, wanted: int, volume: str) -> None:
+        """Errors: VSS_E_INSUFFICIENT_STORAGE when a new copy would find no room at all."""
+        available = self.available(limits)
+        if available < wanted:
+            raise VssError(
+                Code.VSS_E_INSUFFICIENT_STORAGE,
+                f"volume {volume}: shadow storage {self._storage} is full: a new copy wants {wanted} bytes and "
+                f"{available} are available; delete copies, give it a higher maximum or the policy delete-oldest",
+            )
+
+
+def victim(entries: list[layout.Entry], now_ns: int) -> layout.Entry | None:
+    """The living copy to lose first: the lowest priority, then the oldest; one that is held is never it."""
+    candidates = [entry for entry in entries if entry.state in layout.LIVE_STATES and entry.hold_until_ns <= now_ns]
+    return min(candidates, key=lambda entry: (entry.priority, entry.number), default=None)
