@@ -45,11 +45,14 @@ REP_ACK: Final = 1
 REP_SERVER: Final = 2
 REP_INFO: Final = 3
 REP_META_CONTEXT: Final = 4
+REP_ERROR_BIT: Final = 0x80000000
 REP_ERR_UNSUP: Final = 0x80000001
 REP_ERR_POLICY: Final = 0x80000002
 REP_ERR_INVALID: Final = 0x80000003
 REP_ERR_TLS_REQD: Final = 0x80000005
 REP_ERR_UNKNOWN: Final = 0x80000006
+REP_ERR_SHUTDOWN: Final = 0x80000007
+REP_ERR_BLOCK_SIZE_REQD: Final = 0x80000008
 REP_ERR_TOO_BIG: Final = 0x80000009
 
 INFO_EXPORT: Final = 0
@@ -126,8 +129,23 @@ ERRORS: Final = {
     errno.EOPNOTSUPP: 95,
     errno.ESHUTDOWN: 108,
 }
+ESHUTDOWN: Final = ERRORS[errno.ESHUTDOWN]
+SYSTEM_ERRORS: Final = {
+    1: errno.EPERM,
+    5: errno.EIO,
+    12: errno.ENOMEM,
+    22: errno.EINVAL,
+    28: errno.ENOSPC,
+    75: errno.EOVERFLOW,
+    95: errno.EOPNOTSUPP,
+}
 
 
 def wire_error(number: int | None) -> int:
     """The protocol's error number for an errno; whatever it has no number for is an I/O error."""
     return ERRORS.get(number or errno.EIO, 5)
+
+
+def system_error(number: int) -> int:
+    """The errno for the protocol's error number; whatever is no answer for a disk is an I/O error."""
+    return SYSTEM_ERRORS.get(number, errno.EIO)

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from shadowset.nbd_provider import protocol
 from shadowset.nbd_provider.attach import client, fuse
 from shadowset.nbd_provider.attach.disk import Disk
 from shadowset.nbd_provider.attach.pipeline import Pipeline, Request
@@ -200,7 +201,7 @@ class Bridge:
         _handle, offset, size = fuse.READ_IN.unpack_from(body)
         length = self._disk.clamp(offset, size)
         if length:
-            self._pipeline.submit(Request(unique, client.CMD_READ, offset, length))
+            self._pipeline.submit(Request(unique, protocol.CMD_READ, offset, length))
         else:
             self._reply(unique, 0)
         return False
@@ -211,12 +212,12 @@ class Bridge:
             self._reply(unique, errno.ENOSPC)
             return False
         data = buffer[_WRITE_HEAD : _WRITE_HEAD + size]
-        self._pipeline.submit(Request(unique, client.CMD_WRITE, offset, size, data=data, buffer=buffer))
+        self._pipeline.submit(Request(unique, protocol.CMD_WRITE, offset, size, data=data, buffer=buffer))
         return True
 
     def _fsync(self, unique: int, _body: memoryview, _buffer: memoryview) -> bool:
-        if self._export.can(client.FLAG_SEND_FLUSH):
-            self._pipeline.submit(Request(unique, client.CMD_FLUSH))
+        if self._export.can(protocol.FLAG_SEND_FLUSH):
+            self._pipeline.submit(Request(unique, protocol.CMD_FLUSH))
         else:
             self._reply(unique, 0)
         return False
@@ -226,21 +227,21 @@ class Bridge:
         not; WRITE_ZEROES does, and without NO_HOLE it frees the space as well."""
         _handle, offset, size, mode = fuse.FALLOCATE_IN.unpack_from(body)
         wanted = mode & (fuse.FALLOC_PUNCH_HOLE | fuse.FALLOC_ZERO_RANGE)
-        if not wanted or not self._export.can(client.FLAG_SEND_WRITE_ZEROES):
+        if not wanted or not self._export.can(protocol.FLAG_SEND_WRITE_ZEROES):
             self._reply(unique, errno.EOPNOTSUPP)
             return False
-        flags = client.CMD_FLAG_NO_HOLE if wanted == fuse.FALLOC_ZERO_RANGE else 0
+        flags = protocol.CMD_FLAG_NO_HOLE if wanted == fuse.FALLOC_ZERO_RANGE else 0
         length = self._disk.clamp(offset, size)
         if length:
-            self._pipeline.submit(Request(unique, client.CMD_WRITE_ZEROES, offset, length, flags))
+            self._pipeline.submit(Request(unique, protocol.CMD_WRITE_ZEROES, offset, length, flags))
         else:
             self._reply(unique, 0)
         return False
 
     def _done(self, request: Request, error: int, data: memoryview | None) -> None:
-        if error or request.command not in (client.CMD_READ, client.CMD_WRITE):
+        if error or request.command not in (protocol.CMD_READ, protocol.CMD_WRITE):
             self._reply(request.unique, error)
-        elif request.command == client.CMD_WRITE:
+        elif request.command == protocol.CMD_WRITE:
             self._reply(request.unique, 0, fuse.WRITE_OUT.pack(request.length, 0))
         else:
             self._reply(request.unique, 0, data or b"")
@@ -261,7 +262,7 @@ def _same_disk(one: client.Export, other: client.Export) -> bool:
     return (
         one.size == other.size
         and one.sector_size == other.sector_size
-        and one.can(client.FLAG_READ_ONLY) == other.can(client.FLAG_READ_ONLY)
+        and one.can(protocol.FLAG_READ_ONLY) == other.can(protocol.FLAG_READ_ONLY)
     )
 
 
@@ -293,7 +294,7 @@ def _serve(arguments: argparse.Namespace) -> None:
         return sock, export
 
     def ready(export: client.Export) -> None:
-        read_only = export.can(client.FLAG_READ_ONLY)
+        read_only = export.can(protocol.FLAG_READ_ONLY)
         _announce({"size": export.size, "sector_size": export.sector_size, "read_only": read_only})
 
     bridge = Bridge(connector, arguments.dead_time, ready)

@@ -5,72 +5,28 @@ Structured replies are never asked for, so a server that sends one is broken and
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 import time
 from dataclasses import dataclass
 
+from shadowset.nbd_provider import protocol as p
 from shadowset.vss.codes import Code, VssError
 
 NEGOTIATION_TIMEOUT_S = 10.0
 
-_NBDMAGIC = 0x4E42444D41474943
-_IHAVEOPT = 0x49484156454F5054
-_OPTION_REPLY_MAGIC = 0x0003E889045565A9
-_REQUEST_MAGIC = 0x25609513
-_SIMPLE_REPLY_MAGIC = 0x67446698
-
-_FLAG_FIXED_NEWSTYLE = 1
-_FLAG_NO_ZEROES = 2
-_OPT_GO = 7
-_REP_ACK = 1
-_REP_INFO = 3
-_REP_ERROR_BIT = 1 << 31
-_INFO_EXPORT = 0
-_INFO_BLOCK_SIZE = 3
-_LONGEST_OPTION_REPLY = 64 * 1024
-
-FLAG_READ_ONLY = 1 << 1
-FLAG_SEND_FLUSH = 1 << 2
-FLAG_SEND_TRIM = 1 << 5
-FLAG_SEND_WRITE_ZEROES = 1 << 6
-FLAG_CAN_MULTI_CONN = 1 << 8
-
-CMD_READ = 0
-CMD_WRITE = 1
-CMD_DISCONNECT = 2
-CMD_FLUSH = 3
-CMD_TRIM = 4
-CMD_WRITE_ZEROES = 6
-CMD_FLAG_NO_HOLE = 1 << 1
-
-ESHUTDOWN = 108
-_ERRORS = {
-    1: errno.EPERM,
-    5: errno.EIO,
-    12: errno.ENOMEM,
-    22: errno.EINVAL,
-    28: errno.ENOSPC,
-    75: errno.EOVERFLOW,
-    95: errno.EOPNOTSUPP,
-}
+_LONGEST_OPTION_REPLY = p.MAXIMUM_OPTION
+REPLY_BYTES = p.SIMPLE_REPLY.size
 
 _REFUSALS = {
-    _REP_ERROR_BIT | 1: "it does not know NBD_OPT_GO",
-    _REP_ERROR_BIT | 2: "its policy forbids it",
-    _REP_ERROR_BIT | 3: "it calls the request invalid",
-    _REP_ERROR_BIT | 5: "it wants TLS",
-    _REP_ERROR_BIT | 6: "it has no export of that name",
-    _REP_ERROR_BIT | 7: "it is shutting down",
-    _REP_ERROR_BIT | 8: "it insists on a block size",
+    p.REP_ERR_UNSUP: "it does not know NBD_OPT_GO",
+    p.REP_ERR_POLICY: "its policy forbids it",
+    p.REP_ERR_INVALID: "it calls the request invalid",
+    p.REP_ERR_TLS_REQD: "it wants TLS",
+    p.REP_ERR_UNKNOWN: "it has no export of that name",
+    p.REP_ERR_SHUTDOWN: "it is shutting down",
+    p.REP_ERR_BLOCK_SIZE_REQD: "it insists on a block size",
 }
-
-_OPTION = struct.Struct(">QII")
-_OPTION_REPLY = struct.Struct(">QIII")
-_REQUEST = struct.Struct(">IHHQQI")
-_REPLY = struct.Struct(">IIQ")
-REPLY_BYTES = _REPLY.size
 
 
 class NbdError(VssError):
@@ -153,40 +109,40 @@ def connect(path: str, name: str, timeout: float = NEGOTIATION_TIMEOUT_S) -> tup
 
 
 def _negotiate(stream: _Stream, path: str, name: str) -> Export:
-    magic, style, flags = struct.unpack(">QQH", stream.receive(18))
-    if magic != _NBDMAGIC or style != _IHAVEOPT or not flags & _FLAG_FIXED_NEWSTYLE:
+    magic, style, flags = p.GREETING.unpack(stream.receive(p.GREETING.size))
+    if magic != p.NBD_MAGIC or style != p.OPTION_MAGIC or not flags & p.FLAG_FIXED_NEWSTYLE:
         raise NbdError(f"what listens at {path} does not speak NBD's fixed newstyle negotiation")
     encoded = name.encode()
-    wanted = struct.pack(">I", len(encoded)) + encoded + struct.pack(">HH", 1, _INFO_BLOCK_SIZE)
-    client_flags = struct.pack(">I", flags & (_FLAG_FIXED_NEWSTYLE | _FLAG_NO_ZEROES))
-    stream.send(client_flags + _OPTION.pack(_IHAVEOPT, _OPT_GO, len(wanted)) + wanted)
+    wanted = struct.pack(">I", len(encoded)) + encoded + struct.pack(">HH", 1, p.INFO_BLOCK_SIZE)
+    client_flags = p.CLIENT_FLAGS.pack(flags & (p.FLAG_FIXED_NEWSTYLE | p.FLAG_NO_ZEROES))
+    stream.send(client_flags + p.OPTION.pack(p.OPTION_MAGIC, p.OPT_GO, len(wanted)) + wanted)
     infos: dict[int, bytes] = {}
-    while (kind := _option_reply(stream, path, name, infos)) != _REP_ACK:
-        if kind != _REP_INFO:
+    while (kind := _option_reply(stream, path, name, infos)) != p.REP_ACK:
+        if kind != p.REP_INFO:
             raise NbdError(f"the NBD server at {path} answered NBD_OPT_GO with the unknown reply {kind}")
     return _export(path, name, infos)
 
 
 def _option_reply(stream: _Stream, path: str, name: str, infos: dict[int, bytes]) -> int:
     """Reads one option reply, files what it says under ``infos``, and returns its type."""
-    magic, option, kind, length = _OPTION_REPLY.unpack(stream.receive(_OPTION_REPLY.size))
-    if magic != _OPTION_REPLY_MAGIC or option != _OPT_GO or length > _LONGEST_OPTION_REPLY:
+    magic, option, kind, length = p.OPTION_REPLY.unpack(stream.receive(p.OPTION_REPLY.size))
+    if magic != p.OPTION_REPLY_MAGIC or option != p.OPT_GO or length > _LONGEST_OPTION_REPLY:
         raise NbdError(f"the NBD server at {path} answered NBD_OPT_GO with something that is no option reply")
     payload = stream.receive(length)
-    if kind & _REP_ERROR_BIT:
-        reason = _REFUSALS.get(kind, f"error {kind & ~_REP_ERROR_BIT}")
+    if kind & p.REP_ERROR_BIT:
+        reason = _REFUSALS.get(kind, f"error {kind & ~p.REP_ERROR_BIT}")
         raise NbdError(f'the NBD server at {path} refuses the export "{name}": {reason}')
-    if kind == _REP_INFO and length >= 2:
+    if kind == p.REP_INFO and length >= 2:
         infos[int.from_bytes(payload[:2], "big")] = payload[2:]
     return int(kind)
 
 
 def _export(path: str, name: str, infos: dict[int, bytes]) -> Export:
-    about = infos.get(_INFO_EXPORT, b"")
-    blocks = infos.get(_INFO_BLOCK_SIZE)
-    if len(about) != 10 or (blocks is not None and len(blocks) != 12):
+    about = infos.get(p.INFO_EXPORT, b"")
+    blocks = infos.get(p.INFO_BLOCK_SIZE)
+    if len(about) != p.EXPORT_INFO.size or (blocks is not None and len(blocks) != 12):
         raise NbdError(f'the NBD server at {path} does not describe the export "{name}" as the protocol asks')
-    size, flags = struct.unpack(">QH", about)
+    size, flags = p.EXPORT_INFO.unpack(about)
     if blocks is None:
         return Export(size, flags)
     minimum, _preferred, maximum = struct.unpack(">III", blocks)
@@ -197,7 +153,7 @@ def _export(path: str, name: str, infos: dict[int, bytes]) -> Export:
 
 def pack_request(command: int, flags: int, cookie: int, offset: int, length: int) -> bytes:
     """The 28 bytes in front of a request's data."""
-    return _REQUEST.pack(_REQUEST_MAGIC, flags, command, cookie, offset, length)
+    return p.REQUEST.pack(p.REQUEST_MAGIC, flags, command, cookie, offset, length)
 
 
 def unpack_reply(data: memoryview, at: int) -> tuple[int, int]:
@@ -205,12 +161,7 @@ def unpack_reply(data: memoryview, at: int) -> tuple[int, int]:
 
     Errors: NbdError when it is no simple reply.
     """
-    magic, error, cookie = _REPLY.unpack_from(data, at)
-    if magic != _SIMPLE_REPLY_MAGIC:
+    magic, error, cookie = p.SIMPLE_REPLY.unpack_from(data, at)
+    if magic != p.SIMPLE_REPLY_MAGIC:
         raise NbdError(f"the NBD server sent something that is no simple reply (magic {magic:#010x})")
     return error, cookie
-
-
-def system_error(number: int) -> int:
-    """The errno for an error number of NBD."""
-    return _ERRORS.get(number, errno.EIO)

@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from shadowset.nbd_provider import protocol
 from shadowset.nbd_provider.attach import client
 
 _PIECE = 64 * 1024 * 1024
 _VECTORS = 64
-_DATALESS = (client.CMD_TRIM, client.CMD_WRITE_ZEROES)
+_DATALESS = (protocol.CMD_TRIM, protocol.CMD_WRITE_ZEROES)
 
 
 @dataclass(slots=True)
@@ -136,10 +137,10 @@ class Pipeline:
             request = self.pending.get(cookie)
             if request is None:
                 raise client.NbdError(f"the NBD server answered a request that was not asked (cookie {cookie})")
-            if error == client.ESHUTDOWN:
+            if error == protocol.ESHUTDOWN:
                 raise ConnectionAbortedError(errno.ECONNABORTED, "the server is shutting down")
             end = at + client.REPLY_BYTES
-            if request.command == client.CMD_READ and not error:
+            if request.command == protocol.CMD_READ and not error:
                 end += request.length
                 if end > self._filled:
                     break
@@ -150,7 +151,7 @@ class Pipeline:
 
     def _answered(self, request: Request, error: int, data: memoryview) -> None:
         if error:
-            self._done(request, client.system_error(error), None)
+            self._done(request, protocol.system_error(error), None)
         elif request.rest:
             request.offset += request.length
             request.length = min(request.rest, _PIECE)

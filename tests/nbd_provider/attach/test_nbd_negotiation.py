@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from shadowset.nbd_provider import protocol
 from shadowset.nbd_provider.attach import client
 
 HELLO = struct.pack(">QQH", 0x4E42444D41474943, 0x49484156454F5054, 3)
@@ -75,7 +76,7 @@ def test_export_flags_and_block_sizes_are_understood(server: FakeServer) -> None
     sock, about = client.connect(server.path, "größe", 5)
     sock.close()
     assert (about.size, about.sector_size, about.maximum_payload) == (5 << 40, 4096, 1 << 25)
-    assert about.can(client.FLAG_CAN_MULTI_CONN) and not about.can(client.FLAG_READ_ONLY)
+    assert about.can(protocol.FLAG_CAN_MULTI_CONN) and not about.can(protocol.FLAG_READ_ONLY)
     name = "größe".encode()
     expected = struct.pack(">I", len(name)) + name + struct.pack(">HH", 1, 3)
     assert server.heard == struct.pack(">IQII", 3, 0x49484156454F5054, 7, len(expected)) + expected

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shadowset.nbd_provider import protocol
 from shadowset.nbd_provider.attach import client
 from shadowset.nbd_provider.attach.pipeline import Pipeline, Request
 
@@ -49,7 +50,7 @@ class MemoryServer:
                 self._buffer += part
         while len(self._buffer) >= 28:
             _magic, flags, command, cookie, offset, length = struct.unpack_from(">IHHQQI", self._buffer)
-            end = 28 + (length if command == client.CMD_WRITE else 0)
+            end = 28 + (length if command == protocol.CMD_WRITE else 0)
             if len(self._buffer) < end:
                 return
             self._carry_out(command, flags, cookie, offset, length, self._buffer[28:end])
@@ -58,11 +59,11 @@ class MemoryServer:
     def _carry_out(self, command: int, flags: int, cookie: int, offset: int, length: int, data: bytes) -> None:
         self.seen.append((command, flags, offset, length))
         answer = struct.pack(">IIQ", MAGIC, 0, cookie)
-        if command == client.CMD_READ:
+        if command == protocol.CMD_READ:
             answer += self.disk[offset : offset + length]
-        elif command == client.CMD_WRITE:
+        elif command == protocol.CMD_WRITE:
             self.disk[offset : offset + length] = data
-        elif command == client.CMD_WRITE_ZEROES and offset + length <= len(self.disk):
+        elif command == protocol.CMD_WRITE_ZEROES and offset + length <= len(self.disk):
             self.disk[offset : offset + length] = bytes(length)
         self.unanswered.append(answer)
 
@@ -112,7 +113,7 @@ SOURCE = random.Random(1)
 
 
 def write(unique: int, offset: int, data: bytes) -> Request:
-    return Request(unique, client.CMD_WRITE, offset, len(data), data=memoryview(data))
+    return Request(unique, protocol.CMD_WRITE, offset, len(data), data=memoryview(data))
 
 
 @settings(max_examples=150, deadline=None)
@@ -137,7 +138,7 @@ def test_whatever_is_killed_every_request_is_answered_once_and_right(seed: int, 
             return
         if step == "zero":
             model[offset : offset + 512] = bytes(512)
-        command = client.CMD_READ if step == "read" else client.CMD_WRITE_ZEROES
+        command = protocol.CMD_READ if step == "read" else protocol.CMD_WRITE_ZEROES
         made.pipeline.submit(Request(unique, command, offset, 512))
 
     for step in steps:
@@ -172,7 +173,7 @@ def test_requests_made_while_disconnected_go_out_with_the_next_connection(made: 
 def test_a_server_that_shuts_down_keeps_its_requests_for_the_next(made: Client) -> None:
     made.pipeline.submit(write(1, 0, b"abc"))
     made.pipeline.send()
-    made.server.send(struct.pack(">IIQ", MAGIC, client.ESHUTDOWN, 1))
+    made.server.send(struct.pack(">IIQ", MAGIC, protocol.ESHUTDOWN, 1))
     with pytest.raises(ConnectionAbortedError):
         made.pipeline.receive()
     made.pipeline.lose()
@@ -183,8 +184,8 @@ def test_a_server_that_shuts_down_keeps_its_requests_for_the_next(made: Client) 
     ("number", "expected"), [(28, errno.ENOSPC), (1, errno.EPERM), (12345, errno.EIO), (95, errno.EOPNOTSUPP)]
 )
 def test_errors_are_translated_and_reads_with_errors_have_no_data(made: Client, number: int, expected: int) -> None:
-    made.pipeline.submit(Request(1, client.CMD_READ, 0, 512))
-    made.pipeline.submit(Request(2, client.CMD_READ, 0, 512))
+    made.pipeline.submit(Request(1, protocol.CMD_READ, 0, 512))
+    made.pipeline.submit(Request(2, protocol.CMD_READ, 0, 512))
     made.server.send(struct.pack(">IIQ", MAGIC, number, 1) + struct.pack(">IIQ", MAGIC, 0, 2) + b"y" * 512)
     made.pipeline.receive()
     assert made.results == {1: (expected, b""), 2: (0, b"y" * 512)}
@@ -192,14 +193,14 @@ def test_errors_are_translated_and_reads_with_errors_have_no_data(made: Client, 
 
 @pytest.mark.parametrize("nonsense", [struct.pack(">IIQ", MAGIC, 0, 99), struct.pack(">IIQ", 0x668E33EF, 0, 1)])
 def test_nonsense_ends_the_connection(made: Client, nonsense: bytes) -> None:
-    made.pipeline.submit(Request(1, client.CMD_READ, 0, 512))
+    made.pipeline.submit(Request(1, protocol.CMD_READ, 0, 512))
     made.server.send(nonsense)
     with pytest.raises(client.NbdError):
         made.pipeline.receive()
 
 
 def test_an_answer_may_come_byte_by_byte(made: Client) -> None:
-    made.pipeline.submit(Request(1, client.CMD_READ, 0, 512))
+    made.pipeline.submit(Request(1, protocol.CMD_READ, 0, 512))
     for byte in struct.pack(">IIQ", MAGIC, 0, 1) + b"z" * 512:
         assert not made.results
         made.server.send(bytes([byte]))
@@ -209,7 +210,7 @@ def test_an_answer_may_come_byte_by_byte(made: Client) -> None:
 
 def test_long_ranges_go_in_pieces_that_nbd_can_say(made: Client) -> None:
     length = 9 << 30
-    made.pipeline.submit(Request(1, client.CMD_WRITE_ZEROES, SIZE, length))
+    made.pipeline.submit(Request(1, protocol.CMD_WRITE_ZEROES, SIZE, length))
     while not made.results:
         made.exchange(SOURCE)
     assert sum(piece[3] for piece in made.server.seen) == length
@@ -222,7 +223,7 @@ def test_long_ranges_go_in_pieces_that_nbd_can_say(made: Client) -> None:
 
 def test_all_fail_when_given_up(made: Client) -> None:
     made.pipeline.submit(write(1, 0, b"abc"))
-    made.pipeline.submit(Request(2, client.CMD_FLUSH))
+    made.pipeline.submit(Request(2, protocol.CMD_FLUSH))
     made.pipeline.lose()
     made.pipeline.fail_all(errno.EIO)
     assert made.results == {1: (errno.EIO, b""), 2: (errno.EIO, b"")} and not made.pipeline.pending
