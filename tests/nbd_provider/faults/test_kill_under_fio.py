@@ -1,0 +1,104 @@
+"""SIGKILL of the provider again and again under fio's verified load: live blocks are whole, copies stay exact."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import subprocess
+import time
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from shadowset.nbd_provider.store.reader import CopyReader, list_copies
+from shadowset.vss import provider_protocol as m
+
+SIZE = 8 << 20
+ROUNDS = 20
+KEPT = 6
+SECONDS = 30
+LAYOUT = ["--bs=4096", f"--size={SIZE}", "--verify=crc32c", "--thread", "--minimal"]
+
+
+def fio(provider: Any, *options: str) -> subprocess.Popen[bytes]:
+    """fio's blocks carry a checksum of themselves, so each one can be checked whichever write it comes from."""
+    command = ["fio", "--name=load", "--ioengine=nbd", f"--uri={provider.uri}", *LAYOUT, *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=provider.directory)
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output.decode()
+
+
+def digest(provider: Any, copy: str) -> str:
+    reader = CopyReader(provider.storage, provider.origin, UUID(copy))
+    try:
+        return hashlib.sha256(reader.read(0, reader.size)).hexdigest()
+    finally:
+        reader.close()
+
+
+def check(provider: Any, expected: dict[str, str]) -> None:
+    finish(fio(provider, "--rw=read", "--iodepth=8"))
+    for copy, value in expected.items():
+        assert digest(provider, copy) == value, f"copy {copy} has changed"
+
+
+def play_round(provider: Any, expected: dict[str, str], number: int, chance: random.Random) -> None:
+    load = fio(
+        provider, "--rw=randwrite", "--iodepth=16", "--do_verify=0", "--time_based", "--runtime=60",
+        "--norandommap", f"--randseed={number}",
+    )  # fmt: skip
+    try:
+        time.sleep(chance.uniform(0.2, 0.5))
+        control = provider.control()
+        for _ in range(chance.choice([1, 1, 2])):
+            copy = control.snapshot(persistent=chance.random() < 0.5)
+            expected[copy] = digest(provider, copy)
+        time.sleep(chance.uniform(0, 0.2))
+        while len(expected) > KEPT:
+            copy = chance.choice(list(expected))
+            control.value(m.Delete, copy_id=copy)
+            del expected[copy]
+        time.sleep(chance.uniform(0, 0.02))
+        provider.kill()
+        control.close()
+        load.wait(30)
+    finally:
+        load.kill()
+        load.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_kill_under_fio(provider: Any, tools: Any, long: bool) -> None:
+    tools("fio")
+    engines = subprocess.run(["fio", "--enghelp"], capture_output=True, text=True, check=False).stdout
+    if "nbd" not in engines.split():
+        pytest.skip("not there: fio's nbd engine")
+    assert provider.stop() == 0
+    provider.size = SIZE
+    with open(provider.origin, "wb") as file:
+        file.truncate(SIZE)
+    subprocess.run(["rm", "-r", provider.storage], check=True)
+    provider.start()
+    finish(fio(provider, "--rw=write", "--iodepth=8", "--do_verify=0"))
+    expected: dict[str, str] = {}
+    chance = random.Random(17)
+    rounds, end = 0, time.monotonic() + SECONDS
+    while rounds < ROUNDS * (10 if long else 1) and (long or time.monotonic() < end):
+        rounds += 1
+        play_round(provider, expected, rounds, chance)
+        provider.start()
+        check(provider, expected)
+    assert len(set(expected.values())) > 1, "the load wrote nothing between the copies"
+    with open(provider.origin, "r+b") as file:
+        file.seek(SIZE // 2 + 100)
+        file.write(b"bitten")
+    assert fio(provider, "--rw=read", "--iodepth=8").wait(60) != 0, "fio does not see a wrong block"
+    assert {str(entry.copy_id) for entry in list_copies(provider.storage)} == set(expected)
+    assert provider.stop() == 0
+    print(f"{rounds} rounds, {len(expected)} copies at the end")
+    assert rounds >= 5
