@@ -96,10 +96,16 @@ class RequesterSession:
             self._filled.set()
 
     async def _work(self) -> None:
-        while True:
+        """Serve calls until cancelled.
+
+        A call past its point of no return swallows the cancellation that reaches this task through it, so the task
+        looks for itself after each call.
+        """
+        worker = asyncio.current_task()
+        while worker and not worker.cancelling():
             await self._filled.wait()
             self._filled.clear()
-            while self._queue:
+            while self._queue and not worker.cancelling():
                 await self._serve(self._queue.pop(0))
 
     async def _serve(self, call: rp.Call) -> None:

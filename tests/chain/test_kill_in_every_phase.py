@@ -112,7 +112,10 @@ def test_kill(volumes: Any, slow: SlowControl, wait_until: Any, victim: str) -> 
         robbed(chain, phase, victim, slow, wait_until)
         wait_until("the volumes to be online", lambda: online(chain))
         chain.check_writable()
-        wait_until(f"the copies to go after {victim} was killed in {phase}", lambda: not chain.cli("list"))
+        try:
+            wait_until(f"the copies to go after {victim} was killed in {phase}", lambda: not chain.cli("list"))
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{chain.cli('list')}\n{chain.log()[-4000:]}") from None
         record = chain.cli("create", *chain.places)
         assert len(record["snapshots"]) == len(chain.places), f"no next set after {victim} was killed in {phase}"
         chain.cli("delete", record["set_id"])
