@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from shadowset.nbd_provider.origin import Origin, device_stack
+from shadowset.nbd_provider.origin_mark import changed_since, take_mark
 from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.room import WriteRefused
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.provider_protocol import Committed, CopyInfo, EventInfo, Events, Held, Released, VolumeDescription
@@ -98,7 +100,9 @@ class Volume:
         self.origin = Origin(origin)
         try:
             check_storage_place(origin, storage)
-            self.store = ShadowStore(storage, self.origin.fd, self.origin.size, chunk_size)
+            self.store = ShadowStore(
+                storage, self.origin.fd, self.origin.size, chunk_size, lambda mark: changed_since(mark, self.origin)
+            )
         except BaseException:
             self.origin.close()
             raise
@@ -143,8 +147,15 @@ class Volume:
             max_size=limits.max_size,
             policy=limits.policy.text,
             warn_percent=limits.warn_percent,
-            storage_available=self.store.room.available(limits),
+            storage_available=self._available(),
         )
+
+    def _available(self) -> int:
+        """Bytes that the storage may still take; a storage that cannot be asked has none."""
+        try:
+            return self.store.room.available(self.store.header.settings.limits)
+        except OSError:
+            return 0
 
     def configure(self, max_size: int | None, policy: str | None, warn_percent: int | None) -> VolumeDescription:
         """Other limits of the storage, where not None. Errors: E_INVALIDARG, OSError."""
@@ -177,7 +188,7 @@ class Volume:
         """Copy out what is about to be overwritten; where that is refused, ``guard`` stops the writes that need it."""
         try:
             self.store.prepare_write(ranges)
-        except OSError:
+        except WriteRefused:
             self._refused = True
 
     def guard(self, offset: int, length: int) -> None:
@@ -200,7 +211,7 @@ class Volume:
         """Make everything durable and close it."""
         self.gate.owner = None
         self.flush()
-        self.store.close()
+        self.store.close(mark=take_mark(self.origin))
         self.origin.close()
 
 

@@ -60,6 +60,14 @@ class Words:
             os.posix_fallocate(self._fd, start, min(ALLOCATION_STEP, len(self._map) - start))
             self._reserved.add(step)
 
+    def enlarge(self, count: int) -> None:
+        """Take in what the file, which is long enough already, has gained. Errors: OSError."""
+        grown = mmap.mmap(self._fd, max(count, 1) * 8, access=mmap.ACCESS_WRITE)
+        self.view.release()
+        self._map.close()
+        self._map, self.view = grown, memoryview(grown).cast("Q")
+        self._reserved.clear()
+
     def sync(self) -> None:
         """Make all words durable."""
         self._map.flush()

@@ -24,6 +24,10 @@ STORAGE_WARNING: Final = "storage-warning"
 WRITES_REFUSED: Final = "writes-refused"
 
 
+class WriteRefused(OSError):
+    """Old data can be kept nowhere and no copy may be lost for the write; ``errno`` is that of the reason."""
+
+
 @dataclass
 class Event:
     """Something that happened to a storage; ``freed`` bytes were given back by it. Events of one run are numbered."""
@@ -38,13 +42,13 @@ class Event:
 
 
 def used_bytes(storage: str) -> int:
-    """Bytes that the storage takes on disk."""
+    """Bytes that the storage takes on disk; files that cannot be looked at count for nothing."""
     total = 0
     for directory, _, names in os.walk(storage):
         for name in names:
             try:
                 total += os.stat(f"{directory}/{name}").st_blocks * 512
-            except FileNotFoundError:
+            except OSError:
                 continue
     return total
 

@@ -8,7 +8,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 from uuid import UUID, uuid4
 
@@ -16,8 +16,8 @@ from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import Segments, Words, read_header, storage_error, sync_directory
 from shadowset.nbd_provider.store.reclaim import Reclaimer
 from shadowset.nbd_provider.store.recovery import boot_id, rebuild
-from shadowset.nbd_provider.store.room import COPY_LOST, FULL, Event, Room, used_bytes, victim
-from shadowset.nbd_provider.store.settings import Limits, Policy
+from shadowset.nbd_provider.store.room import COPY_LOST, FULL, Event, Room, WriteRefused, used_bytes, victim
+from shadowset.nbd_provider.store.settings import NO_MARK, Limits, OriginMark, Policy
 from shadowset.nbd_provider.store.table import CopyTable
 from shadowset.vss.codes import Code, VssError
 
@@ -70,21 +70,29 @@ def make_head(storage: str, chunks: int) -> Words:
 class ShadowStore:
     """Shadow storage of the volume whose content ``origin_fd`` reads; all methods belong to one thread."""
 
-    def __init__(self, storage: str, origin_fd: int, size: int, chunk_size: int = layout.DEFAULT_CHUNK_SIZE) -> None:
+    def __init__(
+        self,
+        storage: str,
+        origin_fd: int,
+        size: int,
+        chunk_size: int = layout.DEFAULT_CHUNK_SIZE,
+        changed_since: Callable[[OriginMark], str] = lambda _: "",
+    ) -> None:
         os.makedirs(storage, mode=0o700, exist_ok=True)
         self.storage = storage
         self.volume_name = ""
         self.room = Room(storage)
         self._origin = origin_fd
+        self._changed_since = changed_since
         self._lock = self._take_lock()
         try:
             if not os.path.exists(f"{storage}/table"):
                 create_storage(storage, size, chunk_size)
             header = read_header(storage)
-            if header.size != size:
-                reason = f"it belongs to a volume of {header.size} bytes and the origin has {size}"
-                raise storage_error(storage, reason, "give each volume a storage directory of its own")
+            self._check_size(header, size)
             self._open(header)
+            if header.size < size:
+                self.grow(size)
         except BaseException:
             os.close(self._lock)
             raise
@@ -111,6 +119,7 @@ class ShadowStore:
         self.head = Words(f"{self.storage}/head", self.chunks, writable=True)
         if not header.clean and header.boot_id != boot_id():
             self._recover()
+        self._check_origin()
         header.clean = False
         header.boot_id = boot_id()
         header.generation = max([header.generation, *(entry.number for entry in self.table.entries)])
@@ -123,6 +132,25 @@ class ShadowStore:
         self._remember_losses()
         if not self.table.live and self._next_slot:
             self.reset()
+
+    def _check_size(self, header: layout.Header, size: int) -> None:
+        """An origin may have grown, but must be the same: another volume would cost all copies."""
+        change = self._changed_since(header.settings.mark) if header.clean and size > header.size else ""
+        if size < header.size or change:
+            reason = f"it belongs to a volume of {header.size} bytes and the origin has {size}"
+            reason += f" and is not that volume grown: {change}" if change else ""
+            raise storage_error(self.storage, reason, "give each volume a storage directory of its own")
+
+    def _check_origin(self) -> None:
+        """Copies of an origin that somebody else changed are lost; durably so before the mark is taken away."""
+        mark, self.header.settings.mark = self.header.settings.mark, NO_MARK
+        if not self.header.clean or not self.table.live:
+            return
+        change = self._changed_since(mark)
+        for entry in self.table.entries if change else []:
+            if entry.state in layout.LIVE_STATES:
+                reason = f"the origin was changed while no provider had it: {change}"
+                self.lose(entry, reason, layout.CAUSE_ORIGIN_CHANGED)
 
     def _remember_losses(self) -> None:
         """Copies that were lost in earlier runs are told of as well."""
@@ -279,6 +307,25 @@ class ShadowStore:
         old.close()
         sync_directory(self.storage)
 
+    def grow(self, size: int) -> None:
+        """The volume has ``size`` bytes from now on, more than before; its copies keep theirs. Errors: OSError.
+
+        ``head`` is as long as the size says at every moment, since readers map it as long as the header says.
+        """
+        chunks = layout.chunk_count(size, self.chunk_size)
+        path = f"{self.storage}/head"
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.ftruncate(fd, max(chunks, 1) * 8)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        self.head.enlarge(chunks)
+        self.chunks = chunks
+        log.info("the volume of shadow storage %s grew from %d to %d bytes", self.storage, self.header.size, size)
+        self.header.size = size
+        self._write_header()
+
     # ---- the write path ----
 
     def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
@@ -338,12 +385,13 @@ class ShadowStore:
                         batch = [chunk for chunk in batch if self.head.view[chunk] < limit]
 
     def _lose_one(self, error: OSError | EOFError, cause: int) -> None:
-        """Lose the copy that counts least. Errors: OSError, the reason itself, when none may be lost."""
+        """Lose the copy that counts least. Errors: WriteRefused when none may be lost, OSError."""
         protected = self.header.settings.limits.policy is Policy.PROTECT_COPIES
         entry = None if protected else victim(self.table.entries, time.time_ns())
         if entry is None:
             self.room.refused(str(error))
-            raise error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
+            number = getattr(error, "errno", None) or errno.EIO
+            raise WriteRefused(number, getattr(error, "strerror", None) or str(error)) from error
         event = self.lose(entry, f"its old data cannot be kept in {self.storage}: {error}", cause)
         event.freed = entry.lost_bytes = self._make_room()
         try:
@@ -442,13 +490,14 @@ class ShadowStore:
         """Bytes that the storage takes on disk."""
         return used_bytes(self.storage)
 
-    def close(self, clean: bool = True) -> None:
-        """Close the storage; a clean end spares the next start a recovery."""
+    def close(self, clean: bool = True, mark: OriginMark = NO_MARK) -> None:
+        """Close the storage; a clean end spares the next start a recovery, and ``mark`` lets it check the origin."""
         if clean:
             self.head.sync()
             for name in os.listdir(f"{self.storage}/segments"):
                 os.fdatasync(self.segments.get(int(name, 16)).fd)
             self.header.clean = True
+            self.header.settings.mark = mark
             self._write_header()
         self.head.close()
         self.segments.close()
