@@ -349,12 +349,23 @@ def test_administrator_sets_the_window(host: Any, pair: Any, backup: Any) -> Non
 
 @pytest.mark.parametrize(
     "phase",
-    ["gathered", "started", "prepared", "prepare-snapshot", "freeze", "hold", "commit", "post-snapshot", "made"],
+    [
+        "gathered",
+        "started",
+        "prepared",
+        "prepare-snapshot",
+        "freeze",
+        "hold",
+        "commit",
+        "post-snapshot",
+        "finish",
+        "made",
+    ],
 )
 def test_requester_gone(host: Any, pair: Any, backup: Any, phase: str) -> None:
     writer = host.writer()
     mark = f"{host.base}/mark"
-    if phase in ("hold", "commit"):
+    if phase in ("hold", "commit", "finish"):
         host.faults("two", **{phase: {"delay": 1, "mark": mark}})
     elif "snapshot" in phase or phase == "freeze":
         writer.on[phase] = lambda e: (Path(mark).touch(), time.sleep(0.5), wp.Reply(e.seq))[2]
