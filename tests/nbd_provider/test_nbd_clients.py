@@ -20,12 +20,12 @@ def run(*command: str) -> str:
 
 def test_nbdinfo_describes_the_live_export(provider: Any, tools: Any) -> None:
     tools("nbdinfo")
-    export = json.loads(run("nbdinfo", "--json", provider.uri))["exports"][0]
+    export = json.loads(run("nbdinfo", "--no-content", "--json", provider.uri))["exports"][0]
     assert export["export-name"] == "vol"
     assert export["export-size"] == provider.size
     assert export["description"] == "live volume vol"
     assert export["can_multi_conn"] and export["can_fua"] and export["can_trim"] and not export["is_read_only"]
-    names = json.loads(run("nbdinfo", "--list", "--json", f"nbd+unix:///?socket={provider.nbd}"))
+    names = json.loads(run("nbdinfo", "--list", "--no-content", "--json", f"nbd+unix:///?socket={provider.nbd}"))
     assert [entry["export-name"] for entry in names["exports"]] == ["vol"]
 
 
@@ -33,7 +33,9 @@ def test_nbdinfo_lists_copies_read_only(provider: Any, tools: Any) -> None:
     tools("nbdinfo")
     control = provider.control()
     copies = [control.snapshot(), control.snapshot()]
-    exports = json.loads(run("nbdinfo", "--list", "--json", f"nbd+unix:///?socket={provider.export()}"))["exports"]
+    exports = json.loads(
+        run("nbdinfo", "--list", "--no-content", "--json", f"nbd+unix:///?socket={provider.export()}")
+    )["exports"]
     assert [entry["export-name"] for entry in exports] == copies
     assert all(entry["is_read_only"] for entry in exports)
 
