@@ -77,9 +77,11 @@ def client(provider: Any, nbd_module: Any) -> Any:
 def test_map_of_allocation(provider: Any, client: Any, tools: Any) -> None:
     tools("nbdinfo", "qemu-img")
     client.pwrite(os.urandom(65536), 1 << 20)
+    client.pwrite(os.urandom(65536), 12 << 20)
     copy = provider.control().snapshot()
     client.pwrite(os.urandom(65536), 8 << 20)
     client.pwrite(os.urandom(65536), 1 << 20)
+    client.zero(65536, 12 << 20)
     client.flush()
     shadow = f"nbd+unix:///{copy}?socket={provider.export()}"
     hole, tail = 3, provider.size - (8 << 20) - 65536
@@ -93,7 +95,7 @@ def test_map_of_allocation(provider: Any, client: Any, tools: Any) -> None:
     expected = content(provider, copy)
     for offset, length, flags in nbd_map(shadow):
         assert not flags or expected[offset : offset + length] == bytes(length)
-    assert sum(length for _, length, flags in nbd_map(shadow) if not flags) == 2 * 65536
+    assert sum(length for _, length, flags in nbd_map(shadow) if not flags) == 3 * 65536
     rows = json.loads(run("qemu-img", "map", "--output=json", "-f", "raw", provider.uri))
     assert sum(row["length"] for row in rows if row["data"]) == 2 * 65536
 
@@ -120,6 +122,15 @@ def test_bitmaps_equal_a_comparison_of_the_images(provider: Any, client: Any, to
             assert found == differing(images[since], images[until])
             runs = changed_runs(provider.storage, UUID(since), UUID(until))
             assert {chunk for first, end in runs for chunk in range(first, end)} == found
+
+
+def test_qemu_reads_the_bitmap(provider: Any, client: Any, tools: Any, random_image: bytes) -> None:
+    tools("qemu-img")
+    copy = provider.control().snapshot()
+    client.pwrite(b"x" * 512, 5 * CHUNK)
+    image = f"driver=nbd,export=vol,server.type=unix,server.path={provider.nbd},x-dirty-bitmap={BITMAP}{copy}"
+    rows = json.loads(run("qemu-img", "map", "--output=json", "--image-opts", image))
+    assert [(row["start"], row["length"]) for row in rows if not row["data"]] == [(5 * CHUNK, CHUNK)]
 
 
 def test_incremental_backup_from_the_bitmap(

@@ -12,11 +12,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
+from shadowset.nbd_provider import copy_export
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.replies import Replies
+from shadowset.nbd_provider.store.writer import ShadowStore
+from shadowset.vss import provider_protocol as m
 
 
 def connect(nbd_module: Any, uri: str, *contexts: str, structured: bool = True) -> Any:
@@ -193,6 +197,49 @@ def test_many_clients_of_a_copy_at_once(provider: Any, nbd_module: Any, random_i
     for thread in threads:
         thread.join(30)
     assert not wrong
+
+
+def test_a_deleted_copy_is_an_error_not_old_data(provider: Any, nbd_module: Any, random_image: bytes) -> None:
+    control = provider.control()
+    copy, other = control.snapshot(), control.snapshot()
+    socket = provider.export()
+    readers = [connect(nbd_module, f"nbd+unix:///{name}?socket={socket}", "base:allocation") for name in (copy, other)]
+    assert all(reader.pread(4096, 0) == random_image[:4096] for reader in readers)
+    control.value(m.Delete, copy_id=copy)
+    for call in (
+        lambda: readers[0].pread(4096, 0),
+        lambda: readers[0].pread(1 << 20, 0),
+        lambda: readers[0].block_status(4096, 0, lambda *_: 0),
+    ):
+        with pytest.raises(nbd_module.Error):
+            call()
+    assert readers[1].pread(4096, 0) == random_image[:4096]
+    assert f"shadow copy {copy} no longer exists" in provider.log()
+
+
+def test_cached_read_that_a_write_overtakes(workdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The chunk is copied out and overwritten between the look at its word and the read of the origin."""
+    path = f"{workdir}/o"
+    Path(path).write_bytes(b"old!" * 16384)
+    fd = os.open(path, os.O_RDWR)
+    store = ShadowStore(f"{workdir}/s", fd, 65536)
+    store.commit(UUID(int=1), UUID(int=2), 1, False)
+    reader = copy_export.CachedCopyReader(f"{workdir}/s", path, UUID(int=1))
+    plain = copy_export.read_cached
+
+    def overtaken(file: int, offset: int, target: memoryview) -> bool:
+        store.prepare_write([(16384, 100)])
+        os.pwrite(fd, b"new!" * 25, 16384)
+        return plain(file, offset, target)
+
+    target = memoryview(bytearray(65536))
+    monkeypatch.setattr(copy_export, "read_cached", overtaken)
+    assert not reader.read_cached(0, target)
+    monkeypatch.undo()
+    assert reader.read_cached(0, target) and bytes(target) == b"old!" * 16384 == reader.read(0, 65536)
+    reader.close()
+    store.close()
+    os.close(fd)
 
 
 def test_sentences_are_cut_between_characters() -> None:

@@ -349,7 +349,6 @@ def test_settings_come_from_a_file_and_mistakes_are_named(start: Any, processes:
     assert processes.run("-m", "shadowset.writers.sqlite.main").returncode == 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start a process that is not")
 WITHOUT_RIGHTS = """
 import os, sys
 from shadowset.writers.sqlite.main import main
@@ -360,6 +359,7 @@ sys.exit(main(sys.argv[1:]))
 """  # rights go after the imports, since the interpreter may lie where only root can look
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to start a process that is not")
 def test_it_needs_no_rights_but_those_on_the_database(processes: Any, coordinator: Any, runtime: str) -> None:
     nobody = 65534
     os.chmod(runtime, 0o755)
