@@ -118,7 +118,7 @@ def memory_provider(provider_class: Any) -> Iterator[Any]:
 
 
 def test_fast_zeroes(memory_provider: Any, nbd_module: Any) -> None:
-    """Quick with a hole; where it would have to write, refused without having written or copied out anything."""
+    """Quick with a hole; where it would have to write, refused with nothing written."""
     client = connect(nbd_module, memory_provider.uri)
     client.pwrite(b"a" * 65536, 0)
     memory_provider.control().snapshot()
