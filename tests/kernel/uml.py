@@ -27,7 +27,9 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/shm
-for place in /run /mnt /dev/shm; do mount -t tmpfs tmpfs $place; done
+mount -t tmpfs tmpfs /run
+for place in {kept}; do mkdir -p /run/kept$place && mount --bind $place /run/kept$place; done
+for place in /mnt /dev/shm; do mount -t tmpfs tmpfs $place; done
 if [ -d /lib/modules ]; then mount --bind {modules} /lib/modules; fi
 mkdir -p /run/modules/lib
 ln -s {modules} /run/modules/lib/modules
@@ -36,6 +38,7 @@ for module in {wanted}; do modprobe -d /run/modules $module || echo "cannot load
 script={script}
 case $script in /tmp/*) cp $script /run/script.py; script=/run/script.py ;; esac
 mount -t tmpfs tmpfs /tmp
+for place in {kept}; do mkdir -p $place && mount --bind /run/kept$place $place; done
 cd /mnt
 echo "{start}"
 {python} $script {arguments}
@@ -80,12 +83,19 @@ def _init_text(script: Path, arguments: tuple[str, ...], modules: tuple[str, ...
     return _INIT.format(
         modules=MODULES,
         wanted=shlex.join(modules),
+        kept=shlex.join(_kept()),
         script=shlex.quote(str(script)),
         start=_START,
         end=_END,
         python=shlex.quote(sys.executable),
         arguments=shlex.join(arguments),
     )
+
+
+def _kept() -> list[str]:
+    """The checkout and the interpreter, where one of the guest's own memory file systems would cover them."""
+    places = {str(Path(__file__).resolve().parents[2]), sys.prefix}
+    return sorted(place for place in places if place.startswith(("/tmp/", "/mnt/")))
 
 
 def _boot(directory: str, init: Path, memory: str, timeout: float) -> str:

@@ -33,7 +33,13 @@ def files_of(farm: Any) -> list[Path]:
 
 
 def fingerprint(farm: Any) -> dict[str, str]:
-    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files_of(farm)}
+    found = {}
+    for file in files_of(farm):
+        try:
+            found[str(file)] = hashlib.sha256(file.read_bytes()).hexdigest()
+        except FileNotFoundError:
+            continue  # a running farm makes and removes journals
+    return found
 
 
 def copy_of(farm: Any, directory: Path) -> tuple[str, str]:
