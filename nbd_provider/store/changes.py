@@ -13,11 +13,13 @@ was copied out. From that alone it follows what changed:
 - After a power loss ``head`` is made anew from durable slots. Slots are durable while any persistent copy lives, so a
   persistent a misses nothing; an auto-release a is gone.
 
-A chunk that was copied out for a write that never came (the provider died in between) counts as changed; a chunk that
-changed always counts. Which moment does the answer describe? Since a until now: every write that was finished before
-the call is in it, one that is under way may be. So make the next cut first, then ask what changed between the two,
-and read the changed chunks from the later copy. Each answer counts only if the copies still live after the look:
-numbers are never given twice and a copy never comes back, so whoever lives after it lived during it.
+A volume may have grown since a: what lies beyond a's end counts as changed. A chunk that was copied out for a write that
+never came (the provider died in between) counts as changed; a chunk that changed always counts.
+
+Which moment does the answer describe? Since a until now: every write that was finished before the call is in it, one that
+is under way may be. So make the next cut first, then ask what changed between the two, and read the changed chunks from
+the later copy. Each answer counts only if the copies still live after the look: numbers are never given twice and a copy
+never comes back, so whoever lives after it lived during it.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import os
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import chain
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -62,6 +65,7 @@ class CopyRow:
             entry = self._read()
             if entry is not None and entry.copy_id == copy_id and entry.state in layout.LIVE_STATES:
                 self.number = entry.number
+                self.size = entry.size
                 return
         raise VssError(
             Code.VSS_E_OBJECT_NOT_FOUND,
@@ -87,7 +91,9 @@ class CopyRow:
 
 
 class ChangeReader:
-    """What changed since one copy, until another one or until now; ``chunk_size`` and ``size`` in bytes.
+    """What changed since one copy, until another one or until now.
+
+    ``chunk_size`` and ``size`` in bytes, ``size`` being the later one's: that of ``until``, or the volume's.
 
     Errors: VSS_E_OBJECT_NOT_FOUND when a copy is not there, E_INVALIDARG when ``until`` is not the later one.
     """
@@ -95,8 +101,6 @@ class ChangeReader:
     def __init__(self, storage: str, since: UUID, until: UUID | None = None) -> None:
         header = read_header(storage)
         self.chunk_size = header.chunk_size
-        self.size = header.size
-        self.chunks = layout.chunk_count(header.size, header.chunk_size)
         self._table = os.open(f"{storage}/table", os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._since = CopyRow(storage, self._table, header.capacity, since)
@@ -109,23 +113,31 @@ class ChangeReader:
             os.close(self._table)
             raise
         self._segments = Segments(storage, header.chunk_size)
+        self.size = header.size if self._until is None else self._until.size
+        self.chunks = layout.chunk_count(self.size, self.chunk_size)
 
     def runs(self, first: int = 0, last: int | None = None) -> Iterator[Run]:
         """Changed chunks from ``first`` to ``last`` inclusive, in order. Errors: ChangesLost, OSError."""
         stop = self.chunks if last is None else min(last + 1, self.chunks)
+        known = stop if self._since.size == self.size else min(stop, self._since.size // self.chunk_size)
         begin = end = 0
+        for start, until in chain(self._marked(first, known), ((max(first, known), stop),)):
+            if start != end:
+                if end > begin:
+                    yield Run(begin, end)
+                begin = start
+            end = until
+        self._check()
+        if end > begin:
+            yield Run(begin, end)
+
+    def _marked(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Changed chunks, in pieces that may touch; the copies lived when they were looked at."""
         for at, words in self._blocks(first, stop):
             marks = self._marks(at, words)
             self._check()
             for match in _MARKED.finditer(marks):
-                if at + match.start() != end:
-                    if end > begin:
-                        yield Run(begin, end)
-                    begin = at + match.start()
-                end = at + match.end()
-        self._check()
-        if end > begin:
-            yield Run(begin, end)
+                yield at + match.start(), at + match.end()
 
     def _check(self) -> None:
         self._since.check()

@@ -17,6 +17,7 @@ import pytest
 
 from shadowset.nbd_provider.store.changes import ChangeReader, ChangesLost, changed_runs
 from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.codes import Code, VssError
 
@@ -235,6 +236,33 @@ def test_changes_the_wrong_way_round(provider: Any) -> None:
     with pytest.raises(VssError):
         changed_runs(provider.storage, first, uuid4())
     assert changed_runs(provider.storage, first, second) == []
+
+
+@pytest.mark.parametrize("size", [8 * CHUNK, 8 * CHUNK + 512])
+def test_what_a_volume_grew_by_has_changed(workdir: str, size: int) -> None:
+    path, storage = f"{workdir}/o", f"{workdir}/s"
+    Path(path).write_bytes(os.urandom(size))
+    fd = os.open(path, os.O_RDWR)
+    store = ShadowStore(storage, fd, size)
+    first, second, third = UUID(int=1), UUID(int=2), UUID(int=3)
+    store.commit(first, UUID(int=9), 1, False)
+    store.commit(second, UUID(int=9), 2, False)
+    store.prepare_write([(7 * CHUNK, 1)])
+    os.pwrite(fd, b"x", 7 * CHUNK)
+    store.close()
+    os.pwrite(fd, os.urandom(4 * CHUNK), size)
+    grown = os.fstat(fd).st_size
+    store = ShadowStore(storage, fd, grown)
+    store.commit(third, UUID(int=9), 3, False)
+    store.prepare_write([(CHUNK, 1), (10 * CHUNK, 1)])
+    chunks = -(-grown // CHUNK)
+    assert changed_runs(storage, first, second) == []
+    assert changed_runs(storage, second, third) == changed_runs(storage, first, third) == [(7, chunks)]
+    assert changed_runs(storage, first) == [(1, 2), (7, chunks)]
+    assert changed_runs(storage, third) == [(1, 2), (10, 11)]
+    assert changed_runs(storage, first, third, 9, 9) == [(9, 10)] and changed_runs(storage, first, third, 2, 6) == []
+    store.close()
+    os.close(fd)
 
 
 def test_one_extent_when_one_is_asked_for(provider: Any, client: Any, nbd_module: Any) -> None:
