@@ -13,13 +13,13 @@ was copied out. From that alone it follows what changed:
 - After a power loss ``head`` is made anew from durable slots. Slots are durable while any persistent copy lives, so a
   persistent a misses nothing; an auto-release a is gone.
 
-A volume may have grown since a: what lies beyond a's end counts as changed. A chunk that was copied out for a write that
-never came (the provider died in between) counts as changed; a chunk that changed always counts.
+A volume may have grown since a: what lies beyond a's end counts as changed. A chunk that was copied out for a write
+that never came (the provider died in between) counts as changed; a chunk that changed always counts.
 
-Which moment does the answer describe? Since a until now: every write that was finished before the call is in it, one that
-is under way may be. So make the next cut first, then ask what changed between the two, and read the changed chunks from
-the later copy. Each answer counts only if the copies still live after the look: numbers are never given twice and a copy
-never comes back, so whoever lives after it lived during it.
+Which moment does the answer describe? Since a until now: every write that was finished before the call is in it, one
+that is under way may be. So make the next cut first, then ask what changed between the two, and read the changed
+chunks from the later copy. Each answer counts only if the copies still live after the look: numbers are never given
+twice and a copy never comes back, so whoever lives after it lived during it.
 """
 
 from __future__ import annotations
