@@ -79,7 +79,7 @@ class Cut:
 
     async def prepare(self) -> None:
         """Find and write out the file systems, start the guardian, leave the journal. Errors: VssError."""
-        devices = {each.volume: self._house.volumes.get(each.volume).row.device for each in self._snapshots}
+        devices = {each.volume: self._house.volumes.get(each.volume).device for each in self._snapshots}
         self._roots = open_roots({name: device for name, device in devices.items() if device})
         started = time.monotonic()
         limit = self._house.limits.flush_ms

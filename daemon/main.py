@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         limits = Limits.from_options(options.limit, options.writer_window)
         make_directories(paths)
-        lock = take_lock(f"{paths.runtime}/shadowsetd.lock")
+        locks = [take_lock(f"{directory}/shadowsetd.lock") for directory in (paths.runtime, paths.state)]
     except VssError as error:
         print(f"shadowsetd: {error}", file=sys.stderr)
         return 1
@@ -61,7 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return asyncio.run(run(paths, limits, Quiet(handler)))
     finally:
-        os.close(lock)
+        for lock in locks:
+            os.close(lock)
 
 
 def _stderr_handler() -> logging.Handler:

@@ -55,6 +55,18 @@ def device_number(path: str) -> str:
     return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
 
 
+def device_identity(node: str) -> str:
+    """What a loop or nbd device serves, as the kernel names it; "" for none, since numbers are given again."""
+    base = f"/sys/block/{os.path.basename(os.path.realpath(node))}"
+    for name in ("loop/backing_file", "backend"):
+        try:
+            with open(f"{base}/{name}", errors="surrogateescape") as file:
+                return file.read().strip()
+        except OSError:
+            continue
+    return ""
+
+
 def device_family(number: str) -> set[str]:
     """A device, its partitions, and whatever the kernel has stacked on them (dm, md)."""
     family: set[str] = set()

@@ -156,11 +156,11 @@ class Snapshots:
         catalogue = self._house.catalogue
         copies = {copy.snapshot_id: copy for copy in catalogue.snapshots(volume=volume)}
         deleting = set(catalogue.deleting(volume))
-        present = {info.copy_id for info in told.copies}
+        present = {info.copy_id for info in told.copies if not info.lost}
         for info in told.copies:
             if info.set_id == self._house.creating_set:
                 continue
-            if info.copy_id in deleting or (info.pending and info.copy_id not in copies):
+            if info.lost or info.copy_id in deleting or (info.pending and info.copy_id not in copies):
                 await self._settle(link.delete(info.copy_id))
             elif info.pending:
                 await self._settle(link.finish(info.copy_id))

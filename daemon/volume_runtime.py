@@ -15,7 +15,7 @@ from shadowset.daemon.catalogue import VolumeRow
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.control_link import ControlLink
 from shadowset.daemon.limits import Limits
-from shadowset.daemon.mounts import device_number
+from shadowset.daemon.mounts import device_identity, device_number
 from shadowset.daemon.process import ProcessWatch, in_thread, last_line, run_command, spawn_service
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
@@ -56,6 +56,14 @@ class VolumeRuntime:
         self._tools = tools
         self._task: asyncio.Task[None] | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._identity: str | None = None
+
+    @property
+    def device(self) -> str:
+        """The block device while attached; "" as well when the kernel has since given its number to something else."""
+        known = self._identity
+        same = known is None or device_identity(self.row.device) == known
+        return self.row.device if self.row.attached and same else ""
 
     @property
     def name(self) -> str:
@@ -237,14 +245,18 @@ class VolumeRuntime:
 
     async def attach(self, via: str) -> tuple[str, str]:
         """Make the block device; device and way. Errors: VssError."""
-        output = await self.run_attach("attach", "--nbd", self._tools.paths.nbd_socket(self.name), "--via", via)
+        paths = self._tools.paths
+        links = () if paths.runtime == Paths.runtime else ("--links", f"{paths.runtime}/by-name")
+        output = await self.run_attach("attach", "--nbd", paths.nbd_socket(self.name), "--via", via, *links)
         try:
             answer = json.loads(output)
-            return str(answer["device"]), str(answer["via"])
+            device, used = str(answer["device"]), str(answer["via"])
         except (ValueError, KeyError, TypeError):
             raise VssError(
                 Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, f"attaching volume {self.name} answered {output[:200]!r}"
             ) from None
+        self._identity = device_identity(device)
+        return device, used
 
     async def reattach(self, provider_started: bool) -> None:
         """After a restart of either side: reconnect the device, or make it anew when it is gone."""
@@ -252,6 +264,8 @@ class VolumeRuntime:
         try:
             there = os.path.exists(known) and device_number(self.row.device)
             if there and (not provider_started or await self._reconnect()):
+                if self._identity is None:
+                    self._identity = device_identity(self.row.device)
                 return
             await self._tools.attached(self.name, *await self.attach(self.row.via or "auto"))
         except VssError as error:

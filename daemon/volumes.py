@@ -92,7 +92,7 @@ class Volumes:
             raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"{text} does not exist, so it is on no volume")
         number = device_number(text) or device_of_path(text)
         for runtime in self._table.values():
-            if runtime.row.device and number in device_family(device_number(runtime.row.device)):
+            if runtime.device and number in device_family(device_number(runtime.device)):
                 return runtime
             if os.path.realpath(text) == os.path.realpath(runtime.row.origin):
                 return runtime
@@ -104,7 +104,7 @@ class Volumes:
 
     def mount_points(self, name: str) -> list[str]:
         """Where the volume's file systems are mounted."""
-        return [mount.path for mount in mounts_of(self.get(name).row.device)]
+        return [mount.path for mount in mounts_of(self.get(name).device)]
 
     async def info(self, name: str) -> VolumeInfo:
         """The volume as the protocol reports it."""
@@ -123,7 +123,7 @@ class Volumes:
             size=told.size if told else 0,
             chunk_size=told.chunk_size if told else row.chunk_size,
             state=runtime.state,
-            device=row.device if row.attached else "",
+            device=runtime.device,
             via=row.via if row.attached else "",
             mount_points=self.mount_points(name) if row.attached else [],
             copies=len(self._catalogue.snapshots(volume=name)),
@@ -173,7 +173,7 @@ class Volumes:
         async with self._changing:
             runtime = self.get(name)
             runtime.online()
-            if not (runtime.row.attached and device_number(runtime.row.device)):
+            if not device_number(runtime.device):
                 await despite_cancel(self._attach(runtime, via))
         return await self.info(name)
 
@@ -202,7 +202,7 @@ class Volumes:
         row = runtime.row
         if not row.attached:
             return
-        mounted = [mount.path for mount in mounts_of(row.device, read_mounts())]
+        mounted = [mount.path for mount in mounts_of(runtime.device, read_mounts())]
         if mounted:
             raise VssError(
                 Code.VSS_E_VOLUME_IN_USE, f"volume {row.name} is mounted at {mounted[0]}; unmount it before detaching"

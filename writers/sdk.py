@@ -29,6 +29,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Sequence
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import Level, SourceType, UsageType, WriterEvent
@@ -247,6 +248,12 @@ class Writer:
         return None
 
 
+def signal_came(signals: Sequence[signal.Signals], seconds: float) -> bool:
+    """Whether one of these blocked signals comes within the time; a process that was stopped and goes on has none."""
+    found = signal.sigtimedwait(signals, seconds)
+    return found is not None and found.si_signo in signals
+
+
 def run_until_signal(writer: Writer, poll_seconds: float = 0.5) -> None:
     """Runs a writer as a process of its own, until SIGTERM or SIGINT; call it before other threads are started.
 
@@ -256,7 +263,7 @@ def run_until_signal(writer: Writer, poll_seconds: float = 0.5) -> None:
     signals = (signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     writer.start()
-    while writer.running and signal.sigtimedwait(signals, poll_seconds) is None:
+    while writer.running and not signal_came(signals, poll_seconds):
         pass
     writer.stop()
     if writer.failure is not None:

@@ -15,6 +15,7 @@ def main() -> None:
     parser.add_argument("--nbd")
     parser.add_argument("--runtime", required=True)
     parser.add_argument("--via", default="auto")
+    parser.add_argument("--links")
     options = parser.parse_args()
     state = f"{options.runtime}/attach.json"
     if options.verb == "attach":

@@ -21,6 +21,7 @@ from shadowset.writers.farm.layout import Places, connect, create, read_registry
 from shadowset.writers.farm.load import Load
 from shadowset.writers.farm.thirdparty import ThirdParty
 from shadowset.writers.farm.writer import FarmWriter
+from shadowset.writers.sdk import signal_came
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOG = logging.getLogger("shadowset.farm")
@@ -119,7 +120,7 @@ def run(places: Places, arguments: argparse.Namespace) -> int:
     work = Run(places, arguments)
     work.start()
     end = time.monotonic() + (arguments.seconds or math.inf)
-    while signal.sigtimedwait(SIGNALS, min(arguments.interval, max(0.0, end - time.monotonic()))) is None:
+    while not signal_came(SIGNALS, min(arguments.interval, max(0.0, end - time.monotonic()))):
         _show(work.counters(), arguments.json)
         if time.monotonic() >= end:
             break
