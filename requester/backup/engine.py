@@ -8,6 +8,7 @@ written is removed, since a directory without a manifest is no backup.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import time
@@ -23,6 +24,13 @@ from shadowset.requester.backup.listing import Listing, list_component
 from shadowset.requester.backup.mounts import VolumeMap, read_mounts
 from shadowset.requester.backup.plan import Choice, JobPlan, PlannedComponent, dropped_text, make_plan
 from shadowset.requester.backup.store import Target, component_directories, copy_one
+from shadowset.requester.backup.undescribed import (
+    is_concerned,
+    refuse_wanted,
+    undescribed,
+    undescribed_text,
+    without_selectors_of,
+)
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.observer import Observer, Silent
 from shadowset.vss.codes import Code, VssError, describe
@@ -34,7 +42,11 @@ from shadowset.vss.requester_protocol import SetRecord, VolumeInfo, WriterStatus
 
 
 class BackupReport(msgspec.Struct, kw_only=True):
-    """How a backup went; ``succeeded`` when every component and writer did. ``problems`` are sentences."""
+    """How a backup went; ``succeeded`` when every component and writer did, and nothing was left out unasked.
+
+    ``dropped``, ``skipped`` and ``problems`` are sentences; ``left_out`` are those dropped that nobody
+    excluded.
+    """
 
     target: str
     set_id: str
@@ -46,6 +58,7 @@ class BackupReport(msgspec.Struct, kw_only=True):
     volumes: list[str]
     components: list[bundle.ManifestComponent]
     dropped: list[str]
+    left_out: list[str]
     skipped: list[str]
     problems: list[str]
 
@@ -69,6 +82,7 @@ class BackupJob:
         self._variables = os.environ if variables is None else variables
         self._reasons: dict[int, str] = {}
         self._problems: list[str] = []
+        self._silent: list[str] = []
         self._files: list[bundle.ManifestFile] = []
         self._skipped: list[str] = []
 
@@ -77,8 +91,9 @@ class BackupJob:
         began = time.monotonic()
         with Administration(self._paths, client="shadowset backup") as administration:
             volumes = administration.volume_list()
+            registered = administration.list_writers()
         with BackupComponents(self._paths, client="shadowset backup") as calls:
-            plan = self._plan(calls, volumes)
+            plan = self._plan(calls, volumes, registered)
             refuse_target_on(self._where, plan, VolumeMap(volumes, read_mounts()))
             target = Target(self._where)
             try:
@@ -87,13 +102,29 @@ class BackupJob:
                 target.discard()
                 raise
 
-    def _plan(self, calls: BackupComponents, volumes: list[VolumeInfo]) -> JobPlan:
+    def _plan(self, calls: BackupComponents, volumes: list[VolumeInfo], registered: list[WriterStatus]) -> JobPlan:
         self._observer.phase("asking the writers")
         calls.initialize_for_backup()
         calls.set_context(Context.BACKUP)
         calls.set_backup_state(True, False, self._choice.backup_type)
         self._writers = calls.gather_writer_metadata().result()
-        return make_plan(self._writers, VolumeMap(volumes, read_mounts()), self._variables, self._choice)
+        choice = self._note_silent_writers(registered)
+        try:
+            return make_plan(self._writers, VolumeMap(volumes, read_mounts()), self._variables, choice)
+        except VssError as error:
+            raise VssError(error.code, "; ".join([error.message, *self._silent])) from None
+
+    def _note_silent_writers(self, registered: list[WriterStatus]) -> Choice:
+        """Note who should be in the backup and did not describe itself; returns the choice among the others."""
+        silent = undescribed(registered, {(one.writer_id, one.instance_id) for one in self._writers})
+        if not silent:
+            return self._choice
+        with Administration(self._paths, client="shadowset backup") as administration:
+            after = administration.list_writers()
+        refuse_wanted(silent, self._writers, after, self._choice)
+        self._silent = [undescribed_text(one, after) for one in silent if is_concerned(one, self._choice)]
+        excluded = without_selectors_of(silent, self._writers, self._choice.excluded)
+        return dataclasses.replace(self._choice, excluded=excluded)
 
     def _run(
         self, calls: BackupComponents, plan: JobPlan, target: Target, volumes: list[VolumeInfo], began: float
@@ -116,7 +147,7 @@ class BackupJob:
         bundle.save(target.directory, manifest)
         for snapshot_id in snapshots.values():
             calls.unexpose_snapshot(snapshot_id)
-        return self._report(target, manifest, time.monotonic() - began)
+        return self._report(target, manifest, self._silent, time.monotonic() - began)
 
     def _cut(self, calls: BackupComponents, plan: JobPlan) -> tuple[SetRecord, dict[str, str]]:
         for component in plan.components:
@@ -238,7 +269,7 @@ class BackupJob:
             set_id=record.set_id,
             backup_type=self._choice.backup_type.name,
             skew_ms=record.skew_ms,
-            dropped=[dropped_text(one) for one in plan.dropped],
+            dropped=[*self._silent, *(dropped_text(one) for one in plan.dropped)],
             skipped=self._skipped,
             files=self._files,
         )
@@ -252,11 +283,11 @@ class BackupJob:
             documents.append(_save(target, f"WriterMetadata{number}.xml", metadata_to_xml(writer), writer))
         return documents
 
-    def _report(self, target: Target, manifest: bundle.Manifest, seconds: float) -> BackupReport:
+    def _report(self, target: Target, manifest: bundle.Manifest, left_out: list[str], seconds: float) -> BackupReport:
         return BackupReport(
             target=target.directory,
             set_id=manifest.set_id,
-            succeeded=not self._reasons and not self._problems,
+            succeeded=not self._reasons and not self._problems and not left_out,
             files=sum(1 for file in manifest.files if file.kind == bundle.REGULAR),
             bytes=manifest.total_bytes,
             seconds=seconds,
@@ -264,6 +295,7 @@ class BackupJob:
             volumes=[volume.name for volume in manifest.volumes],
             components=manifest.components,
             dropped=manifest.dropped,
+            left_out=left_out,
             skipped=manifest.skipped,
             problems=self._problems,
         )

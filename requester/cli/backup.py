@@ -24,7 +24,7 @@ def register(commands: Commands) -> None:
         "TARGET becomes a directory with the files, the documents of the writers and of the backup, and a manifest\n"
         "with a digest of every file. It must be new or empty, and on none of the volumes that are cut. A component\n"
         "fails as a whole when one of its files cannot be read; the others are backed up all the same, and the exit\n"
-        "status is 1.",
+        "status is 1. So it is when a writer that runs did not describe itself, unless the options leave it out.",
         "shadowset backup /backup/monday\n"
         "shadowset backup /backup/monday --writer 'SQLite Writer' --json\n"
         "shadowset backup /backup/monday --component 'SQLite Writer:databases/orders'",
@@ -94,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
             f"shadowset: the backup is not complete: {failed} of {len(report.components)} components failed, "
             f"{len(report.problems)} writers failed afterwards"
         )
+        for sentence in report.left_out:
+            note(f"shadowset: {sentence}")
     return 0 if report.succeeded else 1
 
 

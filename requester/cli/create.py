@@ -12,7 +12,7 @@ from shadowset.requester.cli.options import Commands, add_command, add_json
 
 if TYPE_CHECKING:
     from shadowset.requester.backup_components import BackupComponents
-    from shadowset.vss.requester_protocol import SetRecord
+    from shadowset.vss.requester_protocol import SetRecord, WriterStatus
 
 CONTEXTS = (
     "backup",
@@ -74,16 +74,19 @@ def choose_context(name: str | None, persistent: bool, no_writers: bool, execute
 
 def run(options: argparse.Namespace) -> int:
     """Make a set."""
+    from shadowset.requester.administration import Administration
     from shadowset.requester.backup_components import BackupComponents
     from shadowset.requester.create import complete, create_set
 
     context = choose_context(options.context, options.persistent, options.no_writers, bool(options.command))
+    with Administration(client="shadowset create") as administration:
+        registered = [] if options.no_writers else administration.list_writers()
     with BackupComponents(client="shadowset create", on_notice=None) as calls:
         record = create_set(calls, options.volumes, context)
         status = _execute(calls, record, options.command) if options.command else 0
         complete(calls, context)
     _report(options, record)
-    return status or _warn(record)
+    return status or _warn(record, registered)
 
 
 def _execute(calls: BackupComponents, record: SetRecord, command: str) -> int:
@@ -98,15 +101,21 @@ def _execute(calls: BackupComponents, record: SetRecord, command: str) -> int:
     return status if status >= 0 else 128 - status
 
 
-def _warn(record: SetRecord) -> int:
-    """Say which writers failed without vetoing: for them the set is as after a crash."""
+def _warn(record: SetRecord, registered: list[WriterStatus]) -> int:
+    """Say which writers failed without vetoing or did not describe themselves: for them the set is as after a crash."""
     from shadowset.requester.backup.engine import has_failed, writer_failure_text
+    from shadowset.requester.backup.undescribed import undescribed
     from shadowset.requester.cli.output import note
 
+    silent = undescribed(registered, {(one.writer_id, one.instance_id) for one in record.writers})
+    for writer in silent:
+        note(
+            f"shadowset: the set was made, but writer {writer.name} did not describe itself when asked and took no part"
+        )
     failed = [writer for writer in record.writers if has_failed(writer)]
     for writer in failed:
         note(f"shadowset: the set was made, but {writer_failure_text(writer)}")
-    return 1 if failed else 0
+    return 1 if failed or silent else 0
 
 
 def _report(options: argparse.Namespace, record: SetRecord) -> None:

@@ -68,6 +68,7 @@ class FakeCoordinator:
         self.on_call: dict[str, Callable[[Session], None]] = {}
         self.component_failures: dict[str, Failure] = {}
         self.kept_sets = True
+        self.silent: set[str] = set()
         self._number = 0
         self._connections: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
@@ -187,7 +188,7 @@ class FakeCoordinator:
     def do_gather_writer_metadata(self, session: Session, call: Any) -> list[WriterMetadata]:
         if not session.kind:
             raise VssError(Code.VSS_E_BAD_STATE, "initialize first")
-        return self.writers
+        return [writer for writer in self.writers if writer.instance_id not in self.silent]
 
     def do_add_component(self, session: Session, call: rp.AddComponent) -> None:
         self._need(session, "gather-writer-metadata")
@@ -220,7 +221,7 @@ class FakeCoordinator:
         self._need(session, "set-backup-state", "start-snapshot-set")
 
     def do_gather_writer_status(self, session: Session, call: Any) -> list[rp.WriterStatus]:
-        return self.do_list_writers(session, call)
+        return [one for one in self.do_list_writers(session, call) if one.instance_id not in self.silent]
 
     def do_do_snapshot_set(self, session: Session, call: Any) -> rp.SetRecord:
         self._need(session, "start-snapshot-set")
@@ -246,7 +247,7 @@ class FakeCoordinator:
                 rp.TimelineEntry("data", "hold", 20.0, 21.5),
                 rp.TimelineEntry("SQLite Writer", "thaw", 21.5, 25.0),
             ],
-            writers=self.do_list_writers(session, call),
+            writers=self.do_gather_writer_status(session, call),
         )
         self.records[session.set_id] = record
         for writer in session.document.writers:

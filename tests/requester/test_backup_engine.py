@@ -61,7 +61,8 @@ def test_the_order_of_the_calls_is_vsss(coordinator: Any, data: Path, tmp_path: 
     backup(tmp_path / "b")
     names = [name for name in coordinator.names() if name != "hello"]
     ordered = [
-        "volume-list", "initialize-for-backup", "set-context", "set-backup-state", "gather-writer-metadata",
+        "volume-list", "list-writers", "initialize-for-backup", "set-context", "set-backup-state",
+        "gather-writer-metadata",
         "add-component", "add-component", "start-snapshot-set", "add-to-snapshot-set", "prepare-for-backup",
         "gather-writer-status", "do-snapshot-set", "gather-writer-status", "get-document", "expose-snapshot",
         "set-backup-succeeded", "set-backup-succeeded", "backup-complete", "gather-writer-status", "save-as-xml",
@@ -190,6 +191,58 @@ def test_a_writer_that_fails_at_the_end_is_a_problem(coordinator: Any, data: Pat
     report = backup(tmp_path / "b")
     assert not report.succeeded and all(one.succeeded for one in report.components)
     assert report.problems == ["after the backup writer SQLite Writer failed at backup complete"]
+
+
+@pytest.fixture
+def silent(coordinator: Any, data: Path) -> WriterMetadata:
+    """A writer beside the one of ``data`` that is connected and does not answer identify."""
+    writer = WriterMetadata("33333333-0000-0000-0000-000000000003", "i3", "Hung Writer", components=(
+        group("c", FileSet(str(data), "*.none")),))  # fmt: skip
+    coordinator.writers.append(writer)
+    coordinator.silent.add("i3")
+    failure = Failure(Code.VSS_E_WRITERERROR_TIMEOUT, 0, "no answer within 30 s")
+    coordinator.status["i3"] = WriterStatus(
+        writer.writer_id, "i3", writer.name, WriterState.FAILED_AT_IDENTIFY, failure, pid=77
+    )
+    return writer
+
+
+def test_a_writer_that_did_not_describe_itself_is_told(coordinator: Any, silent: Any, tmp_path: Path) -> None:
+    report = backup(tmp_path / "b")
+    assert not report.succeeded and all(one.succeeded for one in report.components)
+    assert report.left_out == [
+        "writer Hung Writer of process 77 is left out: it did not describe itself when asked (no answer within 30 s); "
+        "see to its process"
+    ]
+    assert bundle.load(str(tmp_path / "b")).dropped == report.left_out
+
+
+def test_a_writer_that_goes_while_it_is_asked_is_told(coordinator: Any, silent: Any, tmp_path: Path) -> None:
+    coordinator.on_call["gather-writer-metadata"] = lambda session: coordinator.writers.remove(silent)
+    report = backup(tmp_path / "b")
+    assert not report.succeeded and "its process is gone" in report.left_out[0]
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        Choice(excluded=(Selector("Hung Writer"),)),
+        Choice(wanted=(Selector("SQLite Writer"),)),
+        Choice(wanted=(parse_selector("SQLite Writer:databases/orders"),)),
+    ],
+)
+def test_a_silent_writer_that_was_not_asked_for(coordinator: Any, silent: Any, tmp_path: Path, choice: Choice) -> None:
+    report = backup(tmp_path / "b", choice)
+    assert report.succeeded and not report.left_out and not report.dropped
+
+
+def test_a_silent_writer_that_was_asked_for_by_name(coordinator: Any, silent: Any, tmp_path: Path) -> None:
+    with pytest.raises(VssError, match="Hung Writer of process 77 is left out: it did not describe itself") as caught:
+        backup(tmp_path / "b", Choice(wanted=(Selector("Hung Writer"), Selector("SQLite Writer"))))
+    assert caught.value.code == Code.VSS_E_OBJECT_NOT_FOUND and not (tmp_path / "b").exists()
+    coordinator.writers.remove(coordinator.writers[0])
+    with pytest.raises(VssError, match=r"there is nothing to back up.*Hung Writer.*did not describe itself"):
+        backup(tmp_path / "b")
 
 
 # ---- choice ----

@@ -20,6 +20,7 @@ from shadowset.requester import cli
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Failure
 from shadowset.vss.enums import Attribute, Context, SnapshotState, WriterState
+from shadowset.vss.metadata import WriterMetadata
 from shadowset.vss.requester_protocol import EventRecord, SetRecord, WriterStatus
 
 
@@ -375,6 +376,21 @@ def test_backup_json_and_part_failures(run: Any, coordinator: Any, data: Path, t
     assert err == "shadowset: the backup is not complete: 1 of 2 components failed, 0 writers failed afterwards\n"
     status, _, err = run("restore", str(tmp_path / "b"), "--component", "SQLite Writer:databases/stock")
     assert status == 1 and "the backup of component databases\\stock of writer SQLite Writer failed" in err
+
+
+def test_a_writer_that_does_not_describe_itself(run: Any, two: Any, tmp_path: Path) -> None:
+    two.writers.append(WriterMetadata("33333333-0000-0000-0000-000000000003", "i3", "Hung Writer"))
+    two.silent.add("i3")
+    status, out, err = run("backup", str(tmp_path / "b"))
+    assert status == 1 and "backed up" in out
+    assert "\nshadowset: writer Hung Writer of process 1234 is left out: it did not describe itself when asked" in err
+    assert run("backup", str(tmp_path / "c"), "--exclude-writer", "Hung Writer")[::2] == (0, "")
+    status, out, err = run("create", "data")
+    assert status == 1 and "Shadow copy set" in out
+    assert err == (
+        "shadowset: the set was made, but writer Hung Writer did not describe itself when asked and took no part\n"
+    )
+    assert run("create", "data", "--no-writers")[::2] == (0, "")
 
 
 def test_a_backup_that_cannot_be_written(run: Any, coordinator: Any, data: Path, tmp_path: Path) -> None:
