@@ -5,37 +5,18 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from threading import Lock
 from uuid import UUID
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Allocation, Changes, Context, bitmap_names, copy_ranges, open_bitmap
 from shadowset.nbd_provider.exports import COMMON_FLAGS, read_cached
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.files import Segment, Segments
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.volume import Gate
 
 
-class SharedSegments(Segments):
-    """Segments that several threads may be the first to open."""
-
-    def __init__(self, storage: str, chunk_size: int) -> None:
-        super().__init__(storage, chunk_size)
-        self._opening = Lock()
-
-    def get(self, number: int) -> Segment:
-        """One segment. Errors: OSError."""
-        with self._opening:
-            return super().get(number)
-
-
 class CachedCopyReader(CopyReader):
     """A reader that can also answer without waiting for a disk, and that several threads may use at a time."""
-
-    def __init__(self, storage: str, origin: str, copy_id: UUID) -> None:
-        super().__init__(storage, origin, copy_id)
-        self._segments = SharedSegments(storage, self.chunk_size)
 
     @property
     def origin_fd(self) -> int:

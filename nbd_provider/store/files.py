@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterable
+from threading import Lock
 from typing import Final
 
 from shadowset.nbd_provider.store import layout
@@ -109,12 +110,16 @@ class Segments:
         self._chunk_size = chunk_size
         self._writable = writable
         self._open: dict[int, Segment] = {}
+        self._opening = Lock()
 
     def get(self, number: int) -> Segment:
-        """One segment. Errors: OSError."""
+        """One segment; several threads may be the first to ask for it. Errors: OSError."""
         segment = self._open.get(number)
         if segment is None:
-            segment = self._open[number] = Segment(self._storage, number, self._writable)
+            with self._opening:
+                segment = self._open.get(number)
+                if segment is None:
+                    segment = self._open[number] = Segment(self._storage, number, self._writable)
         return segment
 
     def previous_head(self, slot: int) -> int:

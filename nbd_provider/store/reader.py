@@ -9,6 +9,8 @@ from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import Segments, Words, read_header
 from shadowset.vss.codes import Code, VssError
 
+ATTEMPTS = 8
+
 
 class CopyLost(OSError):
     """The copy was deleted or given up while it was being read."""
@@ -78,11 +80,18 @@ class CopyReader:
         length = max(0, min(length, self.size - offset))
         if not length:
             return b""
-        try:
-            content = self._read(offset, length)
-        except (OSError, EOFError):
-            self._check()
-            raise
+        for attempt in range(ATTEMPTS):
+            try:
+                content = self._read(offset, length)
+            except FileNotFoundError:
+                self._check()  # a segment of other copies went between a look at the head and its opening: look again
+                if attempt == ATTEMPTS - 1:
+                    raise
+                continue
+            except (OSError, EOFError):
+                self._check()
+                raise
+            break
         self._check()
         return content
 

@@ -1,0 +1,73 @@
+"""What a trial found once: losses are told, coordinators share no state, reused device numbers fool nobody."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def test_a_copy_lost_to_full_storage_is_reported_and_gone(chain: Any, wait_until: Any) -> None:
+    small = f"{chain.directory}/small"
+    os.mkdir(small)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12M", "tmpfs", small], check=True)
+    image = f"{chain.directory}/v.img"
+    Path(image).write_bytes(os.urandom(32 << 20))
+    chain.cli("volume", "add", "v", image, "--storage", f"{small}/v")
+    device = chain.cli("volume", "attach", "v")["device"]
+    chain.cli("create", "v")
+    subprocess.run(["dd", "if=/dev/zero", f"of={device}", "bs=1M", "count=32", "oflag=direct"], check=True, timeout=60)
+    wait_until("the loss to be told", lambda: [e for e in chain.cli("events") if e["name"] == "snapshot-lost"])
+    assert chain.cli("list") == []
+    assert chain.describe("v").copies == []
+    chain.raw("volume", "remove", "v", "--force")
+
+
+def test_a_second_coordinator_on_the_same_state_is_refused(chain: Any) -> None:
+    other = f"{chain.runtime}/other"
+    os.mkdir(other)
+    done = subprocess.run(
+        [sys.executable, "-m", "shadowset.daemon.main"],
+        env={**chain.environment, "SHADOWSET_RUNTIME_DIR": other},
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "already holds" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_a_reused_device_number_is_not_taken_for_the_volume(chain: Any, wait_until: Any) -> None:
+    image, foreign = f"{chain.directory}/v.img", f"{chain.directory}/foreign.img"
+    for path in (image, foreign):
+        Path(path).write_bytes(bytes(8 << 20))
+    chain.cli("volume", "add", "v", image)
+    device = chain.cli("volume", "attach", "v")["device"]
+    if not device.startswith("/dev/loop"):
+        pytest.skip("attached by the kernel's nbd here, whose device cannot be given to a file")
+    held = os.open(device, os.O_RDONLY)
+    assert chain.raw("volume", "detach", "v").returncode == 1
+    os.close(held)
+    wait_until("the kernel to let the loop device go", lambda: not os.path.exists(f"/sys/block/{device[5:]}/loop"))
+    subprocess.run(["losetup", device, foreign], check=True)
+    try:
+        assert chain.cli("volume", "list")[0]["device"] == ""
+    finally:
+        subprocess.run(["losetup", "-d", device], check=True)
+    again = chain.cli("volume", "attach", "v")["device"]
+    assert Path(f"/sys/block/{again[5:]}/loop/backing_file").read_text().strip().startswith(chain.runtime)
+    chain.raw("volume", "remove", "v", "--force")
+
+
+def test_a_writer_that_was_stopped_goes_on(chain: Any, wait_until: Any) -> None:
+    writer = chain.module("shadowset.writers.sqlite.main", f"{chain.directory}/*.none")
+    wait_until("the writer", lambda: [entry for entry in chain.cli("writers") if entry["connected"]])
+    for _ in range(3):
+        writer.send_signal(signal.SIGSTOP)
+        time.sleep(0.7)
+        writer.send_signal(signal.SIGCONT)
+        time.sleep(0.2)
+    assert writer.poll() is None
