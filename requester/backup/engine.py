@@ -22,7 +22,7 @@ from shadowset.requester.backup import manifest as bundle
 from shadowset.requester.backup.copy import OnBytes, sync_file_system
 from shadowset.requester.backup.listing import Listing, list_component
 from shadowset.requester.backup.mounts import VolumeMap, read_mounts
-from shadowset.requester.backup.plan import Choice, JobPlan, PlannedComponent, dropped_text, make_plan
+from shadowset.requester.backup.plan import Choice, JobPlan, PlannedComponent, dropped_text, make_plan, missing
 from shadowset.requester.backup.store import Target, component_directories, copy_one
 from shadowset.requester.backup.undescribed import (
     is_concerned,
@@ -147,7 +147,8 @@ class BackupJob:
         bundle.save(target.directory, manifest)
         for snapshot_id in snapshots.values():
             calls.unexpose_snapshot(snapshot_id)
-        return self._report(target, manifest, self._silent, time.monotonic() - began)
+        left_out = [*self._silent, *(dropped_text(one) for one in missing(plan.dropped, self._choice.wanted))]
+        return self._report(target, manifest, left_out, time.monotonic() - began)
 
     def _cut(self, calls: BackupComponents, plan: JobPlan) -> tuple[SetRecord, dict[str, str]]:
         for component in plan.components:

@@ -12,9 +12,11 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import BackupType
 from shadowset.vss.filespec import created_during_backup, required_file_sets, snapshot_required, source_directory
 from shadowset.vss.metadata import ComponentInfo, FileSet, WriterMetadata
-from shadowset.vss.selection import Dropped, PlannedWriter, Selector, plan_backup
+from shadowset.vss.selection import Dropped, DropReason, PlannedWriter, Selector, plan_backup
 
 SEPARATOR = "\\"
+
+HARMLESS = (DropReason.EXCLUDED, DropReason.NO_COMPONENTS)
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,20 @@ def make_plan(
         if name not in volumes:
             raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"volume {name!r} is not protected; add it or leave it out")
     return JobPlan(tuple(components), volumes, plan.dropped)
+
+
+def missing(dropped: tuple[Dropped, ...], wanted: tuple[Selector, ...] | None) -> list[Dropped]:
+    """Those that the user asked for and did not exclude.
+
+    A component wanted by its own name is none of them: without it there is no plan.
+    """
+    writers = None if wanted is None else [selector.writer for selector in wanted if not selector.path]
+    return [one for one in dropped if one.reason not in HARMLESS and (writers is None or _is_of(one, writers))]
+
+
+def _is_of(dropped: Dropped, writers: list[str]) -> bool:
+    who = WriterMetadata(dropped.writer_id, dropped.instance_id, dropped.writer_name)
+    return any(Selector(writer).names(who) for writer in writers)
 
 
 def dropped_text(dropped: Dropped) -> str:

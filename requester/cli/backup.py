@@ -24,7 +24,8 @@ def register(commands: Commands) -> None:
         "TARGET becomes a directory with the files, the documents of the writers and of the backup, and a manifest\n"
         "with a digest of every file. It must be new or empty, and on none of the volumes that are cut. A component\n"
         "fails as a whole when one of its files cannot be read; the others are backed up all the same, and the exit\n"
-        "status is 1. So it is when a writer that runs did not describe itself, unless the options leave it out.",
+        "status is 1. So it is when something is left out that your options do not leave out: a component whose files\n"
+        "lie on an unprotected file system, or a writer that runs and did not describe itself.",
         "shadowset backup /backup/monday\n"
         "shadowset backup /backup/monday --writer 'SQLite Writer' --json\n"
         "shadowset backup /backup/monday --component 'SQLite Writer:databases/orders'",
@@ -93,6 +94,7 @@ def run(options: argparse.Namespace) -> int:
         note(
             f"shadowset: the backup is not complete: {failed} of {len(report.components)} components failed, "
             f"{len(report.problems)} writers failed afterwards"
+            + (f", {len(report.left_out)} left out" if report.left_out else "")
         )
         for sentence in report.left_out:
             note(f"shadowset: {sentence}")

@@ -270,10 +270,24 @@ def test_a_component_outside_the_volumes_is_dropped_or_fails_the_job(
     inside = coordinator.writers[0].components
     replace_components(coordinator, *inside, group("elsewhere", FileSet(str(outside), "*")))
     report = backup(tmp_path / "b")
-    assert report.succeeded and len(report.components) == 2
+    assert not report.succeeded and len(report.components) == 2 and all(one.succeeded for one in report.components)
+    assert report.left_out == report.dropped
     assert len(report.dropped) == 1 and "elsewhere" in report.dropped[0] and "unprotected" in report.dropped[0]
     with pytest.raises(VssError, match="must be in the backup and is not"):
         backup(tmp_path / "c", Choice(wanted=(parse_selector("SQLite Writer:elsewhere"),)))
+    assert backup(tmp_path / "d", Choice(wanted=(parse_selector("SQLite Writer:databases/orders"),))).succeeded
+    report = backup(tmp_path / "e", Choice(wanted=(Selector("SQLite Writer"),)))
+    assert not report.succeeded and len(report.left_out) == 1
+
+
+def test_what_the_user_excluded_and_what_is_empty_leaves_the_backup_whole(
+    coordinator: Any, data: Path, tmp_path: Path
+) -> None:
+    outside = group("elsewhere", FileSet(str(tmp_path), "*"))
+    coordinator.writers.append(WriterMetadata("33333333-0000-0000-0000-000000000003", "i3", "O", components=(outside,)))
+    coordinator.writers.append(WriterMetadata("44444444-0000-0000-0000-000000000004", "i4", "Idle"))
+    report = backup(tmp_path / "b", Choice(excluded=(Selector("O"),)))
+    assert report.succeeded and not report.left_out and len(report.dropped) == 2
 
 
 def test_files_that_need_no_shadow_copy_are_read_where_they_are(coordinator: Any, data: Path, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ import pytest
 from shadowset.requester import cli
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Failure
-from shadowset.vss.enums import Attribute, Context, SnapshotState, WriterState
-from shadowset.vss.metadata import WriterMetadata
+from shadowset.vss.enums import Attribute, ComponentType, Context, SnapshotState, WriterState
+from shadowset.vss.metadata import ComponentInfo, FileSet, WriterMetadata
 from shadowset.vss.requester_protocol import EventRecord, SetRecord, WriterStatus
 
 
@@ -391,6 +391,17 @@ def test_a_writer_that_does_not_describe_itself(run: Any, two: Any, tmp_path: Pa
         "shadowset: the set was made, but writer Hung Writer did not describe itself when asked and took no part\n"
     )
     assert run("create", "data", "--no-writers")[::2] == (0, "")
+
+
+def test_a_component_that_cannot_be_had(run: Any, coordinator: Any, data: Path, tmp_path: Path) -> None:
+    files = (FileSet(str(tmp_path), "*"),)
+    outside = ComponentInfo(ComponentType.FILEGROUP, "elsewhere", files=files)
+    coordinator.writers.append(WriterMetadata("33333333-0000-0000-0000-000000000003", "i3", "O", components=(outside,)))
+    status, _, err = run("backup", str(tmp_path / "b"))
+    assert "0 of 2 components failed, 0 writers failed afterwards, 1 left out\n" in err
+    assert status == 1 and "shadowset: component elsewhere of writer O is left out" in err and "unprotected" in err
+    status, out, err = run("backup", str(tmp_path / "c"), "--exclude-writer", "O")
+    assert (status, err) == (0, "") and "excluded by request" in out
 
 
 def test_a_backup_that_cannot_be_written(run: Any, coordinator: Any, data: Path, tmp_path: Path) -> None:
