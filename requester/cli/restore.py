@@ -24,6 +24,7 @@ def register(commands: Commands) -> None:
         "Each component is restored as a whole: its new files are all written and read back before the first old one\n"
         "is replaced, and files that belong to it but are not in the backup are removed (for example a data base's\n"
         "write-ahead log that is newer than the backup). This needs room for the component a second time.\n\n"
+        "A volume that was mounted at the backup must be mounted again before files go there.\n\n"
         "With --to the files go below a directory of their own, in their original tree, and no writer is asked.",
         "shadowset restore /backup/monday\n"
         "shadowset restore /backup/monday --component 'SQLite Writer:databases/orders'\n"

@@ -12,12 +12,15 @@ from collections.abc import Mapping
 
 import msgspec
 
+from shadowset.requester.administration import Administration
 from shadowset.requester.backup import manifest as bundle
 from shadowset.requester.backup.copy import OnBytes
 from shadowset.requester.backup.engine import has_failed, writer_failure_text
+from shadowset.requester.backup.mounts import read_mounts
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.observer import Observer, Silent
 from shadowset.requester.restore.choose import RestoreItem, choose, refuse_methods, stored_metadata
+from shadowset.requester.restore.mounted import refuse_unmounted
 from shadowset.requester.restore.place import Placement, stale_files
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import BackupComponentsDocument, Component
@@ -78,6 +81,7 @@ class RestoreJob:
         texts, items = self._open()
         refuse_methods(items)
         self._verify(items)
+        self._refuse_unmounted(items)
         with BackupComponents(self._paths, client="shadowset restore") as calls:
             self._select(calls, texts, items)
             self._observer.phase("letting the writers make way")
@@ -124,6 +128,13 @@ class RestoreJob:
         on_bytes = self._observer.begin(sum(file.size for file in files))
         bundle.verify_files(self._source, files, on_bytes)
         self._observer.end()
+
+    def _refuse_unmounted(self, items: list[RestoreItem]) -> None:
+        with Administration(self._paths, client="shadowset restore") as administration:
+            volumes = administration.volume_list()
+        now = {mount.mount_point for mount in read_mounts()}
+        now |= {point for volume in volumes for point in volume.mount_points}
+        refuse_unmounted(self._manifest.volumes, items, now, self._variables)
 
     # ---- the writers ----
 

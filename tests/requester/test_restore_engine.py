@@ -91,8 +91,9 @@ def test_the_order_of_the_calls_is_vsss(coordinator: Any, made: Path) -> None:
     coordinator.calls.clear()
     restore(made)
     assert [name for name in coordinator.names() if name != "hello"] == [
-        "initialize-for-restore", "set-restore-state", "gather-writer-metadata", "set-selected-for-restore",
-        "set-selected-for-restore", "pre-restore", "get-document", "gather-writer-status", "set-file-restore-status",
+        "volume-list", "initialize-for-restore", "set-restore-state", "gather-writer-metadata",
+        "set-selected-for-restore", "set-selected-for-restore", "pre-restore", "get-document",
+        "gather-writer-status", "set-file-restore-status",
         "set-file-restore-status", "post-restore", "gather-writer-status",
     ]  # fmt: skip
 
@@ -179,6 +180,59 @@ def test_excluded_files_are_not_stale(coordinator: Any, data: Path, tmp_path: Pa
     (data / "db/orders/x.lock").write_bytes(b"lock")
     assert restore(source).succeeded
     assert (data / "db/orders/x.lock").exists()
+
+
+# ---- mount points ----
+
+
+def test_a_volume_that_is_not_mounted_now(coordinator: Any, data: Path, made: Path, tmp_path: Path) -> None:
+    coordinator.volumes["data"] = ""
+    (data / "db/orders/orders.db").write_bytes(b"beneath")
+    before = tree(data)
+    with pytest.raises(VssError) as caught:
+        restore(made)
+    assert caught.value.code == Code.VSS_E_BAD_STATE
+    assert caught.value.message == (
+        f"nothing is mounted at {data}; mount volume data there first, or restore with --to DIR"
+    )
+    assert tree(data) == before and "pre-restore" not in coordinator.names()
+    assert RestoreJob(str(made)).run_to(str(tmp_path / "look")).succeeded
+
+
+def test_only_mount_points_that_get_files_are_asked_for(coordinator: Any, data: Path, tmp_path: Path) -> None:
+    for name in ("orders", "stock"):
+        coordinator.volumes[name] = str(data / "db" / name)
+    BackupJob(str(tmp_path / "b"), Choice()).run()
+    coordinator.volumes["data"] = coordinator.volumes["stock"] = ""
+    assert restore(tmp_path / "b", wanted=(parse_selector("SQLite Writer:databases/orders"),)).succeeded
+    with pytest.raises(VssError, match="db/stock; mount volume stock there first"):
+        restore(tmp_path / "b")
+
+
+def test_a_mount_point_behind_a_symbolic_link(coordinator: Any, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "way").symlink_to(data)
+    files = (FileSet(str(tmp_path / "way/db/orders"), "*"),)
+    source = rebuild(
+        coordinator, tmp_path / "b", components=(ComponentInfo(ComponentType.FILEGROUP, "c", files=files),)
+    )
+    coordinator.volumes["data"] = ""
+    with pytest.raises(VssError, match="nothing is mounted at"):
+        restore(source)
+
+
+def test_another_file_system_at_the_mount_point_will_do(coordinator: Any, data: Path, made: Path) -> None:
+    del coordinator.volumes["data"]
+    coordinator.volumes["new"] = str(data)
+    assert restore(made).succeeded
+
+
+def test_a_backup_without_mount_points_is_restored_unasked(coordinator: Any, data: Path, made: Path) -> None:
+    manifest = bundle.load(str(made))
+    for volume in manifest.volumes:
+        volume.mount_points = []
+    bundle.save(str(made), manifest)
+    coordinator.volumes["data"] = ""
+    assert restore(made).succeeded
 
 
 # ---- writers ----
