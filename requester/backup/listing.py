@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from shadowset.requester.backup.leftovers import is_leftover
 from shadowset.requester.backup.manifest import DIRECTORY, PARENT, REGULAR, SYMLINK
 from shadowset.requester.backup.plan import PlannedComponent, Root
 from shadowset.vss.filespec import FileSelection, name_matches, normal_path
@@ -111,7 +112,7 @@ def _kind(root: Root, name: str, status: os.stat_result) -> str | None:
         if not root.files.recursive:
             return None
         return DIRECTORY if root.files.filespec in EVERYTHING else PARENT
-    if not name_matches(root.files.filespec, name):
+    if is_leftover(name) or not name_matches(root.files.filespec, name):
         return None
     if stat.S_ISREG(status.st_mode):
         return REGULAR

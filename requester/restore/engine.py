@@ -198,7 +198,8 @@ class RestoreJob:
         try:
             placement, mappings = self._decide(item, component)
             # Before staging, whose temporary files would count as stale.
-            stale = [] if mappings else self._stale(item)
+            leftovers = set(placement.clear())
+            stale = [] if mappings else [path for path in self._stale(item) if path not in leftovers]
             placement.stage(on_bytes)
             removed = placement.commit(stale)
         except (VssError, OSError) as error:

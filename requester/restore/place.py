@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Mapping
 
@@ -24,12 +23,11 @@ from shadowset.requester.backup.copy import (
     open_source,
     writing,
 )
+from shadowset.requester.backup.leftovers import is_leftover, is_moved_aside, new_token
 from shadowset.requester.backup.manifest import DIRECTORY, PARENT, REGULAR, SYMLINK, BundleError, ManifestFile
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.filespec import FileSelection, expand, normalise
 from shadowset.vss.metadata import ExcludedFiles, FileSet
-
-PREFIX = ".shadowset-restore-"
 
 
 class Placement:
@@ -40,10 +38,11 @@ class Placement:
         self._bundle = bundle
         self._strict = strict
         self._pairs = list(pairs)
-        self._token = PREFIX + secrets.token_hex(4)
+        self._token = new_token()
         self._staged: list[tuple[str, str]] = []
         self._aside: list[tuple[str, str]] = []
         self._made: list[str] = []
+        self._leftovers: list[str] = []
         self.touched = False
 
     def require_replaceable(self) -> None:
@@ -58,6 +57,23 @@ class Placement:
             if file.kind in (REGULAR, SYMLINK) and os.path.lexists(destination):
                 return destination
         return ""
+
+    def clear(self) -> list[str]:
+        """Remove what a killed restore was writing, before the room for it is needed again; returns all it left.
+
+        What it had moved aside is removed only by ``commit``: until then it belongs to the old files.
+        Errors: TargetError.
+        """
+        places = {destination for _, destination in self._pairs}
+        directories = {os.path.dirname(path) for path in places}
+        directories |= {destination for file, destination in self._pairs if file.kind == DIRECTORY}
+        found = [path for directory in sorted(directories) for path in _leftovers_in(directory) if path not in places]
+        for path in found:
+            if not is_moved_aside(os.path.basename(path)):
+                with writing(path):
+                    os.unlink(path)
+        self._leftovers = [path for path in found if is_moved_aside(os.path.basename(path))]
+        return found
 
     def stage(self, on_bytes: OnBytes) -> None:
         """Write everything under temporary names and check it. Errors: TargetError, BundleError; nothing is changed."""
@@ -99,6 +115,9 @@ class Placement:
         for temporary, path in self._aside:
             with writing(path):
                 os.unlink(temporary)
+        for path in self._leftovers:
+            with writing(path):
+                os.unlink(path)
         self._finish_directories()
         self._sync({os.path.dirname(path) for _, path in self._staged + self._aside})
         return [path for _, path in self._aside]
@@ -199,6 +218,17 @@ def stale_files(
             if path not in keep and selection.file_set(path) is not None:
                 stale.add(path)
     return sorted(stale)
+
+
+def _leftovers_in(directory: str) -> list[str]:
+    if not os.path.isdir(directory):
+        return []
+    with os.scandir(directory) as entries:
+        return [
+            f"{directory.rstrip('/')}/{entry.name}"
+            for entry in entries
+            if is_leftover(entry.name) and entry.is_file(follow_symlinks=False)
+        ]
 
 
 def _walk(top: str, recursive: bool, known: set[str]) -> Iterable[str]:

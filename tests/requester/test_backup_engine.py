@@ -132,6 +132,14 @@ def test_patterns_exclusions_alternate_paths_and_members(coordinator: Any, data:
     assert len(coordinator.last_document().writers[0].components) == 1
 
 
+def test_what_a_killed_restore_left_is_in_no_backup(coordinator: Any, data: Path, tmp_path: Path) -> None:
+    for name in ("0123abcd-0", "0123abcd-stale-12", "mine"):
+        (data / "db/orders" / f".shadowset-restore-{name}").write_bytes(b"left")
+    assert backup(tmp_path / "b").files == 5
+    names = {os.path.basename(file.path) for file in bundle.load(str(tmp_path / "b")).files}
+    assert [name for name in names if name.startswith(".shadowset")] == [".shadowset-restore-mine"]
+
+
 def test_one_unreadable_file_fails_its_component_only(
     coordinator: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

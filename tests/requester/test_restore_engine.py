@@ -392,6 +392,40 @@ def test_a_failure_while_staging_changes_nothing(
     assert leftovers(data) == []
 
 
+STAGED, ASIDE = ".shadowset-restore-0123abcd-7", ".shadowset-restore-0123abcd-stale-0"
+
+
+@pytest.mark.parametrize("filespec", ["*", "*.db"])
+def test_what_a_killed_restore_left_goes(coordinator: Any, data: Path, tmp_path: Path, filespec: str) -> None:
+    files = (FileSet(str(data / "db/orders"), filespec),)
+    component = ComponentInfo(ComponentType.FILEGROUP, "c", files=files)
+    source = rebuild(coordinator, tmp_path / "b", components=(component,))
+    others = [".shadowset-restore-0123abcd", ".shadowset-restore-0123ABCD-7", ".shadowset-restore-0123abcd-7.db"]
+    for name in (STAGED, ASIDE, *(others if filespec != "*" else ())):
+        (data / "db/orders" / name).write_bytes(b"left")
+    (data / "db/stock" / STAGED).write_bytes(b"of another component")
+    (data / "db/orders/.shadowset-restore-0123abcd-8").mkdir()
+    report = restore(source)
+    assert report.succeeded and [path for path in report.components[0].removed if "shadowset" in path] == (
+        [str(data / "db/orders" / others[2])] if filespec != "*" else []
+    )
+    kept = [*others[:2], ".shadowset-restore-0123abcd-8"] if filespec != "*" else [".shadowset-restore-0123abcd-8"]
+    assert sorted(Path(path).name for path in leftovers(data / "db/orders")) == sorted(kept)
+    assert (data / "db/stock" / STAGED).exists()
+
+
+def test_what_a_killed_restore_moved_aside_stays_until_the_next_succeeds(
+    coordinator: Any, data: Path, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (STAGED, ASIDE):
+        (data / "db/orders" / name).write_bytes(b"left")
+    with monkeypatch.context() as patch:
+        patch.setattr(place, "digest_file", lambda path, seen: (0, ""))
+        assert not restore(made).succeeded
+    assert leftovers(data) == [str(data / "db/orders" / ASIDE)]
+    assert restore(made).succeeded and leftovers(data) == []
+
+
 @pytest.mark.parametrize("failing", [1, 2, 3])
 def test_a_failure_while_committing_is_told_as_what_it_left(
     coordinator: Any, data: Path, made: Path, monkeypatch: pytest.MonkeyPatch, failing: int
