@@ -141,7 +141,7 @@ def wait_for_socket(process: subprocess.Popen[bytes], path: str) -> None:
 
 @pytest.fixture
 def workdir() -> Iterator[str]:
-    directory = tempfile.mkdtemp(prefix="ss-nbd-", dir="/tmp")
+    directory = tempfile.mkdtemp(prefix="ss-nbd-", dir="/var/tmp")  # a disk, not memory: holes and RWF_NOWAIT
     yield directory
     shutil.rmtree(directory)
 
