@@ -478,6 +478,8 @@ def stuck(host: Any) -> Any:
 
     yield place, stop, go
     go()
+    subprocess.run(["umount", place], check=True)
+    subprocess.run(["losetup", "--detach", device], check=True)
 
 
 def test_flush_takes_too_long(host: Any, stuck: Any, backup: Any) -> None:
