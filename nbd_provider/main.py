@@ -134,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return COMMANDS[arguments[0]](arguments[1:])
     options = parse_arguments(arguments)
     start_logging(options.log_level)
-    harden()
+    refused = harden()
+    if refused:
+        log.info("not allowed here and left out: %s", ", ".join(refused))
     try:
         serve(options)
     except (VssError, OSError) as error:

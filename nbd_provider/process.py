@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import sys
 from typing import Final
 
-log = logging.getLogger(__name__)
-
 PR_SET_IO_FLUSHER: Final = 57
 MCL_CURRENT: Final = 1
+MCL_FUTURE: Final = 2
 OOM_SCORE: Final = -900
 
 
-def harden() -> None:
+def harden(lock_future: bool = False) -> list[str]:
     """Do not be swapped out, do not enter reclaim that waits for our own device, do not be the first to be killed.
 
-    Each is best effort, since a container may forbid it; what was refused is logged once.
+    Each is best effort, since a container may forbid it; returns what was refused, for the log. ``lock_future`` locks
+    memory that is mapped later as well, which must not be where large sparse files are mapped.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     refused = []
     if libc.prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0):
-        refused.append("PR_SET_IO_FLUSHER")
-    if libc.mlockall(MCL_CURRENT):
-        refused.append("mlockall")
+        refused.append(f"PR_SET_IO_FLUSHER: {os.strerror(ctypes.get_errno())}")
+    if libc.mlockall(MCL_CURRENT | (MCL_FUTURE if lock_future else 0)):
+        refused.append(f"mlockall: {os.strerror(ctypes.get_errno())}")
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write(str(OOM_SCORE))
-    except OSError:
-        refused.append("oom_score_adj")
-    if refused:
-        log.info("not allowed here and left out: %s", ", ".join(refused))
+    except OSError as error:
+        refused.append(f"out-of-memory score: {error.strerror}")
+    return refused
 
 
 def start_logging(level: str) -> None:

@@ -6,28 +6,16 @@ memory limit with the writers whose pages it cleans.
 
 from __future__ import annotations
 
-import ctypes
 import os
 
-_PR_SET_IO_FLUSHER = 57
-_MCL_CURRENT, _MCL_FUTURE = 1, 2
-_OOM_SCORE = -900
-_CGROUPS = "/sys/fs/cgroup"
+from shadowset.nbd_provider.process import harden
 
-_libc = ctypes.CDLL(None, use_errno=True)
+_CGROUPS = "/sys/fs/cgroup"
 
 
 def protect(group: str) -> list[str]:
     """Applies everything to this process; ``group`` names its memory cgroup. Returns what was refused, for the log."""
-    refused = []
-    if _libc.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0:
-        refused.append(f"PR_SET_IO_FLUSHER: {os.strerror(ctypes.get_errno())}")
-    if _libc.mlockall(_MCL_CURRENT | _MCL_FUTURE) != 0:
-        refused.append(f"mlockall: {os.strerror(ctypes.get_errno())}")
-    try:
-        _write("/proc/self/oom_score_adj", str(_OOM_SCORE))
-    except OSError as error:
-        refused.append(f"out-of-memory score: {error.strerror}")
+    refused = harden(lock_future=True)
     try:
         _enter(group_path(group))
     except OSError as error:
