@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shadowset.writers.farm.database import FarmDatabase, LostFileError
 from shadowset.writers.farm.gate import Gate, GateShutError
 from shadowset.writers.farm.search import SearchError, SearchService
 
@@ -46,6 +47,18 @@ def test_a_quiesced_index_gives_its_lock_back_and_takes_it_again(tmp_path: Path)
         user.commit()
         user.quiesce()
     assert index.entries() == [("document", 1)]
+
+
+def test_a_file_lost_amid_a_transaction_is_told_as_lost(tmp_path: Path) -> None:
+    """SQLite itself only says that the database is read-only."""
+    (tmp_path / "content.db").touch()
+    database = FarmDatabase("content", str(tmp_path / "content.db"))
+    with database.write() as connection:
+        connection.execute("CREATE TABLE line (text TEXT)")
+    with pytest.raises(LostFileError, match=r"content\.db is gone"), database.write() as connection:
+        (tmp_path / "content.db").rename(tmp_path / "elsewhere.db")
+        connection.execute("INSERT INTO line VALUES ('late')")
+    database.close()
 
 
 def test_a_search_service_that_dies_says_so(tmp_path: Path) -> None:

@@ -49,13 +49,15 @@ class FarmDatabase:
         """
         with self._lock:
             self.verify_file()
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
                 self._connection.execute("COMMIT")
-            except BaseException:
+            except BaseException as error:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.execute("ROLLBACK")
+                if isinstance(error, sqlite3.Error):
+                    self.verify_file()
                 raise
 
     def read(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
