@@ -74,7 +74,7 @@ class Participant:
 
     def status(self) -> WriterStatus:
         """As it stands in this session."""
-        return self.writer.status(self.progress)
+        return self.writer.status(self.progress, self.metadata.freeze_timeout_ms)
 
 
 class Cast:
@@ -174,8 +174,7 @@ class Cast:
 
     def window_ms(self, participant: Participant) -> int:
         """The longest time between freeze and thaw for this writer."""
-        hello, metadata = participant.writer.link.hello, participant.metadata
-        return self._limits.window(hello.writer_id, hello.freeze_timeout_ms, metadata.freeze_timeout_ms)
+        return participant.writer.window_ms(participant.metadata.freeze_timeout_ms)
 
     def _note(self, participant: Participant, answer: Answer) -> None:
         progress = participant.progress

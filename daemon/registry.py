@@ -34,9 +34,15 @@ class RegisteredWriter:
     """A connected writer and how its latest session left it."""
 
     link: WriterLink
+    limits: Limits
     progress: WriterProgress = field(default_factory=WriterProgress)
 
-    def status(self, progress: WriterProgress | None = None) -> WriterStatus:
+    def window_ms(self, *wishes: int) -> int:
+        """The longest time between freeze and thaw, from its hello, further ``wishes`` and the administrator."""
+        hello = self.link.hello
+        return self.limits.window(hello.writer_id, hello.freeze_timeout_ms, *wishes)
+
+    def status(self, progress: WriterProgress | None = None, *wishes: int) -> WriterStatus:
         """As the protocol reports it, in this session or the latest one."""
         hello, peer = self.link.hello, self.link.peer
         shown = progress or self.progress
@@ -53,6 +59,7 @@ class RegisteredWriter:
             uid=peer.uid,
             executable=peer.executable,
             connected=self.link.connected,
+            freeze_window_ms=self.window_ms(*wishes),
         )
 
 
@@ -86,7 +93,7 @@ class Registry:
                 f"writer {hello.name} with instance id {hello.instance_id} is already connected "
                 f"(pid {self._writers[key].link.peer.pid}); use a new instance id for each process",
             )
-        writer = RegisteredWriter(WriterLink(hello, connection))
+        writer = RegisteredWriter(WriterLink(hello, connection), self._limits)
         self._writers[key] = writer
         return writer
 

@@ -30,7 +30,10 @@ from shadowset.vss.wire import PROTOCOL_VERSION, Message
 
 
 class WriterStatus(msgspec.Struct):
-    """A writer in this session (GetWriterStatus), with what an administrator needs to find its process."""
+    """A writer in this session (GetWriterStatus), with what an administrator needs to find its process.
+
+    ``freeze_timeout_ms`` is what the writer asked for, ``freeze_window_ms`` what the coordinator gives it.
+    """
 
     writer_id: str
     instance_id: str
@@ -44,6 +47,7 @@ class WriterStatus(msgspec.Struct):
     uid: int = 0
     executable: str = ""
     connected: bool = True
+    freeze_window_ms: int = 0
 
 
 class SnapshotProperties(msgspec.Struct):

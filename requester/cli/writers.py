@@ -75,6 +75,11 @@ def state_text(writer: WriterStatus) -> str:
     return f"[{int(writer.state)}] {words}" + ("" if writer.connected else ", gone")
 
 
+def window_text(writer: WriterStatus) -> str:
+    """How long the writer may stay frozen: the coordinator's word, which the administrator can set."""
+    return f"{(writer.freeze_window_ms or writer.freeze_timeout_ms) / 1000:g} s"
+
+
 def writers_table(writers: list[WriterStatus], indent: str = "") -> str:
     """Writers in a table."""
     from shadowset.requester.cli.output import table
@@ -84,7 +89,7 @@ def writers_table(writers: list[WriterStatus], indent: str = "") -> str:
             f"{writer.name} ({writer.instance_name})" if writer.instance_name else writer.name,
             state_text(writer),
             writer.level.name.lower(),
-            f"{writer.freeze_timeout_ms / 1000:g} s",
+            window_text(writer),
             str(writer.pid or ""),
             error_text(writer),
         ]
@@ -106,7 +111,7 @@ def writer_text(writer: WriterStatus) -> str:
             ("State", state_text(writer)),
             ("Last error", error_text(writer)),
             ("Level", writer.level.name.lower()),
-            ("Freeze time-out", f"{writer.freeze_timeout_ms / 1000:g} s"),
+            ("Freeze time-out", window_text(writer)),
             ("Process", f"{writer.pid}, user {writer.uid}" if writer.pid else ""),
             ("Program", writer.executable),
         ]

@@ -340,6 +340,8 @@ def test_administrator_sets_the_window(host: Any, pair: Any, backup: Any) -> Non
     guid = "01234567-0123-0123-0123-0123456789ab"
     host.start("--writer-window", f"{guid}=250")
     writer = host.writer("Slow", writer_id=guid)
+    (listed,) = host.requester().call(rp.ListWriters)
+    assert (listed.freeze_timeout_ms, listed.freeze_window_ms) == (60_000, 250)
     writer.on["freeze"] = lambda event: None
     failed(backup(["one", "two"]).prepare(), Code.VSS_E_WRITERERROR_TIMEOUT, "250 ms")
 
