@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from shadowset.requester.backup_components import BackupComponents
-from shadowset.vss.enums import Attribute, BackupType
+from shadowset.vss.codes import VssError
+from shadowset.vss.enums import Attribute, BackupType, ObjectType
 from shadowset.vss.requester_protocol import SetRecord
 
 
@@ -19,12 +20,29 @@ def create_set(calls: BackupComponents, volumes: list[str], context: int) -> Set
     calls.set_backup_state(select_components=False, bootable_system_state=False, backup_type=BackupType.COPY)
     if writers:
         calls.gather_writer_metadata().result()
-    calls.start_snapshot_set()
+    set_id = calls.start_snapshot_set()
     for volume in volumes:
         calls.add_to_snapshot_set(volume)
     if writers:
         calls.prepare_for_backup().result()
-    return calls.do_snapshot_set().result()
+    making = calls.do_snapshot_set()
+    try:
+        return making.result()
+    except BaseException:
+        _take_back(calls, set_id)
+        raise
+
+
+def _take_back(calls: BackupComponents, set_id: str) -> None:
+    """Whoever is interrupted says that there is no set, so one that had come to be by then is deleted.
+
+    The answer to abort-backup comes after the end of do-snapshot-set, whichever that is.
+    """
+    try:
+        calls.abort_backup()
+        calls.delete_snapshots(set_id, ObjectType.SNAPSHOT_SET, force=True)
+    except VssError:
+        pass  # there is no such set, or nobody to ask; the first error is the one to tell
 
 
 def complete(calls: BackupComponents, context: int) -> None:

@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from shadowset.requester.asynchronous import AsyncOperation
+from shadowset.requester.backup_components import BackupComponents
+from shadowset.requester.create import create_set
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss import writer_protocol as wp
 from shadowset.vss.codes import Code, VssError
@@ -419,6 +422,22 @@ def test_cancel(host: Any, pair: Any, backup: Any, how: str) -> None:
     assert caught.value.code == Code.VSS_S_ASYNC_CANCELLED
     assert writer.names()[-1] == "abort"
     nothing_left(host, run, *pair)
+
+
+def test_interrupted_after_the_point_of_no_return(host: Any, pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = f"{host.base}/finishing"
+    host.faults("two", finish={"delay": 1, "mark": mark})
+
+    def interrupt(operation: Any) -> None:
+        host.until(lambda: os.path.exists(mark), "the set to be recorded")
+        raise KeyboardInterrupt
+
+    with BackupComponents(host.paths) as calls:
+        monkeypatch.setattr(AsyncOperation, "result", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            create_set(calls, ["one", "two"], Context.NAS_ROLLBACK)
+    assert host.requester().call(rp.Query) == []
+    assert "set-created" in [event.name for event in host.requester().call(rp.ListEvents)]
 
 
 def test_sigterm_while_frozen(host: Any, pair: Any, backup: Any) -> None:
