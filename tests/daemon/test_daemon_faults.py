@@ -211,6 +211,7 @@ def test_provider_killed_after_its_commit_only(host: Any, pair: Any, backup: Any
     nothing_left(host, run, *pair)
 
 
+@pytest.mark.vss(121)
 def test_codes_of_providers_are_translated(host: Any, pair: Any, backup: Any) -> None:
     host.faults("two", commit={"code": int(Code.VSS_E_INSUFFICIENT_STORAGE)})
     failed(backup(["one", "two"], context=0x10), Code.VSS_E_INSUFFICIENT_STORAGE, "volume two", "commit")
@@ -272,6 +273,7 @@ def test_writer_disconnects_while_frozen(host: Any, pair: Any, backup: Any) -> N
     nothing_left(host, run, *pair)
 
 
+@pytest.mark.vss(11)
 @pytest.mark.parametrize("event", ["freeze", "thaw"])
 def test_veto(host: Any, pair: Any, backup: Any, event: str) -> None:
     writer, other = host.writer("No"), host.writer("Other")
@@ -285,6 +287,7 @@ def test_veto(host: Any, pair: Any, backup: Any, event: str) -> None:
     nothing_left(host, run, *pair)
 
 
+@pytest.mark.vss(12)
 @pytest.mark.parametrize("event", ["prepare-backup", "prepare-snapshot", "post-snapshot"])
 def test_refusals_that_do_not_stop_the_set(host: Any, pair: Any, backup: Any, event: str) -> None:
     writer = host.writer("No")
@@ -338,6 +341,7 @@ def test_window_of_a_front_end_writer_ends_while_the_next_level_freezes(host: An
     nothing_left(host, run, *pair)
 
 
+@pytest.mark.vss(18)
 def test_administrator_sets_the_window(host: Any, pair: Any, backup: Any) -> None:
     host.stop()
     guid = "01234567-0123-0123-0123-0123456789ab"

@@ -66,6 +66,7 @@ def refused(sequence: Sequence, call: Any) -> str:
     return caught.value.message
 
 
+@pytest.mark.vss(1)
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(CALLS), max_size=40), st.sampled_from(list(Context)))
 def test_any_order_is_taken_or_refused_with_bad_state(kinds: list[Any], context: Context) -> None:
@@ -106,6 +107,7 @@ def test_the_whole_backup_in_order() -> None:
     assert not ran(*map(make, BACKUP)).aborted
 
 
+@pytest.mark.vss(5)
 @pytest.mark.parametrize(
     ("done", "call", "word"),
     [

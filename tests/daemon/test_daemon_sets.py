@@ -126,6 +126,7 @@ def test_a_dead_provider_is_restarted(host: Any, backup: Any) -> None:
     assert backup(["vol"], context=Context.FILE_SHARE_BACKUP).make().status is SnapshotState.CREATED
 
 
+@pytest.mark.vss(13)
 def test_a_writer_without_components_hears_nothing_after_prepare_backup(host: Any, backup: Any) -> None:
     host.start()
     host.volume("vol")
@@ -150,6 +151,7 @@ def test_a_writer_without_components_hears_nothing_after_prepare_backup(host: An
     assert idle.names() == ["identify", "prepare-backup"]
 
 
+@pytest.mark.vss(19)
 def test_only_one_set_at_a_time(host: Any, backup: Any) -> None:
     host.start()
     host.volume("vol")

@@ -146,6 +146,7 @@ def test_the_sockets_are_closed_to_others(host: Any) -> None:
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o660
 
 
+@pytest.mark.vss(3)
 def test_writers_that_fail_identify_are_missing(host: Any) -> None:
     host.start("--limit", "identify_ms=300")
     good, mute, empty, wrong, vetoing = (host.writer(name) for name in ("Good", "Mute", "Empty", "Wrong", "Veto"))
@@ -161,6 +162,7 @@ def test_writers_that_fail_identify_are_missing(host: Any) -> None:
     assert set(states.values()) == {WriterState.FAILED_AT_IDENTIFY}
 
 
+@pytest.mark.vss(4)
 def test_classes_and_instances_can_be_left_out(host: Any) -> None:
     host.start()
     one, two, three = (host.writer(name) for name in ("One", "Two", "Three"))
@@ -175,6 +177,7 @@ def test_classes_and_instances_can_be_left_out(host: Any) -> None:
         assert {each.name for each in requester.call(rp.GatherWriterMetadata)} == left
 
 
+@pytest.mark.vss(25)
 def test_sessions_are_limited(host: Any) -> None:
     host.start("--limit", "sessions=2")
     clients = [host.requester() for _ in range(3)]

@@ -146,6 +146,7 @@ def mounted(world: World) -> Iterator[Mounted]:
     made.close()
 
 
+@pytest.mark.vss(108)
 def test_mounted_object_is_read_only_and_exact(world: World, mounted: Mounted) -> None:
     path = f"{mounted.path}/HarddiskVolumeShadowCopy3"
     status = os.stat(path)

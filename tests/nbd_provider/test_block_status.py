@@ -101,6 +101,7 @@ def test_map_of_allocation(provider: Any, client: Any, tools: Any) -> None:
     assert sum(row["length"] for row in rows if row["data"]) == 2 * 65536
 
 
+@pytest.mark.vss(104)
 def test_bitmaps_equal_a_comparison_of_the_images(provider: Any, client: Any, tools: Any, random_image: bytes) -> None:
     """Among many copies, some deleted, with writes before, between and after the cuts."""
     tools("nbdinfo")

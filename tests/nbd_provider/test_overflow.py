@@ -88,6 +88,7 @@ def test_delete_oldest_loses_the_oldest(lab: Lab) -> None:
     assert lab.events("storage-warning")
 
 
+@pytest.mark.vss(101)
 def test_lower_priority_goes_before_older_and_both_survive_a_restart(lab: Lab) -> None:
     lab.limit(Policy.DELETE_OLDEST, 5)
     precious, cheap = lab.cut(), lab.cut()

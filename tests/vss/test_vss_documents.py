@@ -67,6 +67,7 @@ def _refused(read: Any, text: str | bytes) -> VssError:
     return caught.value
 
 
+@pytest.mark.vss(37)
 def test_any_metadata_survives(metadata_documents: Any) -> None:
     @MANY
     @given(metadata_documents)
@@ -176,6 +177,7 @@ def test_refuses_to_write_values_without_a_form(component: Component) -> None:
     assert caught.value.code == Code.E_INVALIDARG
 
 
+@pytest.mark.vss(63)
 def test_a_megabyte_of_metadata_survives() -> None:
     component = Component(ComponentType.DATABASE, "", "db", backup_metadata="\x00\u00e9" * 350_000)
     document = BackupComponentsDocument(writers=[WriterComponents("w", "i", components=[component])])
@@ -346,6 +348,7 @@ def _documents(my_writer: WriterMetadata) -> list[tuple[Any, Any, bytes]]:
     ]
 
 
+@pytest.mark.vss(57)
 def test_truncated_documents_are_corrupt(my_writer: WriterMetadata) -> None:
     for read, _, data in _documents(my_writer):
         whole = read(data)

@@ -142,6 +142,7 @@ def test_what_belongs_to_a_file_set(rule: FileSet, path: str, fits: bool) -> Non
     assert matches(rule, path, {"D": "/srv"}) is fits
 
 
+@pytest.mark.vss(46)
 def test_exclusion_wins_and_the_first_file_set_counts() -> None:
     first, second = FileSet("/d", "*.x", recursive=True), FileSet("/d/e", "*")
     selection = FileSelection([first, second], [ExcludedFiles("/d/e", "skip*")], {})
@@ -189,6 +190,7 @@ BITS = {
 }
 
 
+@pytest.mark.vss(43)
 @pytest.mark.parametrize("backup_type", BackupType)
 def test_masks_by_backup_type(backup_type: BackupType) -> None:
     for flag in (flag for flag in FileSetMask if flag < FileSetMask.FULL_SNAPSHOT_REQUIRED):
@@ -203,6 +205,7 @@ def test_masks_by_backup_type(backup_type: BackupType) -> None:
     assert not created_during_backup(ALL_BACKUPS)
 
 
+@pytest.mark.vss(42)
 def test_a_log_backup_takes_log_files_only() -> None:
     base = FileSet("/db", "*.mdf")
     log = FileSet("/db", "*.ldf", mask=FileSetMask.FULL_BACKUP_REQUIRED | FileSetMask.LOG_BACKUP_REQUIRED)
@@ -229,6 +232,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.vss(41)
 @pytest.mark.parametrize("directory", ["", "d", "d/e", "d.x", "nothing"])
 @pytest.mark.parametrize("filespec", ["*", "*.x", "?", "?.?", "*x*", "b.x"])
 @pytest.mark.parametrize("recursive", [True, False])

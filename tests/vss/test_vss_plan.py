@@ -217,6 +217,7 @@ def pair(component: Any, writer: Any) -> list[WriterMetadata]:
 SITE, DATABASE = ComponentKey("front", "site"), ComponentKey(OTHER_KEY, "server\\db")
 
 
+@pytest.mark.vss(50)
 def test_unmet_dependencies(pair: list[WriterMetadata]) -> None:
     assert unmet_dependencies(pair, {SITE}) == [(SITE, DATABASE, True)]
     assert unmet_dependencies(pair, {SITE, DATABASE}) == []
@@ -269,6 +270,7 @@ def test_remote_dependencies_are_handed_on(component: Any, writer: Any) -> None:
     assert remote_dependencies([metadata], set()) == []
 
 
+@pytest.mark.vss(52)
 def test_circles_are_found(component: Any, writer: Any) -> None:
     def make(n: int, target: int, **fields: Any) -> WriterMetadata:
         made: WriterMetadata = writer(

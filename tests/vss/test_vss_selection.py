@@ -38,6 +38,7 @@ def _paths(components: Any) -> set[str]:
     return {component.full_path for component in components}
 
 
+@pytest.mark.vss(39, 40)
 @pytest.mark.parametrize(
     ("wanted", "explicit", "implied"),
     [
@@ -144,6 +145,7 @@ def restorable(component: Any, writer: Any) -> WriterMetadata:
     return metadata
 
 
+@pytest.mark.vss(70)
 @pytest.mark.parametrize(
     ("explicit", "path", "defining", "member"),
     [
@@ -181,6 +183,7 @@ def test_a_writer_that_never_restores(writer: Any) -> None:
     assert not wants_restore_events(writer(restore_method=RestoreMethod(writer_restore=WriterRestore.NEVER)))
 
 
+@pytest.mark.vss(54)
 def test_system_state_is_all_or_nothing(component: Any, writer: Any) -> None:
     parts = (
         component("Registry", False),

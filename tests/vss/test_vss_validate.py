@@ -110,6 +110,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.vss(34, 38)
 @pytest.mark.parametrize(("changes", "sentence"), BAD, ids=[sentence for _, sentence in BAD])
 def test_one_fault_one_sentence(my_writer: WriterMetadata, changes: dict[str, Any], sentence: str) -> None:
     faults = validate_metadata(msgspec.structs.replace(my_writer, **changes))
