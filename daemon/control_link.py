@@ -18,11 +18,13 @@ from shadowset.vss.provider_protocol import (
     Delete,
     Describe,
     Done,
+    Events,
     Failed,
     Finish,
     FromProvider,
     Held,
     Hold,
+    ListEvents,
     Release,
     Released,
     Stop,
@@ -77,6 +79,10 @@ class ControlLink:
     async def delete(self, copy_id: str) -> None:
         """Delete a copy."""
         await self._call(Delete(self._seq(), copy_id), None)
+
+    async def list_events(self, after: int) -> Events:
+        """What has happened since the event with that number."""
+        return await self._call(ListEvents(self._seq(), after), Events)
 
     async def stop(self) -> None:
         """End the process cleanly."""

@@ -11,6 +11,7 @@ from shadowset.daemon.control_link import ControlLink
 from shadowset.daemon.expose import Exposer, is_mount_point, logical_sector_size
 from shadowset.daemon.house import House, device_object
 from shadowset.daemon.process import despite_cancel
+from shadowset.daemon.provider_events import take_over
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import Attribute, ObjectType
 from shadowset.vss.objects import DeviceObject
@@ -194,7 +195,9 @@ class Snapshots:
             try:
                 runtime = self._house.volumes.get(row.name)
                 link = runtime.online()
-                await self.reconcile(row.name, link, await runtime.describe(), known)
+                told = await runtime.describe()
+                await take_over(self._house, row.name, link, told)
+                await self.reconcile(row.name, link, told, known)
             except VssError as error:
                 log.debug("%s", error)
 

@@ -24,6 +24,8 @@ def test_a_copy_lost_to_full_storage_is_reported_and_gone(chain: Any, wait_until
     chain.cli("create", "v")
     subprocess.run(["dd", "if=/dev/zero", f"of={device}", "bs=1M", "count=32", "oflag=direct"], check=True, timeout=60)
     wait_until("the loss to be told", lambda: [e for e in chain.cli("events") if e["name"] == "snapshot-lost"])
+    (told,) = [e for e in chain.cli("events") if e["name"] == "copy-lost"]
+    assert told["volume"] == "v" and told["message"]
     assert chain.cli("list") == []
     assert chain.describe("v").copies == []
     chain.raw("volume", "remove", "v", "--force")

@@ -73,7 +73,7 @@ class FakeProvider:
         await asyncio.sleep(fault.get("delay", 0))
         if "code" in fault:
             raise VssError(fault["code"], "ordered by the test")
-        value = await getattr(self, kind)(call, me)
+        value = await getattr(self, kind.replace("-", "_"))(call, me)
         if fault.get("kill_after"):
             os.kill(os.getpid(), signal.SIGKILL)
         return value
@@ -133,6 +133,9 @@ class FakeProvider:
         if copy_id not in self.copies:
             raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"no copy {copy_id}")
         return self.copies[copy_id]
+
+    async def list_events(self, call: Any, me: object) -> pp.Events:
+        return pp.Events([])
 
     async def stop(self, call: Any, me: object) -> None:
         asyncio.get_running_loop().call_later(0.05, self.stopping.set)
