@@ -50,7 +50,7 @@ class Coordinator:
             registry=Registry(limits),
             volumes=volumes,
             objects=DeviceObjects(paths),
-            providers={nbd.provider_id: nbd},
+            providers={nbd.info.provider_id: nbd},
             event=self._event,
         )
         self._snapshots = Snapshots(self.house)

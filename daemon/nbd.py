@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from uuid import UUID, uuid5
 
+from shadowset import __version__
 from shadowset.daemon.control_link import ControlLink
 from shadowset.vss.codes import Code, VssError
+from shadowset.vss.enums import ProviderCapability, ProviderType
 from shadowset.vss.provider_protocol import Committed, Held, Released
+from shadowset.vss.requester_protocol import ProviderInfo
 
 PROVIDER_ID = "7c1f0f5e-9a4c-4c39-8d2c-3a8e5a8d6b21"
+INFO = ProviderInfo(
+    provider_id=PROVIDER_ID,
+    name="Shadowset NBD provider",
+    type=ProviderType.SYSTEM,
+    version=__version__,
+    version_id=str(uuid5(UUID(PROVIDER_ID), __version__)),
+    class_id=PROVIDER_ID,
+    capabilities=ProviderCapability.COMPLIANT | ProviderCapability.DIFFERENTIAL,
+)
 
 
 class NbdProvider:
     """Implements ``Provider``. ``link_of`` gives a volume's control connection, or raises when it is offline."""
 
-    provider_id = PROVIDER_ID
+    info = INFO
 
     def __init__(self, link_of: Callable[[str], ControlLink]) -> None:
         self._link_of = link_of

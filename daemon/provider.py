@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shadowset.vss.codes import Code, VssError, describe
 from shadowset.vss.provider_protocol import Committed, Held, Released
+from shadowset.vss.requester_protocol import ProviderInfo
 
 ALLOWED_CODES = frozenset(
     {
@@ -35,7 +36,7 @@ ALLOWED_CODES = frozenset(
 class Provider(Protocol):
     """One way of making shadow copies."""
 
-    provider_id: str
+    info: ProviderInfo
 
     async def is_volume_supported(self, volume: str) -> bool:
         """Whether copies of this volume can be made now."""
@@ -62,7 +63,7 @@ class Provider(Protocol):
         """Let writes flow."""
 
     async def post_commit(self, volume: str, set_id: str) -> None:
-        """Writes flow, applications are still frozen."""
+        """Writes flow and the writers are thawed."""
 
     async def pre_final_commit(self, volume: str, set_id: str) -> None:
         """Before post-snapshot."""

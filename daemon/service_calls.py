@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+import msgspec
 
 from shadowset.daemon.house import House
 from shadowset.daemon.snapshots import Snapshots
@@ -29,6 +32,7 @@ class ServiceCalls:
             rp.UnexposeSnapshot: self._unexpose,
             rp.GetSet: self._get_set,
             rp.ListWriters: self._list_writers,
+            rp.ListProviders: self._list_providers,
             rp.ListEvents: self._list_events,
             rp.VolumeAdd: self._volume_add,
             rp.VolumeAttach: self._volume_attach,
@@ -60,6 +64,13 @@ class ServiceCalls:
 
     async def _list_writers(self, call: rp.ListWriters) -> list[rp.WriterStatus]:
         return [writer.status() for writer in self._house.registry.all()]
+
+    async def _list_providers(self, call: rp.ListProviders) -> list[rp.ProviderInfo]:
+        copies = Counter(copy.provider_id for copy in self._house.catalogue.snapshots())
+        return [
+            msgspec.structs.replace(provider.info, copies=copies[provider_id])
+            for provider_id, provider in self._house.providers.items()
+        ]
 
     async def _list_events(self, call: rp.ListEvents) -> list[rp.EventRecord]:
         return self._house.catalogue.events(call.after)

@@ -286,7 +286,7 @@ class SnapshotSetMaker:
             service_machine=machine,
             exposed_name="",
             exposed_path="",
-            provider_id=each.provider.provider_id,
+            provider_id=each.provider.info.provider_id,
             attributes=self.plan.context | Attribute.DIFFERENTIAL,
             created_ns=created_ns,
             status=status,

@@ -62,6 +62,11 @@ class Administration:
         writers: list[protocol.WriterStatus] = self.connection.call(protocol.ListWriters)
         return writers
 
+    def list_providers(self) -> list[protocol.ProviderInfo]:
+        """The registered providers, with how many shadow copies each has."""
+        providers: list[protocol.ProviderInfo] = self.connection.call(protocol.ListProviders)
+        return providers
+
     def list_events(self, after: int = 0) -> list[protocol.EventRecord]:
         """The coordinator's events with an id over ``after``, oldest first."""
         events: list[protocol.EventRecord] = self.connection.call(protocol.ListEvents, after=after)

@@ -245,6 +245,31 @@ class FileSetMask(IntFlag):
 ALL_BACKUPS = 0x0F0F
 
 
+class ProviderType(IntEnum):
+    """VSS_PROVIDER_TYPE."""
+
+    UNKNOWN = 0
+    SYSTEM = 1
+    SOFTWARE = 2
+    HARDWARE = 3
+    FILESHARE = 4
+
+
+class ProviderCapability(IntFlag):
+    """VSS_PROVIDER_CAPABILITIES."""
+
+    LEGACY = 0x1
+    COMPLIANT = 0x2
+    LUN_REPOINT = 0x4
+    LUN_RESYNC = 0x8
+    OFFLINE_CREATION = 0x10
+    MULTIPLE_IMPORT = 0x20
+    RECYCLING = 0x40
+    PLEX = 0x80
+    DIFFERENTIAL = 0x100
+    CLUSTERED = 0x200
+
+
 class ObjectType(IntEnum):
     """VSS_OBJECT_TYPE, the part that names what a call works on."""
 

@@ -19,6 +19,7 @@ from shadowset.vss.enums import (
     FileRestoreStatus,
     Level,
     ObjectType,
+    ProviderType,
     RestoreType,
     SnapshotState,
     WriterState,
@@ -127,6 +128,23 @@ class VolumeInfo(msgspec.Struct):
     nbd_socket: str
     pid: int
     message: str = ""
+
+
+class ProviderInfo(msgspec.Struct, frozen=True):
+    """VSS_PROVIDER_PROP, with what the provider can do and how many shadow copies of it exist.
+
+    ``version_id`` is a GUID of its own for each version, ``class_id`` one of the implementation; ``capabilities`` are
+    bits of ProviderCapability.
+    """
+
+    provider_id: str
+    name: str
+    type: ProviderType
+    version: str
+    version_id: str
+    class_id: str
+    capabilities: int
+    copies: int = 0
 
 
 class DeleteResult(msgspec.Struct):
@@ -399,6 +417,10 @@ class ListWriters(Call, tag="list-writers"):
     """Registered writers with their last state. Result: list of WriterStatus."""
 
 
+class ListProviders(Call, tag="list-providers"):
+    """Registered providers. Result: list of ProviderInfo."""
+
+
 class ListEvents(Call, tag="list-events"):
     """Result: list of EventRecord with an id over ``after``."""
 
@@ -513,6 +535,7 @@ ToCoordinator = (
     | UnexposeSnapshot
     | GetSet
     | ListWriters
+    | ListProviders
     | ListEvents
     | VolumeAdd
     | VolumeAttach
@@ -541,6 +564,7 @@ RESULTS: dict[type[Call], Any] = {
     ExposeSnapshot: str,
     GetSet: SetRecord,
     ListWriters: list[WriterStatus],
+    ListProviders: list[ProviderInfo],
     ListEvents: list[EventRecord],
     VolumeAdd: VolumeInfo,
     VolumeAttach: VolumeInfo,

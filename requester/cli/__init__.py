@@ -52,7 +52,18 @@ class UsageError(Exception):
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from shadowset import __version__
-    from shadowset.requester.cli import backup, create, delete, listing, mounts, restore, service, volumes, writers
+    from shadowset.requester.cli import (
+        backup,
+        create,
+        delete,
+        listing,
+        mounts,
+        providers,
+        restore,
+        service,
+        volumes,
+        writers,
+    )
 
     top = argparse.ArgumentParser(
         prog="shadowset",
@@ -63,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"shadowset {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (service, volumes, create, listing, mounts, delete, writers, backup, restore):
+    for module in (service, volumes, create, listing, mounts, delete, writers, providers, backup, restore):
         module.register(commands)
     return top
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from shadowset.daemon.provider import ALLOWED_CODES
 from shadowset.requester.asynchronous import AsyncOperation
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.create import create_set
@@ -217,6 +218,18 @@ def test_codes_of_providers_are_translated(host: Any, pair: Any, backup: Any) ->
     failed(backup(["one", "two"], context=0x10), Code.VSS_E_INSUFFICIENT_STORAGE, "volume two", "commit")
     host.faults("two", commit={"code": int(Code.VSS_E_REBOOT_REQUIRED)})
     failed(backup(["one", "two"], context=0x10), Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, "REBOOT_REQUIRED")
+
+
+@pytest.mark.vss(121)
+def test_every_code_of_a_provider_is_let_through_or_translated(host: Any, pair: Any, backup: Any) -> None:
+    refused = {Code.VSS_E_NESTED_VOLUME_LIMIT, Code.VSS_E_WRITERERROR_RETRYABLE, Code.VSS_E_CORRUPT_XML_DOCUMENT}
+    for code in sorted(ALLOWED_CODES | refused):
+        host.faults("two", commit={"code": int(code)})
+        expected = Code.VSS_E_UNEXPECTED_PROVIDER_ERROR if code in refused else code
+        failed(backup(["one", "two"], context=0x10), expected, "volume two", "commit")
+    host.faults("two")
+    record = backup(["one", "two"], context=0x10).make()
+    assert record.status is SnapshotState.CREATED
 
 
 def test_a_late_commit_voids_the_set(host: Any, pair: Any, backup: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.enums import Context, Level, ObjectType, SnapshotState, WriterState
+from shadowset.vss.enums import Context, Level, ObjectType, ProviderCapability, ProviderType, SnapshotState, WriterState
 
 pytestmark = pytest.mark.host
 
@@ -208,3 +208,14 @@ def test_volume_rules(host: Any) -> None:
     r.call(rp.VolumeDetach, "vol")
     r.call(rp.VolumeRemove, "vol")
     assert [info.name for info in r.call(rp.VolumeList)] == ["new"]
+
+
+def test_providers_are_listed_with_their_copies(host: Any, backup: Any) -> None:
+    host.start()
+    host.volume("vol")
+    record = backup(["vol"], context=Context.NAS_ROLLBACK).make()
+    (provider,) = host.requester().call(rp.ListProviders)
+    assert (provider.type, provider.copies) == (ProviderType.SYSTEM, 1)
+    assert provider.capabilities & ProviderCapability.DIFFERENTIAL
+    assert provider.provider_id == record.snapshots[0].provider_id
+    assert len({provider.provider_id, provider.version_id}) == 2

@@ -25,7 +25,15 @@ from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError, code_name
 from shadowset.vss.components import BackupComponentsDocument, Component, Failure, WriterComponents
 from shadowset.vss.documents import components_from_xml, components_to_xml
-from shadowset.vss.enums import ComponentType, Context, FileRestoreStatus, ObjectType, SnapshotState, WriterState
+from shadowset.vss.enums import (
+    ComponentType,
+    Context,
+    FileRestoreStatus,
+    ObjectType,
+    ProviderType,
+    SnapshotState,
+    WriterState,
+)
 from shadowset.vss.metadata import ComponentInfo, FileSet, WriterMetadata
 from shadowset.vss.paths import Paths
 from shadowset.vss.wire import FrameDecoder, encode
@@ -365,6 +373,11 @@ class FakeCoordinator:
                 rp.WriterStatus(writer.writer_id, writer.instance_id, writer.name, WriterState.STABLE, pid=1234),
             )
             for writer in self.writers
+        ]
+
+    def do_list_providers(self, session: Session, call: Any) -> list[rp.ProviderInfo]:
+        return [
+            rp.ProviderInfo("p-1", "Fake provider", ProviderType.SOFTWARE, "2", "v-1", "c-1", 0x102, len(self.copies))
         ]
 
     def do_list_events(self, session: Session, call: rp.ListEvents) -> list[rp.EventRecord]:

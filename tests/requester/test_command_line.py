@@ -64,7 +64,7 @@ ALL = dict(parsers(cli.parser()))
 def test_all_commands_are_there() -> None:
     assert set(ALL) == {
         "", "serve", "status", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
-        "create", "list", "show", "mount", "umount", "delete", "writers", "events", "backup", "restore",
+        "create", "list", "show", "mount", "umount", "delete", "writers", "providers", "events", "backup", "restore",
     }  # fmt: skip
 
 
@@ -345,6 +345,13 @@ def test_writers_and_events(run: Any, two: Any) -> None:
     assert [event["id"] for event in json.loads(run("events", "--after", "1", "--json")[1])] == [2]
     two.writers.clear()
     assert run("writers")[1] == "No writer is registered.\n"
+
+
+def test_providers(coordinator: Any, run: Any) -> None:
+    out = run("providers")[1]
+    assert "Fake provider" in out and "software" in out and "compliant, differential" in out
+    (told,) = json.loads(run("providers", "--json")[1])
+    assert (told["provider_id"], told["type"], told["copies"]) == ("p-1", "SOFTWARE", 0)
 
 
 def test_status(run: Any, two: Any) -> None:

@@ -1,0 +1,62 @@
+"""``shadowset providers``: what makes the shadow copies."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from shadowset.requester.cli.options import Commands, add_command, add_json
+
+if TYPE_CHECKING:
+    from shadowset.vss.requester_protocol import ProviderInfo
+
+
+def register(commands: Commands) -> None:
+    """Add the commands of this module."""
+    providers = add_command(
+        commands,
+        "providers",
+        run_providers,
+        "list the providers, which make the shadow copies",
+        "List the registered providers: id, type, version, what each can do, and how many shadow copies it has.",
+        "shadowset providers\nshadowset providers --json",
+    )
+    add_json(providers)
+
+
+def run_providers(options: argparse.Namespace) -> int:
+    """List the providers."""
+    from shadowset.requester.administration import Administration
+    from shadowset.requester.cli.output import emit_json, say
+
+    with Administration(client="shadowset providers") as administration:
+        providers = administration.list_providers()
+    if options.json:
+        emit_json(providers)
+    else:
+        say("\n\n".join(map(provider_text, providers)))
+    return 0
+
+
+def provider_text(provider: ProviderInfo) -> str:
+    """One provider with all fields."""
+    from shadowset.requester.cli.output import fields
+    from shadowset.vss.enums import ProviderCapability
+
+    return fields(
+        [
+            ("Provider name", provider.name),
+            ("Provider ID", provider.provider_id),
+            ("Provider type", provider.type.name.lower()),
+            ("Version", provider.version),
+            ("Version ID", provider.version_id),
+            ("Class ID", provider.class_id),
+            (
+                "Capabilities",
+                ", ".join(
+                    each.name.lower() for each in ProviderCapability if each.name and provider.capabilities & each
+                ),
+            ),
+            ("Shadow copies", str(provider.copies)),
+        ]
+    )
