@@ -130,3 +130,33 @@ def device_of_path(path: str, mounts: list[Mount] | None = None) -> str:
     """``major:minor`` of the device below a path's file system."""
     mount = mount_of_path(path, mounts)
     return (_source_number(mount) or mount.device) if mount else ""
+
+
+def devices_below(path: str) -> set[str]:
+    """``major:minor`` of all devices that hold an image file or block device, itself included.
+
+    Followed down through partitions, stacked devices (dm, md) and the backing files of loop devices.
+    """
+    below: set[str] = set()
+    waiting = [device_number(path) or device_of_path(path)]
+    while waiting:
+        current = waiting.pop()
+        if not current or current in below:
+            continue
+        below.add(current)
+        base = os.path.realpath(f"/sys/dev/block/{current}")
+        waiting += _numbers_below(f"{base}/slaves", "dev")
+        if os.path.exists(f"{base}/partition"):
+            waiting.append(_line(f"{os.path.dirname(base)}/dev"))
+        backing = _line(f"{base}/loop/backing_file")
+        if backing:
+            waiting.append(device_of_path(backing))
+    return below
+
+
+def _line(path: str) -> str:
+    try:
+        with open(path, errors="surrogateescape") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""

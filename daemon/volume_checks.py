@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable
 
 from shadowset.daemon.catalogue import VolumeRow
-from shadowset.daemon.mounts import device_family, device_number, device_of_path, mounts_of
+from shadowset.daemon.mounts import device_family, device_number, device_of_path, devices_below, mounts_of
 from shadowset.vss.codes import Code, VssError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
@@ -49,7 +49,7 @@ def check_origin(origin: str, volumes: Iterable[VolumeRow]) -> int:
 
 def _check_not_taken(origin: str, status: os.stat_result, volumes: Iterable[VolumeRow]) -> None:
     number = device_number(origin)
-    below = device_of_path(origin) if not number else ""
+    below = devices_below(origin)
     for volume in volumes:
         if _same_file(volume.origin, status):
             raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"the origin {origin} is already volume {volume.name}")
@@ -58,7 +58,7 @@ def _check_not_taken(origin: str, status: os.stat_result, volumes: Iterable[Volu
             raise VssError(
                 Code.VSS_E_NESTED_VOLUME_LIMIT, f"the origin {origin} is the device of volume {volume.name} itself"
             )
-        if below and below in family:
+        if below & family:
             raise VssError(
                 Code.VSS_E_NESTED_VOLUME_LIMIT,
                 f"the origin {origin} lies on volume {volume.name}; a volume inside a protected volume is not possible",
@@ -164,11 +164,13 @@ def check_own_files(places: dict[str, str], volumes: list[VolumeRow]) -> None:
 
 
 def check_nesting(chosen: list[VolumeRow]) -> None:
-    """No volume of a set may lie in a file of another one. Errors: VSS_E_NESTED_VOLUME_LIMIT."""
+    """No volume of a set may lie in a file of another one, loop device or not. Errors: VSS_E_NESTED_VOLUME_LIMIT."""
+    families = {each.name: device_family(device_number(each.device)) for each in chosen if each.device}
     for volume in chosen:
-        on = "" if device_number(volume.origin) else volume_below(volume.origin, chosen)
-        if on:
-            raise VssError(
-                Code.VSS_E_NESTED_VOLUME_LIMIT,
-                f"volume {volume.name} lies in a file on volume {on}; make a set of one of them only",
-            )
+        below = devices_below(volume.origin)
+        for name, family in families.items():
+            if name != volume.name and below & family:
+                raise VssError(
+                    Code.VSS_E_NESTED_VOLUME_LIMIT,
+                    f"volume {volume.name} lies in a file on volume {name}; make a set of one of them only",
+                )

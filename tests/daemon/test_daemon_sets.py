@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from shadowset.daemon.catalogue import VolumeRow
+from shadowset.daemon.volume_checks import check_nesting
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import Context, Level, ObjectType, ProviderCapability, ProviderType, SnapshotState, WriterState
@@ -219,3 +221,36 @@ def test_providers_are_listed_with_their_copies(host: Any, backup: Any) -> None:
     assert provider.capabilities & ProviderCapability.DIFFERENTIAL
     assert provider.provider_id == record.snapshots[0].provider_id
     assert len({provider.provider_id, provider.version_id}) == 2
+
+
+@pytest.mark.vss(123)
+@pytest.mark.parametrize("through_loop", [False, True])
+def test_nested_volumes_are_refused(host: Any, backup: Any, through_loop: bool) -> None:
+    host.start()
+    outer = host.image("outer")
+    place = str(host.base / "mnt" / "outer")
+    os.makedirs(place)
+    subprocess.run(["mount", "-o", "loop", outer, place], check=True)
+    with open(f"{place}/inner.img", "wb") as file:
+        file.truncate(1 << 20)
+    subprocess.run(["umount", place], check=True)
+    r = host.requester()
+    r.call(rp.VolumeAdd, "outer", outer, host.storage("outer"))
+    device = r.call(rp.VolumeAttach, "outer").device
+    host.loops.append(device)
+    subprocess.run(["mount", device, place], check=True)
+    inner = f"{place}/inner.img"
+    if through_loop:
+        done = subprocess.run(["losetup", "-f", "--show", inner], check=True, capture_output=True, text=True)
+        inner = done.stdout.strip()
+    try:
+        with pytest.raises(VssError, match="lies on volume outer") as caught:
+            r.call(rp.VolumeAdd, "inner", inner, host.storage("inner"))
+        assert caught.value.code == Code.VSS_E_NESTED_VOLUME_LIMIT
+        rows = [VolumeRow("inner", inner, "/x", 4096), VolumeRow("outer", outer, "/y", 4096, True, "fuse", device)]
+        with pytest.raises(VssError, match="set of one of them only"):
+            check_nesting(rows)
+        check_nesting(rows[1:])
+    finally:
+        if through_loop:
+            subprocess.run(["losetup", "-d", inner], check=True)
