@@ -77,7 +77,7 @@ def merge_reply(writer: WriterComponents, changed: list[Component]) -> list[str]
 
 
 def apply_component_call(component: Component, call: rp.ComponentCall) -> None:
-    """Carry out a call that sets something of a component. Errors: VSS_E_OBJECT_ALREADY_EXISTS, VSS_E_BAD_STATE."""
+    """Carry out a call that sets something of a component. Errors: VSS_E_BAD_STATE."""
     match call:
         case rp.SetBackupOptions():
             component.backup_options = call.options
@@ -88,10 +88,6 @@ def apply_component_call(component: Component, call: rp.ComponentCall) -> None:
         case rp.SetSelectedForRestore():
             component.selected_for_restore = call.selected
         case rp.SetRestoreOptions():
-            if component.restore_options:
-                raise VssError(
-                    Code.VSS_E_OBJECT_ALREADY_EXISTS, f"component {component.full_path!r} already has restore options"
-                )
             component.restore_options = call.options
         case rp.SetAdditionalRestores():
             component.additional_restores = call.additional

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from shadowset import __version__
 from shadowset.daemon.backup_session import BackupSession
-from shadowset.daemon.document import apply_component_call, find_component
 from shadowset.daemon.house import House
 from shadowset.daemon.registry import canonical_guid
 from shadowset.daemon.restore_session import RestoreSession
@@ -283,7 +282,7 @@ class RequesterSession:
         self._backup.add_component(_canonical(call))
 
     async def _component_call(self, call: rp.ComponentCall) -> None:
-        apply_component_call(find_component(self._any.document, _canonical(call)), call)
+        self._any.change(_canonical(call))
 
     async def _start_set(self, call: rp.StartSnapshotSet) -> str:
         return self._backup.start_set()

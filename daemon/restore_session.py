@@ -22,6 +22,22 @@ class RestoreSession(WriterSession):
         for entry in self.document.writers:
             entry.writer_id = canonical_guid(entry.writer_id) or entry.writer_id
             entry.instance_id = canonical_guid(entry.instance_id) or entry.instance_id
+        self._with_options: set[int] = set()
+
+    def change(self, call: rp.ComponentCall) -> None:
+        """Errors: VSS_E_OBJECT_ALREADY_EXISTS for a second set-restore-options, and those of the base class.
+
+        Options that the saved document brings along are those of an earlier restore and may be replaced.
+        """
+        if isinstance(call, rp.SetRestoreOptions):
+            component = find_component(self.document, call)
+            if id(component) in self._with_options:
+                raise VssError(
+                    Code.VSS_E_OBJECT_ALREADY_EXISTS,
+                    f"component {component.full_path!r} was given its restore options before in this session",
+                )
+            self._with_options.add(id(component))
+        super().change(call)
 
     def select(self, call: rp.SetSelectedForRestore) -> None:
         """Errors: VSS_E_OBJECT_NOT_FOUND when the component is not in the document or its writer does not run."""

@@ -222,7 +222,7 @@ def _before_pre_restore(state: Sequence, call: rp.Call) -> None:
     _before(state, call, rp.PreRestore)
 
 
-def _select_for_restore(state: Sequence, call: rp.Call) -> None:
+def _about_restore(state: Sequence, call: rp.Call) -> None:
     _restore(state, call)
     _after(state, call, rp.GatherWriterMetadata)
     _before(state, call, rp.PreRestore)
@@ -259,10 +259,10 @@ _RULES: dict[CallType, Callable[[Sequence, rp.Call], None]] = {
     rp.SetBackupOptions: _before_prepare,
     rp.SetPreviousBackupStamp: _previous_stamp,
     rp.SetBackupSucceeded: _set_succeeded,
-    rp.SetSelectedForRestore: _select_for_restore,
-    rp.AddRestoreSubcomponent: _select_for_restore,
-    rp.SetRestoreOptions: _before_pre_restore,
-    rp.SetAdditionalRestores: _before_pre_restore,
+    rp.SetSelectedForRestore: _about_restore,
+    rp.AddRestoreSubcomponent: _about_restore,
+    rp.SetRestoreOptions: _about_restore,
+    rp.SetAdditionalRestores: _about_restore,
     rp.AddAlternativeLocationMapping: _before_post_restore,
     rp.SetFileRestoreStatus: _before_post_restore,
     rp.StartSnapshotSet: _start_set,

@@ -2,7 +2,8 @@
 
 A reply, a time-out and the loss of the connection race for the same event. All three go through ``_settle``, which
 takes the event off the table and cancels its timer in one step, so only the first counts; whatever comes later finds
-nothing and is logged. A timer can therefore never hit a writer that has already answered.
+nothing and is logged. A timer can therefore never hit a writer that has already answered; nor one whose answer the
+coordinator was too busy to read in time, because what has arrived is read first.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class WriterLink:
         event = msgspec.structs.replace(event, seq=seq, deadline_ms=max(0, int(deadline_ms)))
         started = time.monotonic()
         future: asyncio.Future[Answer] = loop.create_future()
-        timer = loop.call_later(max(0.0, deadline_ms) / 1000, self._expired, seq)
+        timer = loop.call_later(max(0.0, deadline_ms) / 1000, self._due, seq)
         self._waiting[seq] = _Waiting(event.event, started, deadline_ms, future, timer)
         if self.connected:
             self.connection.send(event)
@@ -135,6 +136,10 @@ class WriterLink:
             message = f"{message} (its code was {describe(code)})"
             code = Code.VSS_E_UNEXPECTED_WRITER_ERROR
         return Failure(int(code), reply.application_code, message)
+
+    def _due(self, seq: int) -> None:
+        """The time is over. What the socket held by now reaches ``reply`` in this turn of the loop or the next one."""
+        asyncio.get_running_loop().call_soon(self._expired, seq)
 
     def _expired(self, seq: int) -> None:
         waiting = self._waiting.get(seq)

@@ -6,13 +6,14 @@ import asyncio
 import uuid
 
 from shadowset.daemon.cast import Cast
+from shadowset.daemon.document import apply_component_call, find_component
 from shadowset.daemon.house import House
 from shadowset.daemon.registry import RegisteredWriter, canonical_guid
+from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import BackupComponentsDocument
 from shadowset.vss.enums import WriterEvent
 from shadowset.vss.metadata import WriterMetadata
-from shadowset.vss.requester_protocol import WriterStatus
 
 
 class WriterSession:
@@ -63,9 +64,15 @@ class WriterSession:
         """Identify every enabled writer; those that fail are not in the list."""
         return await self.cast.identify(filter(self._enabled, self.house.registry.all()))
 
-    def status(self) -> list[WriterStatus]:
+    def status(self) -> list[rp.WriterStatus]:
         """The participants as they stand in this session."""
         return self.cast.statuses()
+
+    # ---- the document ----
+
+    def change(self, call: rp.ComponentCall) -> None:
+        """Set something of a component. Errors: VSS_E_OBJECT_NOT_FOUND, VSS_E_BAD_STATE."""
+        apply_component_call(find_component(self.document, call), call)
 
     # ---- the end ----
 

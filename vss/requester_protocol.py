@@ -292,13 +292,13 @@ class AddRestoreSubcomponent(ComponentCall, tag="add-restore-subcomponent"):
 
 
 class SetRestoreOptions(ComponentCall, tag="set-restore-options"):
-    """Before pre-restore, once per component."""
+    """After gather-writer-metadata, before pre-restore; once per component in a session."""
 
     options: str
 
 
 class SetAdditionalRestores(ComponentCall, tag="set-additional-restores"):
-    """More restores will follow. Before pre-restore."""
+    """More restores will follow. After gather-writer-metadata, before pre-restore."""
 
     additional: bool
 

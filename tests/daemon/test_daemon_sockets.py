@@ -252,19 +252,25 @@ def test_restore(host: Any) -> None:
     requester.close()
 
     writer = host.writer("Restored", writer_id=guid)
+    for first in ('"a"="b"', ""):  # "" is also a value that may be given only once
+        requester = host.requester()
+        requester.call(rp.InitializeForRestore, xml)
+        requester.call(rp.GatherWriterMetadata)
+        requester.call(rp.SetSelectedForRestore, *component)
+        requester.call(rp.SetRestoreOptions, *component, first)
+        with pytest.raises(VssError, match="before in this session") as caught:
+            requester.call(rp.SetRestoreOptions, *component, '"c"="d"')
+        assert caught.value.code == Code.VSS_E_OBJECT_ALREADY_EXISTS
     requester = host.requester()
-    requester.call(rp.InitializeForRestore, xml)
+    requester.call(rp.InitializeForRestore, xml.replace("<COMPONENT ", '<COMPONENT restoreOptions="earlier" ', 1))
     requester.call(rp.GatherWriterMetadata)
     requester.call(rp.SetSelectedForRestore, *component)
     requester.call(rp.SetRestoreOptions, *component, '"a"="b"')
-    with pytest.raises(VssError) as caught:
-        requester.call(rp.SetRestoreOptions, *component, '"c"="d"')
-    assert caught.value.code == Code.VSS_E_OBJECT_ALREADY_EXISTS
     requester.call(rp.PreRestore)
     requester.call(rp.SetFileRestoreStatus, *component, FileRestoreStatus.ALL)
     requester.call(rp.AddAlternativeLocationMapping, *component, "/data", "*", False, "/elsewhere")
     requester.call(rp.PostRestore)
-    assert writer.names() == ["identify", "pre-restore", "post-restore"]
+    assert writer.names() == ["identify", "identify", "identify", "pre-restore", "post-restore"]
     told = writer.seen[-1].components[0]
     assert told.file_restore_status is FileRestoreStatus.ALL and told.restore_options == '"a"="b"'
     assert told.backup_stamp == "stamp-1" and told.alternate_location_mappings[0].alternate_path == "/elsewhere"

@@ -54,6 +54,7 @@ def dispatcher(application: Application) -> Iterator[Dispatcher]:
     running.close()
 
 
+@pytest.mark.vss(17)
 def test_the_end_of_the_window_never_spoils_a_thaw_in_time(dispatcher: Dispatcher, application: Application) -> None:
     replies: queue.Queue[Reply] = queue.Queue()
     outcomes = {"thawed": 0, "aborted": 0}
