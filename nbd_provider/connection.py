@@ -6,6 +6,7 @@ joins them to a socket and to the event loop.
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import ssl
@@ -14,7 +15,7 @@ from typing import Final
 
 from shadowset.nbd_provider.exports import Directory
 from shadowset.nbd_provider.handshake import Negotiation, Tls
-from shadowset.nbd_provider.replies import Data, Replies
+from shadowset.nbd_provider.replies import Data, FilePart, NotCached, Replies
 from shadowset.nbd_provider.requests import ProtocolError, RequestBuffer
 from shadowset.nbd_provider.tls import TlsError, TlsStream
 from shadowset.nbd_provider.transmission import Submit, Transmission
@@ -22,6 +23,17 @@ from shadowset.nbd_provider.transmission import Submit, Transmission
 log = logging.getLogger(__name__)
 
 MAX_UNSENT: Final = 16 << 20
+SEND_BUFFER: Final = 1 << 20
+SO_SNDBUFFORCE: Final = 32
+GONE: Final = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN, errno.ETIMEDOUT)
+
+
+def enlarge(sock: socket.socket) -> None:
+    """Room for several large replies, so that the client is not waited for amid each; as much as is allowed."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SEND_BUFFER)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
 
 
 class Connection:
@@ -48,6 +60,10 @@ class Connection:
         self._buffer = RequestBuffer()
         self._replies = Replies()
         self._replies.raw(Negotiation.greeting())
+        if sock.family == socket.AF_UNIX:
+            self._replies.socket = sock.fileno()
+            enlarge(sock)
+        self._fetching = False
         self._leaving = False
         self._stalled = False
 
@@ -71,7 +87,7 @@ class Connection:
     @property
     def wants_write(self) -> bool:
         """Whether replies are waiting for room in the socket."""
-        return bool(self._replies) or (self._tls is not None and self._tls.wants_write)
+        return (bool(self._replies) and not self._fetching) or (self._tls is not None and self._tls.wants_write)
 
     def on_readable(self) -> None:
         """Take what is there."""
@@ -109,7 +125,7 @@ class Connection:
 
     def _send_now(self) -> bool:
         """Whether everything has gone out."""
-        if self.closed:
+        if self.closed or self._fetching:
             return False
         try:
             self._replies.send(self._send)
@@ -117,10 +133,35 @@ class Connection:
                 self._tls.push()
         except BlockingIOError:
             return False
-        except OSError:
-            self.close()
+        except NotCached as missing:
+            self._fetch(missing.part)
+            return False
+        except OSError as error:
+            self._broken(error)
             return False
         return True
+
+    def _fetch(self, part: FilePart) -> None:
+        """Its header may be out already, so all else waits behind it."""
+
+        def done(content: object) -> None:
+            self._fetching = False
+            if self.closed:
+                return
+            if isinstance(content, bytes):
+                self._replies.fetched(content)
+                self.flush()
+            elif isinstance(content, BaseException):
+                self._broken(content)
+
+        self._fetching = True
+        self._submit(part.read, done)
+
+    def _broken(self, error: BaseException) -> None:
+        """Nothing can be said within a reply that has begun. A client that asks again is told the error then."""
+        if getattr(error, "errno", None) not in GONE:
+            log.error("a client is disconnected amid a reply: %s", error)
+        self.close()
 
     def release_held(self) -> None:
         """The gate is open: do what it held back."""
@@ -163,6 +204,7 @@ class Connection:
         if self._replies or self._keys is None:
             raise ProtocolError("it does not take the answer to its wish for TLS")
         self._tls = TlsStream(self.sock, self._keys)
+        self._replies.socket = -1
         self._receive, self._send = self._tls.recv_into, self._tls.sendmsg
         negotiation.secured()
 

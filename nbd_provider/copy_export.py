@@ -10,6 +10,7 @@ from uuid import UUID
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Allocation, Changes, Context, bitmap_names, copy_ranges, open_bitmap
 from shadowset.nbd_provider.exports import COMMON_FLAGS, read_cached
+from shadowset.nbd_provider.page_cache import PageCache
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.volume import Gate
@@ -96,6 +97,10 @@ class CopyExport:
                     raise
                 self._may_try = False
         return False
+
+    def page_cache(self, offset: int, length: int, whole: bool) -> PageCache | None:
+        """None: what comes from the origin counts only when the head is looked at afterwards."""
+        return None
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the copy."""

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 from shadowset.nbd_provider import protocol
 from shadowset.nbd_provider.block_status import Context
+from shadowset.nbd_provider.page_cache import PageCache
 from shadowset.nbd_provider.volume import Gate
 
 COMMON_FLAGS: Final = (
@@ -31,6 +32,12 @@ class Export(Protocol):
 
     def read_now(self, offset: int, target: memoryview) -> bool:
         """Fill ``target`` without waiting for a disk, or say False."""
+
+    def page_cache(self, offset: int, length: int, whole: bool) -> PageCache | None:
+        """The file that holds the bytes at the same place in the page cache, when they may be sent from there.
+
+        Never for what must be looked at after it was read. Without ``whole``, not for what may be all zeros.
+        """
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes, waiting as long as it takes; called from any thread."""

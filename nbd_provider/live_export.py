@@ -11,6 +11,7 @@ from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Allocation, Context, bitmap_names, file_ranges, open_bitmap
 from shadowset.nbd_provider.exports import COMMON_FLAGS, read_cached
 from shadowset.nbd_provider.origin import FALLOC_FL_ZERO_RANGE, UNSUPPORTED
+from shadowset.nbd_provider.page_cache import PageCache
 from shadowset.nbd_provider.store.reclaim import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 from shadowset.nbd_provider.volume import Gate, Volume
 
@@ -24,6 +25,7 @@ class LiveExport:
         self._volume = volume
         self._fd = volume.origin.fd
         self._may_try = hasattr(os, "RWF_NOWAIT")
+        self._cache = PageCache(self._fd, volume.read)
         self._slow_modes: set[int] = set()
         self.name = volume.name
         self.description = f"live volume {volume.name}"
@@ -55,6 +57,13 @@ class LiveExport:
                     raise
                 self._may_try = False
         return os.preadv(self._fd, (target,), offset) == len(target)
+
+    def page_cache(self, offset: int, length: int, whole: bool) -> PageCache | None:
+        """The origin, for bytes that it has in memory."""
+        cache = self._cache
+        if not cache.supported or not cache.holds(offset, length) or (cache.may_be_zero and not whole):
+            return None
+        return cache
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes, waiting for the disk."""

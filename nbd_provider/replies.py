@@ -6,13 +6,17 @@ no payload, and is the shorter one.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Final
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Extent
+from shadowset.nbd_provider.page_cache import PageCache
 
 MAX_PIECES: Final = 512
 LARGEST_ZERO_CHECK: Final = 1 << 20
@@ -20,9 +24,31 @@ LARGEST_ZERO_CHECK: Final = 1 << 20
 FIRST_SPACE: Final = 256 * 1024
 MOST_SPACE: Final = 4 << 20
 
+UNSENDABLE: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+
 Data = bytes | bytearray | memoryview
 Piece = tuple[int, int, Data | None]
 """Offset, length and the data, or None for a hole."""
+
+
+class FilePart:
+    """Bytes of a file that go out from the page cache. ``checked`` until something had to be waited for."""
+
+    def __init__(self, cache: PageCache, offset: int, length: int) -> None:
+        self.cache, self.offset, self.length = cache, offset, length
+        self.checked = True
+
+    def read(self) -> bytes:
+        """The bytes, waiting for the disk. Errors: OSError."""
+        return self.cache.read(self.offset, self.length)
+
+
+class NotCached(Exception):
+    """The front of the queue has left the page cache: read it in a thread, then put it in place with ``fetched``."""
+
+    def __init__(self, part: FilePart) -> None:
+        super().__init__("not in the page cache")
+        self.part = part
 
 
 @lru_cache(maxsize=16)
@@ -75,10 +101,17 @@ class Replies:
         self.structured = False
         self.unsent = 0
         self.space = Space()
-        self._out: deque[Data] = deque()
+        self.socket = -1
+        self._out: deque[Data | FilePart] = deque()
+        self._files = 0
 
     def __bool__(self) -> bool:
         return bool(self._out)
+
+    @property
+    def sends_files(self) -> bool:
+        """Whether ``socket``, a descriptor, takes bytes straight from a file."""
+        return self.socket >= 0
 
     def raw(self, data: bytes) -> None:
         """Bytes of the negotiation."""
@@ -92,17 +125,26 @@ class Replies:
     def data(self, cookie: int, offset: int, data: Data, whole: bool = False) -> None:
         """All data of a read; ``whole`` when the client wants zeros as data, too."""
         length = len(data)
-        out = self._out
-        if not self.structured:
-            out.append(p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, 0, cookie))
-        elif whole or not reads_as_zero(data):
-            magic, done, kind = p.STRUCTURED_REPLY_MAGIC, p.REPLY_FLAG_DONE, p.REPLY_OFFSET_DATA
-            out.append(p.DATA_CHUNK.pack(magic, done, kind, cookie, length + 8, offset))
-        else:
+        if self.structured and not whole and reads_as_zero(data):
             self._chunk(p.REPLY_OFFSET_HOLE, cookie, p.HOLE.pack(offset, length), True)
             return
-        out.append(data)
+        self._data_header(cookie, offset, length)
+        self._out.append(data)
         self.unsent += length
+
+    def file(self, cookie: int, offset: int, length: int, cache: PageCache) -> None:
+        """All data of a read, which a file has in the page cache at the same offset."""
+        self._data_header(cookie, offset, length)
+        self._out.append(FilePart(cache, offset, length))
+        self._files += 1
+        self.unsent += length
+
+    def _data_header(self, cookie: int, offset: int, length: int) -> None:
+        if not self.structured:
+            self._out.append(p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, 0, cookie))
+            return
+        magic, done, kind = p.STRUCTURED_REPLY_MAGIC, p.REPLY_FLAG_DONE, p.REPLY_OFFSET_DATA
+        self._out.append(p.DATA_CHUNK.pack(magic, done, kind, cookie, length + 8, offset))
 
     def pieces(self, cookie: int, pieces: Sequence[Piece]) -> None:
         """Data and holes of a read, which together are what was asked for; needs structured replies."""
@@ -139,24 +181,73 @@ class Replies:
         self._out.append(p.CHUNK.pack(p.STRUCTURED_REPLY_MAGIC, flags, kind, cookie, length) + body)
 
     def send(self, sendmsg: Callable[[Sequence[Data]], int]) -> None:
-        """Send as much as is taken. Errors: BlockingIOError when the rest must wait, OSError."""
-        out = self._out
-        while out:
-            pieces = list(out) if len(out) <= MAX_PIECES else [out[i] for i in range(MAX_PIECES)]
-            sent = sendmsg(pieces)
-            self._drop(sent, len(pieces))
+        """Send as much as is taken. Errors: BlockingIOError when the rest must wait, NotCached, OSError."""
+        try:
+            while self._out:
+                first = self._out[0]
+                if isinstance(first, FilePart):
+                    self._send_file(first)
+                else:
+                    pieces = self._memory()
+                    self._drop(sendmsg(pieces), pieces)
+        except BlockingIOError:
+            if self._files:
+                self._doubt()
+            raise
         self.unsent = 0
         self.space.reset()
 
-    def _drop(self, sent: int, count: int) -> None:
+    def _memory(self) -> list[Data]:
+        """What comes first of the queue and lies in memory."""
         out = self._out
-        if count == len(out) and sent == sum(map(len, out)):
+        if not self._files:
+            return list(islice(out, MAX_PIECES))  # type: ignore[arg-type] # there are no others
+        pieces: list[Data] = []
+        for piece in islice(out, MAX_PIECES):
+            if isinstance(piece, FilePart):
+                break
+            pieces.append(piece)
+        return pieces
+
+    def _doubt(self) -> None:
+        """Time passes now, so pages may leave the cache."""
+        for piece in self._out:
+            if isinstance(piece, FilePart):
+                piece.checked = False
+
+    def _send_file(self, part: FilePart) -> None:
+        """Errors: BlockingIOError, NotCached, OSError with EIO when the file ends early."""
+        if not part.checked and not part.cache.holds(part.offset, part.length):
+            raise NotCached(part)
+        part.checked = True
+        try:
+            sent = os.sendfile(self.socket, part.cache.fd, part.offset, part.length)
+        except OSError as error:
+            if error.errno in UNSENDABLE:
+                raise NotCached(part) from None
+            raise
+        if not sent:
+            raise OSError(errno.EIO, f"the origin ends at byte {part.offset}")
+        part.offset += sent
+        part.length -= sent
+        if not part.length:
+            self._out.popleft()
+            self._files -= 1
+
+    def fetched(self, content: bytes) -> None:
+        """What NotCached told of, read meanwhile."""
+        self._out[0] = content
+        self._files -= 1
+
+    def _drop(self, sent: int, pieces: Sequence[Data]) -> None:
+        out = self._out
+        if len(pieces) == len(out) and sent == sum(map(len, pieces)):
             out.clear()
             return
-        while sent:
-            size = len(out[0])
-            if sent < size:
-                out[0] = memoryview(out[0])[sent:]
+        for piece in pieces:
+            if sent < len(piece):
+                if sent:
+                    out[0] = memoryview(piece)[sent:]
                 return
-            sent -= size
+            sent -= len(piece)
             out.popleft()

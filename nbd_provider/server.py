@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -118,7 +119,8 @@ class Server:
             self._pool.shutdown(wait=True)
             self._finish_threads()
             for client, _, _ in list(self._clients.values()):
-                client.flush()
+                with contextlib.suppress(RuntimeError):  # there are no threads any more for what would have to wait
+                    client.flush()
                 client.close()
             for number, (sock, _) in self._listeners.items():
                 path = sock.getsockname()

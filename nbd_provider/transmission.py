@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 ZERO_STEP: Final = 4 << 20
 SPARSE_READ: Final = 64 * 1024
+SEND_FROM_CACHE: Final = 64 * 1024
 MAX_HELD: Final = 64 << 20
 MAX_IN_THREADS: Final = 256
 MAX_EXPECTED: Final = 16 << 20
@@ -184,12 +185,18 @@ class Transmission:
             error = p.ERRORS[errno.EOVERFLOW if flags & p.CMD_FLAG_DF else errno.EINVAL]
             self._refuse(cookie, error, f"a read of {length} bytes is over the limit of {p.MAXIMUM_PAYLOAD}")
             return
+        whole = bool(flags & p.CMD_FLAG_DF)
+        if length >= SEND_FROM_CACHE and self._replies.sends_files:
+            cache = self._export.page_cache(offset, length, whole or not self._replies.structured)
+            if cache is not None:
+                self._replies.file(cookie, offset, length, cache)
+                return
         target = self._replies.space.take(length)
         if self._export.read_now(offset, target):
-            self._replies.data(cookie, offset, target, bool(flags & p.CMD_FLAG_DF))
+            self._replies.data(cookie, offset, target, whole)
             return
         self._replies.space.give_back(length)
-        if self._replies.structured and length >= SPARSE_READ and not flags & p.CMD_FLAG_DF:
+        if self._replies.structured and length >= SPARSE_READ and not whole:
             self._in_thread(request, lambda: self._sparse(offset, length), self._reply_pieces)
         else:
             self._in_thread(request, lambda: self._export.read(offset, length), self._reply_data)
