@@ -15,6 +15,7 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.provider_protocol import (
     Commit,
     Committed,
+    Configure,
     Delete,
     Describe,
     Done,
@@ -27,6 +28,7 @@ from shadowset.vss.provider_protocol import (
     ListEvents,
     Release,
     Released,
+    SetCopy,
     Stop,
     ToProvider,
     VolumeDescription,
@@ -77,8 +79,16 @@ class ControlLink:
         await self._call(Finish(self._seq(), copy_id), None)
 
     async def delete(self, copy_id: str) -> None:
-        """Delete a copy."""
-        await self._call(Delete(self._seq(), copy_id), None)
+        """Delete a copy, also one that is held: whether it may go is the coordinator's business."""
+        await self._call(Delete(self._seq(), copy_id, force=True), None)
+
+    async def configure(self, max_size: int | None, policy: str | None, warn_percent: int | None) -> VolumeDescription:
+        """Other limits of the shadow storage, where not None."""
+        return await self._call(Configure(self._seq(), max_size, policy, warn_percent), VolumeDescription)
+
+    async def set_copy(self, copy_id: str, priority: int | None, hold_until_ns: int | None) -> None:
+        """Another priority and retention of a copy, where not None."""
+        await self._call(SetCopy(self._seq(), copy_id, priority, hold_until_ns), None)
 
     async def list_events(self, after: int) -> Events:
         """What has happened since the event with that number."""

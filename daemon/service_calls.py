@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from shadowset.daemon.house import House
-from shadowset.daemon.snapshots import Snapshots
+from shadowset.daemon.snapshots import Snapshots, refuse_held
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import ObjectType
@@ -28,6 +28,7 @@ class ServiceCalls:
             rp.GetSnapshotProperties: self._get_snapshot,
             rp.Query: self._query,
             rp.DeleteSnapshots: self._delete,
+            rp.KeepSnapshot: self._keep,
             rp.ExposeSnapshot: self._expose,
             rp.UnexposeSnapshot: self._unexpose,
             rp.GetSet: self._get_set,
@@ -39,6 +40,8 @@ class ServiceCalls:
             rp.VolumeDetach: self._volume_detach,
             rp.VolumeRemove: self._volume_remove,
             rp.VolumeList: self._volume_list,
+            rp.StorageList: self._storage_list,
+            rp.StorageConfigure: self._storage_configure,
         }
 
     async def _get_snapshot(self, call: rp.GetSnapshotProperties) -> rp.SnapshotProperties:
@@ -49,6 +52,9 @@ class ServiceCalls:
 
     async def _delete(self, call: rp.DeleteSnapshots) -> rp.DeleteResult:
         return await self.snapshots.delete(call.object_id, call.object_type, call.force)
+
+    async def _keep(self, call: rp.KeepSnapshot) -> rp.SnapshotProperties:
+        return await self.snapshots.keep(call.snapshot_id, call.priority, call.hold_until_ns)
 
     async def _expose(self, call: rp.ExposeSnapshot) -> str:
         return await self.snapshots.expose(call.snapshot_id, call.path)
@@ -90,7 +96,10 @@ class ServiceCalls:
         if runtime.row.attached and not call.force:
             await self._house.volumes.remove(call.name, force=False)  # says why not
             return
-        for copy in self._house.catalogue.snapshots(volume=call.name):
+        copies = self._house.catalogue.snapshots(volume=call.name)
+        for copy in copies:
+            refuse_held(copy)
+        for copy in copies:
             result = await self.snapshots.delete(copy.snapshot_id, ObjectType.SNAPSHOT, call.force)
             if result.not_deleted:
                 raise VssError(Code.VSS_E_VOLUME_IN_USE, f"volume {call.name} cannot be removed: {result.message}")
@@ -98,6 +107,15 @@ class ServiceCalls:
 
     async def _volume_list(self, call: rp.VolumeList) -> list[rp.VolumeInfo]:
         return await self._house.volumes.list()
+
+    async def _storage_list(self, call: rp.StorageList) -> list[rp.StorageInfo]:
+        volumes = self._house.volumes
+        names = [volumes.resolve(call.volume).name] if call.volume else sorted(row.name for row in volumes.rows())
+        return [await volumes.storage(name) for name in names]
+
+    async def _storage_configure(self, call: rp.StorageConfigure) -> rp.StorageInfo:
+        name = self._house.volumes.resolve(call.volume).name
+        return await self._house.volumes.configure_storage(name, call.max_size, call.policy, call.warn_percent)
 
     def _refuse_during_creation(self, name: str) -> None:
         if self._house.creating_set:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 import msgspec
 
@@ -19,6 +20,21 @@ from shadowset.vss.provider_protocol import VolumeDescription
 from shadowset.vss.requester_protocol import DeleteResult, SnapshotProperties
 
 log = logging.getLogger(__name__)
+
+
+def refuse_held(copy: SnapshotProperties) -> None:
+    """Errors: VSS_E_BAD_STATE while the copy is held; force does not help, since a hold guards against just that."""
+    if copy.hold_until_ns > time.time_ns():
+        raise VssError(
+            Code.VSS_E_BAD_STATE,
+            f"shadow copy {copy.snapshot_id} is held until {_time(copy)}; end its hold first",
+        )
+
+
+def _time(copy: SnapshotProperties) -> str:
+    if not copy.hold_until_ns:
+        return "no time"
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(copy.hold_until_ns // 10**9))
 
 
 class Snapshots:
@@ -64,8 +80,9 @@ class Snapshots:
         return result
 
     async def delete_one(self, copy: SnapshotProperties, force: bool, cause: str = "was deleted") -> None:
-        """Errors: VSS_E_VOLUME_IN_USE for an exposed copy without ``force``."""
+        """Errors: VSS_E_VOLUME_IN_USE for an exposed copy without ``force``; VSS_E_BAD_STATE for one that is held."""
         async with self._changing:
+            refuse_held(copy)
             if copy.exposed_name and not force:
                 raise VssError(
                     Code.VSS_E_VOLUME_IN_USE,
@@ -88,6 +105,30 @@ class Snapshots:
                 return
         await self._house.quiet.writable()
         self._house.catalogue.forget_snapshot(copy.snapshot_id)
+
+    async def keep(self, snapshot_id: str, priority: int | None, hold_until_ns: int | None) -> SnapshotProperties:
+        """Another priority or hold, where not None; durable with the provider before the catalogue tells of it.
+
+        Errors: VSS_E_OBJECT_NOT_FOUND, E_INVALIDARG, VSS_E_BAD_STATE for an auto-release copy; the provider's.
+        """
+        async with self._changing:
+            copy = self.get(snapshot_id)
+            if hold_until_ns and not copy.attributes & Attribute.NO_AUTO_RELEASE:
+                raise VssError(
+                    Code.VSS_E_BAD_STATE,
+                    f"shadow copy {snapshot_id} goes with its session and cannot be held; make a persistent one",
+                )
+            link = self._house.volumes.link_of(copy.original_volume)
+            await link.set_copy(snapshot_id, priority, hold_until_ns)
+            changed = msgspec.structs.replace(
+                copy,
+                priority=copy.priority if priority is None else priority,
+                hold_until_ns=copy.hold_until_ns if hold_until_ns is None else hold_until_ns,
+            )
+            await self._house.quiet.writable()
+            self._house.catalogue.update_snapshot(changed)
+        self._event("snapshot-kept", copy, f"has priority {changed.priority} and is held until {_time(changed)}")
+        return changed
 
     async def release_session(self, set_id: str) -> None:
         """The session that made the set has ended: its auto-release copies go."""

@@ -20,7 +20,7 @@ from shadowset.daemon.volume_runtime import Tools, VolumeRuntime
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
 from shadowset.vss.provider_protocol import VolumeDescription
-from shadowset.vss.requester_protocol import VolumeInfo
+from shadowset.vss.requester_protocol import StorageInfo, VolumeInfo
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +136,33 @@ class Volumes:
     async def list(self) -> list[VolumeInfo]:
         """All volumes."""
         return list(await asyncio.gather(*(self.info(name) for name in sorted(self._table))))
+
+    async def storage(self, name: str) -> StorageInfo:
+        """The volume's shadow storage now. Errors: VSS_E_OBJECT_NOT_FOUND; VssError while its provider is away."""
+        return self._storage_info(name, await self.get(name).describe())
+
+    async def configure_storage(
+        self, name: str, max_size: int | None, policy: str | None, warn_percent: int | None
+    ) -> StorageInfo:
+        """Other limits, where not None; durable when this returns. Errors: as ``storage``; E_INVALIDARG."""
+        told = await self.link_of(name).configure(max_size, policy, warn_percent)
+        limit = f"{told.max_size} bytes" if told.max_size else "unlimited"
+        sentence = f"shadow storage of volume {name}: maximum {limit}, {told.policy}, warns at {told.warn_percent} %"
+        await self._quiet.writable()
+        self._event("storage-configured", sentence, name)
+        return self._storage_info(name, told)
+
+    def _storage_info(self, name: str, told: VolumeDescription) -> StorageInfo:
+        return StorageInfo(
+            volume=name,
+            storage=told.storage,
+            used=told.storage_used,
+            available=told.storage_available,
+            max_size=told.max_size,
+            policy=told.policy,
+            warn_percent=told.warn_percent,
+            copies=len(self._catalogue.snapshots(volume=name)),
+        )
 
     # ---- changes ----
 

@@ -57,6 +57,31 @@ class Administration:
         volumes: list[protocol.VolumeInfo] = self.connection.call(protocol.VolumeList)
         return volumes
 
+    def storage_list(self, volume: str = "") -> list[protocol.StorageInfo]:
+        """The shadow storage of all volumes, or of one."""
+        storages: list[protocol.StorageInfo] = self.connection.call(protocol.StorageList, volume=volume)
+        return storages
+
+    def storage_configure(
+        self, volume: str, max_size: int | None = None, policy: str | None = None, warn_percent: int | None = None
+    ) -> protocol.StorageInfo:
+        """Change the limits that are not None; sizes in bytes, 0 is unlimited. Errors: E_INVALIDARG."""
+        storage = self.connection.call(
+            protocol.StorageConfigure, volume=volume, max_size=max_size, policy=policy, warn_percent=warn_percent
+        )
+        assert isinstance(storage, protocol.StorageInfo)
+        return storage
+
+    def keep_snapshot(
+        self, snapshot_id: str, priority: int | None = None, hold_until_ns: int | None = None
+    ) -> protocol.SnapshotProperties:
+        """Change a copy's priority (0 to 255) and hold, where not None; a hold until 0 is none."""
+        copy = self.connection.call(
+            protocol.KeepSnapshot, snapshot_id=snapshot_id, priority=priority, hold_until_ns=hold_until_ns
+        )
+        assert isinstance(copy, protocol.SnapshotProperties)
+        return copy
+
     def list_writers(self) -> list[protocol.WriterStatus]:
         """The registered writers with their last state."""
         writers: list[protocol.WriterStatus] = self.connection.call(protocol.ListWriters)

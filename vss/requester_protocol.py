@@ -71,6 +71,8 @@ class SnapshotProperties(msgspec.Struct):
     number: int
     device_number: int
     mount_points: list[str]
+    priority: int = 128
+    hold_until_ns: int = 0
 
 
 class TimelineEntry(msgspec.Struct):
@@ -145,6 +147,22 @@ class ProviderInfo(msgspec.Struct, frozen=True):
     class_id: str
     capabilities: int
     copies: int = 0
+
+
+class StorageInfo(msgspec.Struct):
+    """A volume's shadow storage (VSS_DIFF_AREA_PROP); sizes in bytes, ``max_size`` 0 is unlimited.
+
+    ``policy`` is delete-oldest, refuse-new or protect-copies.
+    """
+
+    volume: str
+    storage: str
+    used: int
+    available: int
+    max_size: int
+    policy: str
+    warn_percent: int
+    copies: int
 
 
 class DeleteResult(msgspec.Struct):
@@ -394,6 +412,18 @@ class DeleteSnapshots(Call, tag="delete-snapshots"):
     force: bool = False
 
 
+class KeepSnapshot(Call, tag="keep-snapshot"):
+    """Change what is not null: ``priority`` 0 to 255, the lowest goes first when the storage is full; until
+    ``hold_until_ns`` the copy is not deleted and not lost for space, 0 ends its hold. Result: SnapshotProperties.
+
+    Errors: VSS_E_OBJECT_NOT_FOUND, E_INVALIDARG, VSS_E_BAD_STATE for a copy that goes with its session.
+    """
+
+    snapshot_id: str
+    priority: int | None = None
+    hold_until_ns: int | None = None
+
+
 class ExposeSnapshot(Call, tag="expose-snapshot"):
     """Mount a copy read-only; without ``path`` below the run-time directory. Result: the mount point."""
 
@@ -458,6 +488,21 @@ class VolumeRemove(Call, tag="volume-remove"):
 
 class VolumeList(Call, tag="volume-list"):
     """Result: list of VolumeInfo."""
+
+
+class StorageList(Call, tag="storage-list"):
+    """Result: list of StorageInfo of all volumes, or of the one that is named. Errors: a volume that is offline."""
+
+    volume: str = ""
+
+
+class StorageConfigure(Call, tag="storage-configure"):
+    """Change what is not null (ChangeDiffAreaMaximumSize). Result: StorageInfo. Errors: E_INVALIDARG."""
+
+    volume: str
+    max_size: int | None = None
+    policy: str | None = None
+    warn_percent: int | None = None
 
 
 class Cancel(Call, tag="cancel"):
@@ -531,6 +576,7 @@ ToCoordinator = (
     | PostRestore
     | Query
     | DeleteSnapshots
+    | KeepSnapshot
     | ExposeSnapshot
     | UnexposeSnapshot
     | GetSet
@@ -542,6 +588,8 @@ ToCoordinator = (
     | VolumeDetach
     | VolumeRemove
     | VolumeList
+    | StorageList
+    | StorageConfigure
     | Cancel
 )
 FromCoordinator = Result | CallFailure | Notice
@@ -561,6 +609,7 @@ RESULTS: dict[type[Call], Any] = {
     SaveAsXml: str,
     Query: list[SnapshotProperties],
     DeleteSnapshots: DeleteResult,
+    KeepSnapshot: SnapshotProperties,
     ExposeSnapshot: str,
     GetSet: SetRecord,
     ListWriters: list[WriterStatus],
@@ -570,5 +619,7 @@ RESULTS: dict[type[Call], Any] = {
     VolumeAttach: VolumeInfo,
     VolumeDetach: VolumeInfo,
     VolumeList: list[VolumeInfo],
+    StorageList: list[StorageInfo],
+    StorageConfigure: StorageInfo,
 }
 """What ``Result.value`` is for each call; calls that are not here answer null."""

@@ -60,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
         mounts,
         providers,
         restore,
+        retention,
         service,
+        storage,
         volumes,
         writers,
     )
@@ -74,7 +76,20 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"shadowset {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (service, volumes, create, listing, mounts, delete, writers, providers, backup, restore):
+    for module in (
+        service,
+        volumes,
+        storage,
+        create,
+        listing,
+        mounts,
+        delete,
+        retention,
+        writers,
+        providers,
+        backup,
+        restore,
+    ):
         module.register(commands)
     return top
 

@@ -168,6 +168,8 @@ def copy_text(copy: SnapshotProperties) -> str:
             ("State", copy.status.name.lower()),
             ("Attributes", attributes_text(copy.attributes)),
             ("Mounted on", copy.exposed_name),
+            ("Priority", str(copy.priority)),
+            ("Held until", time_text(copy.hold_until_ns) if copy.hold_until_ns else ""),
             ("Generation", str(copy.number)),
         ]
     )

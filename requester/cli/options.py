@@ -9,6 +9,8 @@ from typing import TypeAlias
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run = Callable[[argparse.Namespace], int]
 
+SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
 
 def add_command(
     commands: Commands, name: str, run: Run | None, summary: str, description: str, example: str
@@ -34,6 +36,16 @@ def add_json(command: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print the result as JSON: stable field names, enums by name, times ISO 8601",
     )
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``16384``, ``16K`` or ``1M``."""
+    digits = text.upper().removesuffix("B").removesuffix("I")
+    suffix = digits[-1:] if digits[-1:].isalpha() else ""
+    number = digits.removesuffix(suffix) if suffix else digits
+    if suffix not in SUFFIXES or not (number.isascii() and number.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give bytes, or a number with K, M, G or T")
+    return int(number) * SUFFIXES[suffix]
 
 
 def _indented(text: str) -> str:

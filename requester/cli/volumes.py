@@ -6,12 +6,10 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from shadowset.requester.cli.options import Commands, add_command, add_json
+from shadowset.requester.cli.options import Commands, add_command, add_json, parse_size
 
 if TYPE_CHECKING:
     from shadowset.vss.requester_protocol import VolumeInfo
-
-SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20}
 
 
 def register(commands: Commands) -> None:
@@ -54,7 +52,7 @@ def _register_add(actions: Commands) -> None:
         type=parse_size,
         default=16384,
         metavar="BYTES",
-        help="unit of copy-on-write, a power of two; K and M are understood (default: 16K)",
+        help="unit of copy-on-write, a power of two; K, M, G and T are understood (default: 16K)",
     )
     add_json(add)
 
@@ -112,16 +110,6 @@ def _register_remove(actions: Commands) -> None:
     remove.add_argument("name", metavar="NAME", help="the volume")
     remove.add_argument("--force", action="store_true", help="also when it has shadow copies, which are deleted")
     add_json(remove)
-
-
-def parse_size(text: str) -> int:
-    """Bytes from ``16384``, ``16K`` or ``1M``."""
-    digits = text.upper().removesuffix("B").removesuffix("I")
-    suffix = digits[-1:] if digits[-1:].isalpha() else ""
-    number = digits.removesuffix(suffix) if suffix else digits
-    if suffix not in SUFFIXES or not (number.isascii() and number.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; give bytes, or a number with K or M")
-    return int(number) * SUFFIXES[suffix]
 
 
 def run_add(options: argparse.Namespace) -> int:

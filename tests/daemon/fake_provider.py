@@ -25,6 +25,7 @@ class FakeProvider:
         self.stopping = asyncio.Event()
         os.makedirs(options.storage, exist_ok=True)
         self.copies: dict[str, pp.CopyInfo] = {}
+        self.limits: tuple[int, str, int] = (0, "delete-oldest", 80)
         if os.path.exists(self.table):
             with open(self.table) as file:
                 self.copies = {each["copy_id"]: pp.CopyInfo(**each) for each in json.load(file)}
@@ -92,6 +93,7 @@ class FakeProvider:
             os.getpid(),
             self.holder is not None,
             list(self.copies.values()),
+            *self.limits,
         )
 
     async def hold(self, call: pp.Hold, me: object) -> pp.Held:
@@ -127,6 +129,18 @@ class FakeProvider:
         self.known(call.copy_id)
         del self.copies[call.copy_id]
         os.unlink(self.image(call.copy_id))
+        self.save()
+
+    async def configure(self, call: pp.Configure, me: object) -> pp.VolumeDescription:
+        wanted = (call.max_size, call.policy, call.warn_percent)
+        size, policy, warn = (old if new is None else new for old, new in zip(self.limits, wanted, strict=True))
+        self.limits = (int(size), str(policy), int(warn))
+        return await self.describe(call, me)
+
+    async def set_copy(self, call: pp.SetCopy, me: object) -> None:
+        info = self.known(call.copy_id)
+        info.priority = info.priority if call.priority is None else call.priority
+        info.hold_until_ns = info.hold_until_ns if call.hold_until_ns is None else call.hold_until_ns
         self.save()
 
     def known(self, copy_id: str) -> pp.CopyInfo:

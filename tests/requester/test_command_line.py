@@ -65,6 +65,7 @@ def test_all_commands_are_there() -> None:
     assert set(ALL) == {
         "", "serve", "status", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
         "create", "list", "show", "mount", "umount", "delete", "writers", "providers", "events", "backup", "restore",
+        "storage", "storage list", "storage set", "hold", "priority",
     }  # fmt: skip
 
 

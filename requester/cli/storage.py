@@ -1,0 +1,130 @@
+"""``shadowset storage …``: how much room the old data of each volume may take, and what happens when it is full."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from shadowset.requester.cli.options import Commands, add_command, add_json, parse_size
+
+if TYPE_CHECKING:
+    from shadowset.vss.requester_protocol import StorageInfo
+
+POLICIES = ("delete-oldest", "refuse-new", "protect-copies")
+NEVER = 101
+
+
+def register(commands: Commands) -> None:
+    """Add the commands of this module."""
+    group = add_command(
+        commands,
+        "storage",
+        None,
+        "show and limit the shadow storage of volumes",
+        "Show the shadow storage of volumes, and set how large it may grow and what happens when it is full.",
+        "shadowset storage list\nshadowset storage set data --max-size 100G --policy refuse-new",
+    )
+    actions = group.add_subparsers(title="actions", metavar="ACTION", required=True)
+    listing = add_command(
+        actions,
+        "list",
+        run_list,
+        "list the shadow storage of each volume",
+        "List the shadow storage of each volume: used and available space, maximum size, policy, warning threshold.",
+        "shadowset storage list --json",
+    )
+    listing.add_argument("--volume", metavar="VOLUME", default="", help="only this volume's")
+    add_json(listing)
+    change = add_command(
+        actions,
+        "set",
+        run_set,
+        "change the limits of a volume's shadow storage",
+        "Change the limits of a volume's shadow storage. When it is full:\n"
+        "  delete-oldest   the copy of the lowest priority, then the oldest, is lost; writes go on (default)\n"
+        "  refuse-new      the same, and no new copy is made while there is no room\n"
+        "  protect-copies  no copy is lost; writes to the live volume fail with ENOSPC\n"
+        "A copy that is held is never lost for space ('shadowset hold').",
+        "shadowset storage set data --max-size 100G --warn-at 90",
+    )
+    change.add_argument("volume", metavar="VOLUME", help="the volume: its name, device or a path on it")
+    change.add_argument(
+        "--max-size", type=parse_limit, metavar="BYTES", help="K, M, G and T are understood; 'unlimited' is the disk"
+    )
+    change.add_argument("--policy", choices=POLICIES, help="what happens when it is full")
+    change.add_argument(
+        "--warn-at", type=parse_percent, metavar="PERCENT", help="an event is sent from here on; or 'never'"
+    )
+    add_json(change)
+
+
+def parse_limit(text: str) -> int:
+    """Bytes; ``unlimited`` is 0."""
+    size = 0 if text.lower() in ("unlimited", "unbounded") else parse_size(text)
+    if size == 0 and text[:1].isdigit():
+        raise argparse.ArgumentTypeError("a storage of no bytes keeps no copies; give bytes, or 'unlimited'")
+    return size
+
+
+def parse_percent(text: str) -> int:
+    """1 to 100, or ``never``."""
+    if text.lower() == "never":
+        return NEVER
+    digits = text.removesuffix("%")
+    if not (digits.isascii() and digits.isdigit() and 1 <= int(digits) <= 100):
+        raise argparse.ArgumentTypeError(f"{text!r} is no percentage; give 1 to 100, or 'never'")
+    return int(digits)
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """List storages."""
+    from shadowset.requester.administration import Administration
+    from shadowset.requester.cli.output import emit_json, say
+
+    with Administration(client="shadowset storage list") as administration:
+        storages = administration.storage_list(options.volume)
+    if options.json:
+        emit_json(storages)
+    elif not storages:
+        say("No volume is protected; 'shadowset volume add' begins.")
+    else:
+        say(_table(storages))
+    return 0
+
+
+def _table(storages: list[StorageInfo]) -> str:
+    from shadowset.requester.cli.output import table
+    from shadowset.requester.progress import size_text
+
+    rows = [
+        [
+            each.volume,
+            size_text(each.used),
+            size_text(each.available),
+            size_text(each.max_size) if each.max_size else "unlimited",
+            each.policy,
+            "never" if each.warn_percent >= NEVER else f"{each.warn_percent} %",
+            str(each.copies),
+            each.storage,
+        ]
+        for each in storages
+    ]
+    columns = ["VOLUME", "USED", "AVAILABLE", "MAXIMUM", "WHEN FULL", "WARNS AT", "COPIES", "STORAGE"]
+    return table(columns, rows, right=(1, 2, 3, 5, 6))
+
+
+def run_set(options: argparse.Namespace) -> int:
+    """Change limits."""
+    from shadowset.requester.administration import Administration
+    from shadowset.requester.cli import UsageError
+    from shadowset.requester.cli.output import emit_json, say
+
+    if options.max_size is None and options.policy is None and options.warn_at is None:
+        raise UsageError("say what to change: --max-size, --policy or --warn-at")
+    with Administration(client="shadowset storage set") as administration:
+        storage = administration.storage_configure(options.volume, options.max_size, options.policy, options.warn_at)
+    if options.json:
+        emit_json(storage)
+    else:
+        say(_table([storage]))
+    return 0
