@@ -59,8 +59,12 @@ class Connection:
 
     def send(self, message: Message) -> None:
         """Errors: OSError when the connection is gone."""
+        self.send_bytes(encode(message))
+
+    def send_bytes(self, frame: bytes) -> None:
+        """A frame as it is, good or bad. Errors: OSError when the connection is gone."""
         with self._sending:
-            self._socket.sendall(encode(message))
+            self._socket.sendall(frame)
 
     def receive(self) -> ToWriter | None:
         """The next message, or None when the coordinator has closed the connection.

@@ -39,7 +39,7 @@ from shadowset.vss.wire import FrameError
 from shadowset.vss.writer_protocol import Event, Hello
 from shadowset.writers.connection import Connection, RefusedError
 from shadowset.writers.current_event import CurrentEvent
-from shadowset.writers.dispatcher import Dispatcher
+from shadowset.writers.dispatcher import Dispatcher, Send
 from shadowset.writers.metadata_builder import MetadataBuilder
 
 __all__ = ["CurrentEvent", "MetadataBuilder", "VssError", "Writer", "run_until_signal"]
@@ -208,7 +208,11 @@ class Writer:
                 LOG.warning("%s: the coordinator closed the connection", self.name)
                 return
             if isinstance(message, Event):
-                self._dispatcher.deliver(message, connection.send)
+                self._dispatcher.deliver(message, self.route(message, connection))
+
+    def route(self, event: Event, connection: Connection) -> Send:
+        """The way that the answer to an event takes."""
+        return connection.send
 
     # --- called by the dispatcher
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from shadowset.vss.enums import WriterEvent
-from shadowset.vss.wire import FrameDecoder, encode
+from shadowset.vss.wire import FrameDecoder, FrameError, encode
 from shadowset.vss.writer_protocol import Event, FromWriter, Hello, Log, Progress, Refused, Reply, Welcome
 
 REPLY_SECONDS = 30.0
@@ -117,7 +117,7 @@ class FakeCoordinator:
                         side.replies.put(message)
                     elif side is not None:
                         side.notes.append(message)
-        except OSError:
+        except (OSError, FrameError):
             pass
         finally:
             if side is not None:
