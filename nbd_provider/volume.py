@@ -11,6 +11,7 @@ from uuid import UUID
 from shadowset.nbd_provider.origin import Origin, device_stack
 from shadowset.nbd_provider.origin_mark import changed_since, take_mark
 from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.files import write_all
 from shadowset.nbd_provider.store.room import WriteRefused
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss.codes import Code, VssError
@@ -199,9 +200,7 @@ class Volume:
     def write(self, offset: int, data: memoryview) -> None:
         """Overwrite; ``prepare_write`` must have seen the range. Errors: OSError."""
         self.guard(offset, len(data))
-        done = os.pwrite(self.origin.fd, data, offset)
-        while done < len(data):
-            done += os.pwrite(self.origin.fd, data[done:], offset + done)
+        write_all(self.origin.fd, data, offset)
 
     def flush(self) -> None:
         """Make all finished writes durable; may be called from any thread. Errors: OSError."""

@@ -40,6 +40,13 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> None:
+    """pwrite until all of it is written. Errors: OSError."""
+    done = os.pwrite(fd, data, offset)
+    while done < len(data):
+        done += os.pwrite(fd, data[done:], offset + done)
+
+
 class Words:
     """A file of 64-bit words in memory. A writable one makes sure of disk space before it stores.
 

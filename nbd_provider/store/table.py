@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from threading import Lock
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.files import storage_error
+from shadowset.nbd_provider.store.files import storage_error, write_all
 from shadowset.vss.codes import Code, VssError
 
 
 class CopyTable:
-    """The writer's view of ``table``; changes are in the file at once, and durable after ``sync``."""
+    """The writer's view of ``table``; changes are in the file at once, and durable after ``sync``.
+
+    Any thread may read. ``_rows`` and ``live`` are replaced, never changed, so that whoever walks through them is safe;
+    those who change rows take turns (``ShadowStore.lock``).
+    """
 
     def __init__(self, storage: str, header: layout.Header) -> None:
         self._fd = os.open(f"{storage}/table", os.O_RDWR)
         self.header = header
+        self._putting = Lock()
+        self._unsynced: dict[int, bytes] = {}
+        self.in_doubt = False
         self._rows: dict[int, layout.Entry] = {}
         for index in range(header.capacity):
             entry = self._read(storage, index)
@@ -51,8 +59,9 @@ class CopyTable:
 
     def needed(self, before: int, label: int) -> bool:
         """Whether a living copy's number lies in (before, label]."""
-        index = bisect_right(self.live, before)
-        return index < len(self.live) and self.live[index] <= label
+        live = self.live
+        index = bisect_right(live, before)
+        return index < len(live) and live[index] <= label
 
     def find(self, copy_id: UUID) -> layout.Entry:
         """One copy. Errors: VSS_E_OBJECT_NOT_FOUND."""
@@ -87,7 +96,7 @@ class CopyTable:
             entry.state = before
             raise
         if state == layout.STATE_DELETED:
-            del self._rows[index]
+            self._rows = {i: row for i, row in self._rows.items() if row is not entry}
 
     def update(self, entry: layout.Entry) -> None:
         """Put a copy's changed fields into its row. Errors: OSError."""
@@ -95,7 +104,7 @@ class CopyTable:
 
     def _write(self, index: int, entry: layout.Entry) -> None:
         self._put(entry.pack(), layout.entry_offset(index))
-        self._rows[index] = entry
+        self._rows = self._rows | {index: entry}
         self._refresh()
 
     def write_header(self) -> None:
@@ -103,13 +112,26 @@ class CopyTable:
         self._put(self.header.pack(), 0)
 
     def _put(self, data: bytes, offset: int) -> None:
-        done = os.pwrite(self._fd, data, offset)
-        while done < len(data):
-            done += os.pwrite(self._fd, data[done:], offset + done)
+        with self._putting:
+            write_all(self._fd, data, offset)
+            self._unsynced[offset] = data
 
     def sync(self) -> None:
-        """Make the table durable."""
+        """Make the table durable. Errors: OSError; ``in_doubt`` until a later sync succeeds.
+
+        After an error the kernel takes the changes for written though they are not, and another fdatasync would have
+        nothing to do and succeed; so they are written again before.
+        """
+        with self._putting:
+            changes = dict(self._unsynced)
+            if self.in_doubt:
+                for offset, data in changes.items():
+                    write_all(self._fd, data, offset)
+        self.in_doubt = True
         os.fdatasync(self._fd)
+        self.in_doubt = False
+        with self._putting:
+            self._unsynced = {at: data for at, data in self._unsynced.items() if changes.get(at) is not data}
 
     def close(self) -> None:
         """Close the file."""

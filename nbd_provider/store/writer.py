@@ -1,74 +1,35 @@
-"""The one writer of a volume's shadow storage: cuts, copy-out before overwrite, deletion, recovery after a crash."""
+"""The one writer of a volume's shadow storage: cuts, deletion, losses, recovery after a crash."""
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO
-from uuid import UUID, uuid4
+from threading import RLock
+from uuid import UUID
 
-from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store import copy_out, layout
+from shadowset.nbd_provider.store.create import create_storage, new_head, put_in_place
 from shadowset.nbd_provider.store.files import Segments, Words, read_header, storage_error, sync_directory
 from shadowset.nbd_provider.store.reclaim import Reclaimer
 from shadowset.nbd_provider.store.recovery import boot_id, rebuild
-from shadowset.nbd_provider.store.room import COPY_LOST, FULL, Event, Room, WriteRefused, used_bytes, victim
+from shadowset.nbd_provider.store.room import COPY_LOST, Event, Room, used_bytes
 from shadowset.nbd_provider.store.settings import NO_MARK, Limits, OriginMark, Policy
 from shadowset.nbd_provider.store.table import CopyTable
 from shadowset.vss.codes import Code, VssError
 
 log = logging.getLogger(__name__)
 
-BATCH_CHUNKS = 256
-GROWTH_SLOTS = 256
-
-
-def create_storage(storage: str, size: int, chunk_size: int, capacity: int = layout.DEFAULT_CAPACITY) -> None:
-    """Make an empty shadow storage for a volume of ``size`` bytes in a new or empty directory."""
-    if not layout.MIN_CHUNK_SIZE <= chunk_size <= layout.MAX_CHUNK_SIZE or chunk_size & (chunk_size - 1):
-        raise VssError(
-            Code.E_INVALIDARG,
-            f"chunk size {chunk_size} is no power of two between {layout.MIN_CHUNK_SIZE} and {layout.MAX_CHUNK_SIZE}",
-        )
-    os.makedirs(f"{storage}/segments", mode=0o700, exist_ok=True)
-    make_head(storage, layout.chunk_count(size, chunk_size)).close()
-    header = layout.Header(chunk_size, size, capacity, uuid4(), boot_id(), True, 0, 0)
-    temporary = f"{storage}/table.new"
-    with private_file(temporary) as file:
-        file.write(header.pack())
-        file.truncate(layout.table_size(capacity))
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(temporary, f"{storage}/table")
-    sync_directory(storage)
-
-
-def private_file(path: str) -> BinaryIO:
-    """A new file that only its owner reads: it holds, or leads to, data that was deleted from the volume."""
-    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
-
-
-def make_head(storage: str, chunks: int) -> Words:
-    """A ``head`` of zeros in place of the older one; opened before, so that whatever fails, one head is in use."""
-    temporary = f"{storage}/head.new"
-    with private_file(temporary) as file:
-        file.truncate(max(chunks, 1) * 8)
-        os.fsync(file.fileno())
-    head = Words(temporary, chunks, writable=True)
-    try:
-        os.rename(temporary, f"{storage}/head")
-    except OSError:
-        head.close()
-        raise
-    return head
-
 
 class ShadowStore:
-    """Shadow storage of the volume whose content ``origin_fd`` reads; all methods belong to one thread."""
+    """Shadow storage of the volume whose content ``origin_fd`` reads.
+
+    ``work`` is held by whatever writes the storage, also while it waits for the disk: one thing at a time. ``lock``
+    guards the table of copies, ``newest`` with ``durable``, and the exchange of ``head``; nobody waits for a sync while
+    holding it, so that a cut never waits. Who needs both takes ``work`` first.
+    """
 
     def __init__(
         self,
@@ -82,7 +43,10 @@ class ShadowStore:
         self.storage = storage
         self.volume_name = ""
         self.room = Room(storage)
+        self.work = RLock()
+        self.lock = RLock()
         self._origin = origin_fd
+        self._copy_out = copy_out.CopyOut(self, origin_fd)
         self._changed_since = changed_since
         self._lock = self._take_lock()
         try:
@@ -123,14 +87,13 @@ class ShadowStore:
         header.clean = False
         header.boot_id = boot_id()
         header.generation = max([header.generation, *(entry.number for entry in self.table.entries)])
-        self._next_slot = max(header.next_slot, self._used_end())
-        self._reserved_end = 0
-        self.garbage = bool(self._next_slot)
+        self._copy_out.start_at(max(header.next_slot, self._used_end()))
+        self.garbage = bool(self._copy_out.next_slot)
         self.newest = self.table.newest
         self.durable = self.table.durable
         self._write_header()
         self._remember_losses()
-        if not self.table.live and self._next_slot:
+        if not self.table.live and self._copy_out.next_slot:
             self.reset()
 
     def _check_size(self, header: layout.Header, size: int) -> None:
@@ -178,7 +141,7 @@ class ShadowStore:
                 self.table.set_state(entry, layout.STATE_DELETED)
             elif entry.state == layout.STATE_PENDING:
                 self.lose(entry, "the power was lost before what it takes from the origin was durable")
-        self._replace_head()
+        self._replace_head(new_head(self.storage, self.chunks))
         found = rebuild(self.storage, self.segments, self.head, self.header)
         self.header.generation = max(self.header.generation, found.newest)
         self.header.next_slot = 0
@@ -189,8 +152,9 @@ class ShadowStore:
         self.table.sync()
 
     def _write_header(self) -> None:
-        self.header.next_slot = self._next_slot
-        self.table.write_header()
+        with self.lock:
+            self.header.next_slot = self._copy_out.next_slot
+            self.table.write_header()
         self.table.sync()
 
     # ---- cuts ----
@@ -200,6 +164,10 @@ class ShadowStore:
 
         Errors: VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED, VSS_E_OBJECT_ALREADY_EXISTS, VSS_E_INSUFFICIENT_STORAGE.
         """
+        with self.lock:
+            return self._cut(copy_id, set_id, created_ns, persistent)
+
+    def _cut(self, copy_id: UUID, set_id: UUID, created_ns: int, persistent: bool) -> layout.Entry:
         number = self.header.generation + 1
         if number > layout.MAX_GENERATION:
             raise VssError(
@@ -208,7 +176,7 @@ class ShadowStore:
             )
         limits = self.header.settings.limits
         if limits.policy is not Policy.DELETE_OLDEST:
-            self.room.check_new_copy(limits, GROWTH_SLOTS * self._slot_size, self.volume_name)
+            self.room.check_new_copy(limits, copy_out.GROWTH_SLOTS * self.slot_size, self.volume_name)
         entry = layout.Entry(layout.STATE_PENDING, persistent, number, created_ns, self.header.size, copy_id, set_id)
         self.header.generation = number
         self.table.write_header()
@@ -224,22 +192,28 @@ class ShadowStore:
         entry = self.table.find(copy_id)
         if entry.persistent:
             os.fdatasync(self._origin)
-        if entry.state == layout.STATE_PENDING:
-            self.table.set_state(entry, layout.STATE_CREATED)
-        if entry.persistent:
-            self._write_header()
+        with self.work:
+            with self.lock:
+                if entry.state == layout.STATE_PENDING:
+                    self.table.set_state(entry, layout.STATE_CREATED)
+            if entry.persistent:
+                self._write_header()
 
     def delete(self, copy_id: UUID, force: bool = False) -> None:
         """Delete a copy; its space comes back through ``reclaim``.
 
         Errors: VSS_E_OBJECT_NOT_FOUND, VSS_E_BAD_STATE when it is held and ``force`` is not given.
         """
-        entry = self.table.find(copy_id)
+        with self.work:
+            self._delete(self.table.find(copy_id), force)
+
+    def _delete(self, entry: layout.Entry, force: bool) -> None:
         if not force and entry.state in layout.LIVE_STATES and entry.hold_until_ns > time.time_ns():
             until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.hold_until_ns // 10**9))
-            message = f"shadow copy {copy_id} is held until {until}; end its hold first, or delete it with force"
+            message = f"shadow copy {entry.copy_id} is held until {until}; end its hold first, or delete it with force"
             raise VssError(Code.VSS_E_BAD_STATE, message)
-        self.table.set_state(entry, layout.STATE_DELETED)
+        with self.lock:
+            self.table.set_state(entry, layout.STATE_DELETED)
         if entry.persistent:
             self.table.sync()
         self._update()
@@ -249,8 +223,9 @@ class ShadowStore:
 
     def configure(self, limits: Limits) -> None:
         """Other limits from now on; they are durable when this returns. Errors: OSError."""
-        self.header.settings.limits = limits
-        self._write_header()
+        with self.work:
+            self.header.settings.limits = limits
+            self._write_header()
 
     def set_copy(self, copy_id: UUID, priority: int | None, hold_until_ns: int | None) -> None:
         """Change a copy's priority (0 to 255) and retention. Errors: VSS_E_OBJECT_NOT_FOUND, E_INVALIDARG."""
@@ -259,60 +234,85 @@ class ShadowStore:
             raise VssError(Code.E_INVALIDARG, f"{priority} is no priority of a shadow copy; give 0 to 255")
         if hold_until_ns is not None and not 0 <= hold_until_ns < 1 << 63:
             raise VssError(Code.E_INVALIDARG, f"{hold_until_ns} is no time; give nanoseconds since 1970, 0 for no hold")
-        entry.priority = entry.priority if priority is None else priority
-        entry.hold_until_ns = entry.hold_until_ns if hold_until_ns is None else hold_until_ns
-        self.table.update(entry)
-        self.table.sync()
+        with self.work:
+            with self.lock:
+                entry.priority = entry.priority if priority is None else priority
+                entry.hold_until_ns = entry.hold_until_ns if hold_until_ns is None else hold_until_ns
+                self.table.update(entry)
+            self.table.sync()
 
     def lose(self, entry: layout.Entry, reason: str, cause: int = layout.CAUSE_ERROR) -> Event:
-        """Give a copy up because its old data cannot be kept; the live volume goes on."""
+        """Give a copy up because its old data cannot be kept; the live volume goes on.
+
+        Durable first and only then in effect: once ``newest`` is lower the origin may change, and a copy that was back
+        after a power loss would be wrong.
+        """
         before = entry.cause, entry.lost_ns
         entry.cause, entry.lost_ns = cause, time.time_ns()
         try:
-            self.table.set_state(entry, layout.STATE_LOST)
+            with self.lock:
+                self.table.set_state(entry, layout.STATE_LOST)
         except OSError:
             entry.cause, entry.lost_ns = before
             raise
+        if entry.persistent and not (self._synced() or self._synced()):
+            log.error("that shadow copy %s is lost could not be made durable; it is tried again", entry.copy_id)
         self._update()
-        if entry.persistent:
-            self._sync_loss(entry)
         message = f"shadow copy {entry.copy_id} (generation {entry.number}) is lost: {reason}"
         return self.room.add(COPY_LOST, message, entry)
 
-    def _sync_loss(self, entry: layout.Entry) -> None:
-        """Make the loss durable before the origin changes, or the copy would be back after a power loss, and wrong."""
+    def _synced(self) -> bool:
         try:
             self.table.sync()
         except OSError as error:
-            log.error("that shadow copy %s is lost could not be made durable: %s", entry.copy_id, error)
+            log.error("shadow storage %s: its table could not be made durable: %s", self.storage, error)
+            return False
+        return True
 
     def _update(self) -> None:
-        self.newest = self.table.newest
-        self.durable = self.table.durable
+        with self.lock:
+            self.newest = self.table.newest
+            self.durable = self.table.durable
 
     def reset(self) -> None:
-        """Without any living copy all slots are garbage: start afresh. Readers of old files keep them open."""
-        self._replace_head()
-        self.segments.close()
-        self.segments = Segments(self.storage, self.chunk_size, writable=True)
-        self._reserved_end = 0
-        for name in os.listdir(f"{self.storage}/segments"):
-            os.unlink(f"{self.storage}/segments/{name}")
-        self._next_slot = 0
-        self.garbage = False
-        self._write_header()
+        """Without any living copy all slots are garbage: start afresh. Readers of old files keep them open.
 
-    def _replace_head(self) -> None:
-        old, self.head = self.head, make_head(self.storage, self.chunks)
+        Does nothing when a cut was made meanwhile, whose readers may have opened the old files already.
+        """
+        with self.work:
+            if not self._replace_head(new_head(self.storage, self.chunks), only_unused=True):
+                self.garbage = True
+                return
+            self.segments.close()
+            self.segments = Segments(self.storage, self.chunk_size, writable=True)
+            self._copy_out.start_at(self._copy_out.next_slot)
+            for name in os.listdir(f"{self.storage}/segments"):
+                os.unlink(f"{self.storage}/segments/{name}")
+            self._copy_out.start_at(0)
+            self.garbage = False
+            self._write_header()
+
+    def _replace_head(self, head: Words, only_unused: bool = False) -> bool:
+        """Whether ``head`` is in use now; a cut cannot come between the look at the copies and the exchange."""
+        with self.lock:
+            if only_unused and self.table.live:
+                head.close()
+                return False
+            put_in_place(self.storage, head)
+            old, self.head = self.head, head
         old.close()
         sync_directory(self.storage)
+        return True
 
     def grow(self, size: int) -> None:
         """The volume has ``size`` bytes from now on, more than before; its copies keep theirs. Errors: OSError.
 
         ``head`` is as long as the size says at every moment, since readers map it as long as the header says.
         """
-        chunks = layout.chunk_count(size, self.chunk_size)
+        with self.work:
+            self._grow(size, layout.chunk_count(size, self.chunk_size))
+
+    def _grow(self, size: int, chunks: int) -> None:
         path = f"{self.storage}/head"
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -320,10 +320,11 @@ class ShadowStore:
             os.fsync(fd)
         finally:
             os.close(fd)
-        self.head.enlarge(chunks)
-        self.chunks = chunks
         log.info("the volume of shadow storage %s grew from %d to %d bytes", self.storage, self.header.size, size)
-        self.header.size = size
+        with self.lock:
+            self.head.enlarge(chunks)
+            self.chunks = chunks
+            self.header.size = size
         self._write_header()
 
     # ---- the write path ----
@@ -334,26 +335,29 @@ class ShadowStore:
         A copy whose old data cannot be kept is lost and reported, the live volume goes on. Errors: OSError when no
         copy may be lost, by the policy protect-copies or because all that live are held; then nothing may be written.
         """
-        newest = self.newest
-        if not newest:
+        if not self.newest:
             return
-        need = self._needed(ranges, newest << layout.SLOT_BITS)
-        if need:
-            self._copy_out(sorted(need))
+        if self.missing(ranges):
+            with self.work:
+                if self.table.in_doubt:
+                    self._synced()
+                self._copy_out.copy(sorted(self.missing(ranges)))
 
-    def _needed(self, ranges: Sequence[tuple[int, int]], limit: int) -> set[int]:
-        """Chunks of the ranges whose head word is below ``limit``."""
-        shift, view = self._shift, self.head.view
+    def missing(self, ranges: Sequence[tuple[int, int]]) -> set[int]:
+        """Chunks of the ranges whose old content the newest copy takes from the origin."""
+        shift = self._shift
         need: set[int] = set()
-        for offset, length in ranges:
-            first = offset >> shift
-            last = (offset + length - 1) >> shift
-            if first == last:
-                if view[first] < limit:
-                    need.add(first)
-            else:
-                words = view[first : last + 1]
-                need.update(chunk for chunk, word in enumerate(words, first) if word < limit)
+        with self.lock:
+            limit, view = self.newest << layout.SLOT_BITS, self.head.view
+            for offset, length in ranges:
+                first = offset >> shift
+                last = (offset + length - 1) >> shift
+                if first == last:
+                    if view[first] < limit:
+                        need.add(first)
+                else:
+                    words = view[first : last + 1].tolist()
+                    need.update(chunk for chunk, word in enumerate(words, first) if word < limit)
         return need
 
     def preserved(self, offset: int, length: int) -> list[tuple[int, int]]:
@@ -361,45 +365,16 @@ class ShadowStore:
         if not self.newest:
             return [(offset, length)]
         size, end = self.chunk_size, offset + length
-        limit = self.newest << layout.SLOT_BITS
         first, last = offset // size, (end - 1) // size
-        free = [chunk for chunk, word in enumerate(self.head.view[first : last + 1], first) if word >= limit]
+        with self.lock:
+            limit, words = self.newest << layout.SLOT_BITS, self.head.view[first : last + 1].tolist()
         parts = []
-        for run in layout.runs(free):
+        for run in layout.runs([chunk for chunk, word in enumerate(words, first) if word >= limit]):
             start = max(offset, run[0] * size)
             parts.append((start, min(end, (run[-1] + 1) * size) - start))
         return parts
 
-    def _copy_out(self, chunks: list[int]) -> None:
-        for start in range(0, len(chunks), BATCH_CHUNKS):
-            batch = chunks[start : start + BATCH_CHUNKS]
-            while self.newest and batch:
-                try:
-                    self._copy_batch(batch)
-                    break
-                except (OSError, EOFError) as error:
-                    full = getattr(error, "errno", None) in FULL
-                    if not (full and self.garbage and self._make_room()):
-                        self._lose_one(error, layout.CAUSE_FULL if full else layout.CAUSE_ERROR)
-                        limit = self.newest << layout.SLOT_BITS  # lower when the newest was lost
-                        batch = [chunk for chunk in batch if self.head.view[chunk] < limit]
-
-    def _lose_one(self, error: OSError | EOFError, cause: int) -> None:
-        """Lose the copy that counts least. Errors: WriteRefused when none may be lost, OSError."""
-        protected = self.header.settings.limits.policy is Policy.PROTECT_COPIES
-        entry = None if protected else victim(self.table.entries, time.time_ns())
-        if entry is None:
-            self.room.refused(str(error))
-            number = getattr(error, "errno", None) or errno.EIO
-            raise WriteRefused(number, getattr(error, "strerror", None) or str(error)) from error
-        event = self.lose(entry, f"its old data cannot be kept in {self.storage}: {error}", cause)
-        event.freed = entry.lost_bytes = self._make_room()
-        try:
-            self.table.update(entry)
-        except OSError as problem:
-            log.error("how much the loss of %s gave back cannot be noted: %s", entry.copy_id, problem)
-
-    def _make_room(self) -> int:
+    def make_room(self) -> int:
         """Give back what nobody needs; returns the bytes on disk that it brought, 0 when it could not."""
         before = self.used
         self._give_back()
@@ -418,71 +393,22 @@ class ShadowStore:
     def reclaim(self) -> Iterator[int]:
         """Free the space that no living copy needs, a little at each step; yields the bytes freed by the step."""
         self.garbage = False
-        segments = self.segments
-        for freed in Reclaimer(segments, self.head, self.table, self._next_slot, self.chunk_size).steps():
-            yield freed
-            if self.segments is not segments:  # all slots went at once meanwhile
+        files = self.segments, self.head
+        steps = Reclaimer(*files, self.table, self._copy_out.next_slot, self.chunk_size).steps()
+        while True:
+            with self.work:
+                if (self.segments, self.head) != files:  # all slots went at once meanwhile
+                    return
+                freed = next(steps, None)
+            if freed is None:
                 return
-
-    def _copy_batch(self, chunks: list[int]) -> None:
-        """Old data into consecutive slots with few system calls, then records, then (durable) sync, then head."""
-        first = self._reserve(len(chunks))
-        for chunk in chunks:
-            self.head.reserve(chunk)
-        size = self.chunk_size
-        data: list[bytes] = []
-        for run in layout.runs(chunks):
-            content = self._read_origin(run[0] * size, len(run) * size)
-            data.extend(content[i : i + size] for i in range(0, len(content), size))
-        number, record, position = layout.slot_position(first, size)
-        segment = self.segments.get(number)
-        if os.pwritev(segment.fd, data, position) != len(chunks) * size:
-            raise OSError(28, "short write")
-        label = self.newest
-        view = self.head.view
-        flags = layout.FLAG_USED | (layout.FLAG_DURABLE if self.durable else 0)
-        records = bytearray()
-        for index, chunk in enumerate(chunks):
-            crc = zlib.crc32(data[index]) if self.durable else 0
-            records += layout.SLOT_RECORD.pack(chunk, view[chunk], label << 32 | index, flags, crc)
-        segment.records[record : record + len(records)] = bytes(records)
-        self._next_slot = first + len(chunks)
-        if self.durable:
-            os.fdatasync(segment.fd)
-        word = layout.pack_head(label, first)
-        for index, chunk in enumerate(chunks):
-            view[chunk] = word + index
-
-    def _read_origin(self, offset: int, length: int) -> bytes:
-        content = os.pread(self._origin, length, offset)
-        if len(content) == length:
-            return content
-        if offset + len(content) < self.header.size:
-            rest = os.pread(self._origin, length - len(content), offset + len(content))
-            content += rest
-        if offset + len(content) < min(offset + length, self.header.size):
-            raise EOFError(f"the origin ends at byte {offset + len(content)}")
-        return content.ljust(length, b"\0")
-
-    def _reserve(self, count: int) -> int:
-        """Consecutive slots in one segment with disk space behind them and behind their words. Errors: OSError."""
-        first = self._next_slot
-        if first // layout.SEGMENT_SLOTS != (first + count - 1) // layout.SEGMENT_SLOTS:
-            first = (first // layout.SEGMENT_SLOTS + 1) * layout.SEGMENT_SLOTS
-        if first + count > self._reserved_end or first != self._next_slot:
-            number, record, position = layout.slot_position(first, self.chunk_size)
-            ahead = min(max(count, GROWTH_SLOTS), layout.SEGMENT_SLOTS - first % layout.SEGMENT_SLOTS)
-            fd = self.segments.get(number).fd
-            ahead = self.room.slots(self.header.settings.limits, ahead, count, self._slot_size)
-            os.posix_fallocate(fd, record, ahead * layout.SLOT_RECORD_SIZE)
-            os.posix_fallocate(fd, position, ahead * self.chunk_size)
-            self._reserved_end = first + ahead
-        return first
+            yield freed
 
     # ---- figures and end ----
 
     @property
-    def _slot_size(self) -> int:
+    def slot_size(self) -> int:
+        """Bytes that a slot takes with its record."""
         return self.chunk_size + layout.SLOT_RECORD_SIZE
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shadowset.nbd_provider.store import layout, writer
+from shadowset.nbd_provider.store import copy_out, layout
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -37,5 +37,5 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Segments of 256 slots, so that tests fill several of them."""
     monkeypatch.setattr(layout, "SEGMENT_SLOTS", 256)
     monkeypatch.setattr(layout, "SEGMENT_DATA", 256 * layout.SLOT_RECORD_SIZE)
-    monkeypatch.setattr(writer, "BATCH_CHUNKS", 40)
-    monkeypatch.setattr(writer, "GROWTH_SLOTS", 16)
+    monkeypatch.setattr(copy_out, "BATCH_CHUNKS", 40)
+    monkeypatch.setattr(copy_out, "GROWTH_SLOTS", 16)

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from crash_disk import abandon
 
-from shadowset.nbd_provider.store import layout, reclaim, writer
+from shadowset.nbd_provider.store import create, layout, reclaim
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.volume import Volume
 from shadowset.vss.codes import VssError
@@ -190,7 +190,7 @@ class Run:
 def test_every_call_fails_in_turn(
     memory_directory: str, small_segments: None, monkeypatch: pytest.MonkeyPatch, how: str, where: str
 ) -> None:
-    monkeypatch.setattr(writer.create_storage, "__defaults__", (16,))
+    monkeypatch.setattr(create.create_storage, "__defaults__", (16,))
     logging.disable(logging.CRITICAL)
     errors = nth = 0
     try:

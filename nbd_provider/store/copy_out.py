@@ -1,0 +1,131 @@
+"""Copy-out: the old content of chunks goes into slots before the origin changes, and what happens when it cannot."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.files import write_all
+from shadowset.nbd_provider.store.room import FULL, WriteRefused, victim
+from shadowset.nbd_provider.store.settings import Policy
+
+if TYPE_CHECKING:
+    from shadowset.nbd_provider.store.writer import ShadowStore
+
+log = logging.getLogger(__name__)
+
+BATCH_CHUNKS: Final = 256
+GROWTH_SLOTS: Final = 256
+
+
+class CopyOut:
+    """Takes the slots of one store, one after the other; its owner lets one thread at a time in (``store.work``)."""
+
+    def __init__(self, store: ShadowStore, origin_fd: int) -> None:
+        self._store = store
+        self._origin = origin_fd
+        self.next_slot = 0
+        self._reserved_end = 0
+
+    def start_at(self, slot: int) -> None:
+        """Take slots from here on; no disk space is behind them yet."""
+        self.next_slot, self._reserved_end = slot, 0
+
+    def copy(self, chunks: list[int]) -> None:
+        """Copy out sorted chunks, losing copies where that must be. Errors: WriteRefused, OSError."""
+        store = self._store
+        for start in range(0, len(chunks), BATCH_CHUNKS):
+            batch = chunks[start : start + BATCH_CHUNKS]
+            while store.newest and batch:
+                try:
+                    self._batch(batch)
+                    break
+                except (OSError, EOFError) as error:
+                    full = getattr(error, "errno", None) in FULL
+                    if not (full and store.garbage and store.make_room()):
+                        self._lose_one(error, layout.CAUSE_FULL if full else layout.CAUSE_ERROR)
+                        limit = store.newest << layout.SLOT_BITS  # lower when the newest was lost
+                        batch = [chunk for chunk in batch if store.head.view[chunk] < limit]
+
+    def _lose_one(self, error: OSError | EOFError, cause: int) -> None:
+        """Lose the copy that counts least. Errors: WriteRefused when none may be lost, OSError."""
+        store = self._store
+        protected = store.header.settings.limits.policy is Policy.PROTECT_COPIES
+        entry = None if protected else victim(store.table.entries, time.time_ns())
+        if entry is None:
+            store.room.refused(str(error))
+            number = getattr(error, "errno", None) or errno.EIO
+            raise WriteRefused(number, getattr(error, "strerror", None) or str(error)) from error
+        event = store.lose(entry, f"its old data cannot be kept in {store.storage}: {error}", cause)
+        event.freed = entry.lost_bytes = store.make_room()
+        try:
+            store.table.update(entry)
+        except OSError as problem:
+            log.error("how much the loss of %s gave back cannot be noted: %s", entry.copy_id, problem)
+
+    def _batch(self, chunks: list[int]) -> None:
+        """Old data into consecutive slots with few system calls, then records, then (durable) sync, then head.
+
+        A cut that comes meanwhile changes nothing: the label stays; writers look at the chunks again.
+        """
+        store = self._store
+        with store.lock:
+            label, durable = store.newest, store.durable
+        first = self._reserve(len(chunks))
+        for chunk in chunks:
+            store.head.reserve(chunk)
+        size = store.chunk_size
+        data: list[bytes] = []
+        for run in layout.runs(chunks):
+            content = self._read_origin(run[0] * size, len(run) * size)
+            data.extend(content[i : i + size] for i in range(0, len(content), size))
+        number, record, position = layout.slot_position(first, size)
+        segment = store.segments.get(number)
+        if os.pwritev(segment.fd, data, position) != len(chunks) * size:
+            raise OSError(errno.ENOSPC, "short write")
+        view = store.head.view
+        flags = layout.FLAG_USED | (layout.FLAG_DURABLE if durable else 0)
+        records = bytearray()
+        for index, chunk in enumerate(chunks):
+            crc = zlib.crc32(data[index]) if durable else 0
+            records += layout.SLOT_RECORD.pack(chunk, view[chunk], label << 32 | index, flags, crc)
+        write_all(segment.fd, records, record)
+        self.next_slot = first + len(chunks)
+        if durable:
+            os.fdatasync(segment.fd)
+        word = layout.pack_head(label, first)
+        for index, chunk in enumerate(chunks):
+            view[chunk] = word + index
+
+    def _read_origin(self, offset: int, length: int) -> bytes:
+        content = os.pread(self._origin, length, offset)
+        if len(content) == length:
+            return content
+        size = self._store.header.size
+        if offset + len(content) < size:
+            rest = os.pread(self._origin, length - len(content), offset + len(content))
+            content += rest
+        if offset + len(content) < min(offset + length, size):
+            raise EOFError(f"the origin ends at byte {offset + len(content)}")
+        return content.ljust(length, b"\0")
+
+    def _reserve(self, count: int) -> int:
+        """Consecutive slots in one segment with disk space behind them and behind their words. Errors: OSError."""
+        store = self._store
+        first = self.next_slot
+        if first // layout.SEGMENT_SLOTS != (first + count - 1) // layout.SEGMENT_SLOTS:
+            first = (first // layout.SEGMENT_SLOTS + 1) * layout.SEGMENT_SLOTS
+        if first + count > self._reserved_end or first != self.next_slot:
+            number, record, position = layout.slot_position(first, store.chunk_size)
+            ahead = min(max(count, GROWTH_SLOTS), layout.SEGMENT_SLOTS - first % layout.SEGMENT_SLOTS)
+            fd = store.segments.get(number).fd
+            ahead = store.room.slots(store.header.settings.limits, ahead, count, store.slot_size)
+            os.posix_fallocate(fd, record, ahead * layout.SLOT_RECORD_SIZE)
+            os.posix_fallocate(fd, position, ahead * store.chunk_size)
+            self._reserved_end = first + ahead
+        return first

@@ -1,0 +1,57 @@
+"""New files of a shadow storage."""
+
+from __future__ import annotations
+
+import os
+from typing import BinaryIO
+from uuid import uuid4
+
+from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.files import Words, sync_directory
+from shadowset.nbd_provider.store.recovery import boot_id
+from shadowset.vss.codes import Code, VssError
+
+
+def create_storage(storage: str, size: int, chunk_size: int, capacity: int = layout.DEFAULT_CAPACITY) -> None:
+    """Make an empty shadow storage for a volume of ``size`` bytes in a new or empty directory."""
+    if not layout.MIN_CHUNK_SIZE <= chunk_size <= layout.MAX_CHUNK_SIZE or chunk_size & (chunk_size - 1):
+        raise VssError(
+            Code.E_INVALIDARG,
+            f"chunk size {chunk_size} is no power of two between {layout.MIN_CHUNK_SIZE} and {layout.MAX_CHUNK_SIZE}",
+        )
+    os.makedirs(f"{storage}/segments", mode=0o700, exist_ok=True)
+    head = new_head(storage, layout.chunk_count(size, chunk_size))
+    put_in_place(storage, head)
+    head.close()
+    header = layout.Header(chunk_size, size, capacity, uuid4(), boot_id(), True, 0, 0)
+    temporary = f"{storage}/table.new"
+    with private_file(temporary) as file:
+        file.write(header.pack())
+        file.truncate(layout.table_size(capacity))
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, f"{storage}/table")
+    sync_directory(storage)
+
+
+def private_file(path: str) -> BinaryIO:
+    """A new file that only its owner reads: it holds, or leads to, data that was deleted from the volume."""
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb")
+
+
+def new_head(storage: str, chunks: int) -> Words:
+    """A durable ``head.new`` of zeros, opened before it takes its place, so that whatever fails, one head is in use."""
+    temporary = f"{storage}/head.new"
+    with private_file(temporary) as file:
+        file.truncate(max(chunks, 1) * 8)
+        os.fsync(file.fileno())
+    return Words(temporary, chunks, writable=True)
+
+
+def put_in_place(storage: str, head: Words) -> None:
+    """Let ``head`` be what readers open from now on. Errors: OSError, and the new one is closed."""
+    try:
+        os.rename(f"{storage}/head.new", f"{storage}/head")
+    except OSError:
+        head.close()
+        raise
