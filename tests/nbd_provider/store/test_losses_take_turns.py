@@ -21,7 +21,7 @@ SET = UUID(int=99)
 
 
 class Place:
-    """A store, and what its table's descriptor goes through while ``failing`` syncs of it fail and ``refusals`` slots."""
+    """A store whose next ``refusals`` slots and ``failing`` table syncs fail, and what its table goes through."""
 
     def __init__(self, directory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.origin, self.storage = f"{directory}/origin", f"{directory}/storage"
