@@ -45,14 +45,16 @@ def validate_metadata(metadata: WriterMetadata) -> list[str]:
     ]
 
 
-def _unknown_bits(value: int, known: type[BackupSchema] | type[ComponentFlag] | type[FileSetMask]) -> int:
+def unknown_bits(value: int, known: type[BackupSchema] | type[ComponentFlag] | type[FileSetMask]) -> int:
+    """The bits of a value that are no flag."""
     mask = 0
     for flag in known:
         mask |= flag.value
     return value & ~mask
 
 
-def _text(what: str, text: str) -> Iterator[str]:
+def text_faults(what: str, text: str) -> Iterator[str]:
+    """What is wrong with a text that goes into a document."""
     bad = forbidden_character(text)
     if bad:
         yield f"{what} holds the character {bad}, which no XML document can hold; take it out"
@@ -65,14 +67,14 @@ def _identity(metadata: WriterMetadata) -> Iterator[str]:
         yield f"the instance id {metadata.instance_id!r} is not a GUID; make a new one at each start"
     if not metadata.name.strip():
         yield "the writer has no name; give it one that tools can show"
-    yield from _text("the writer's name", metadata.name)
-    yield from _text("the writer's instance name", metadata.instance_name)
+    yield from text_faults("the writer's name", metadata.name)
+    yield from text_faults("the writer's instance name", metadata.instance_name)
     if metadata.major_version < 1 or metadata.minor_version < 0:
         version = f"{metadata.major_version}.{metadata.minor_version}"
         yield f"the writer's version {version} is below 1.0; start with 1.0"
     if metadata.freeze_timeout_ms <= 0:
         yield f"the freeze window of {metadata.freeze_timeout_ms} ms leaves no time; give the longest it can take"
-    if _unknown_bits(metadata.backup_schema, BackupSchema):
+    if unknown_bits(metadata.backup_schema, BackupSchema):
         yield f"the backup schema {metadata.backup_schema:#x} has bits that VSS does not know; clear them"
 
 
@@ -86,8 +88,8 @@ def _restore_method(metadata: WriterMetadata) -> Iterator[str]:
         yield f"the restore method {method.method.name} needs a service to stop and start; name it"
     if method.method == RestoreMethodType.RESTORE_TO_ALTERNATE_LOCATION and not metadata.alternate_location_mappings:
         yield "the restore method RESTORE_TO_ALTERNATE_LOCATION needs an alternate location mapping; add one"
-    yield from _text("the restore method's service", method.service)
-    yield from _text("the restore method's user procedure", method.user_procedure)
+    yield from text_faults("the restore method's service", method.service)
+    yield from text_faults("the restore method's user procedure", method.user_procedure)
 
 
 def _names(metadata: WriterMetadata) -> Iterator[str]:
@@ -100,14 +102,15 @@ def _names(metadata: WriterMetadata) -> Iterator[str]:
 
 def _component(metadata: WriterMetadata, component: ComponentInfo) -> Iterator[str]:
     what = f"component {component.full_path!r}"
-    yield from _component_name(what, component)
+    yield from name_faults(what, component.logical_path, component.name)
+    yield from text_faults(f"the caption of {what}", component.caption)
     if component.type == ComponentType.UNDEFINED:
         yield f"{what} has an undefined type; make it a database or a file group"
     if component.type == ComponentType.DATABASE and component.files:
         yield f"{what} is a database and has file-group files; add them as database or log files"
     if component.type == ComponentType.FILEGROUP and (component.database_files or component.log_files):
         yield f"{what} is a file group and has database or log files; add them as file-group files"
-    if _unknown_bits(component.flags, ComponentFlag):
+    if unknown_bits(component.flags, ComponentFlag):
         yield f"{what} has flags {component.flags:#x} with bits that VSS does not know; clear them"
     for files in component.file_sets:
         yield from _file_set(what, files)
@@ -121,47 +124,49 @@ def _component(metadata: WriterMetadata, component: ComponentInfo) -> Iterator[s
             yield f"{what} depends {count} times on {dependency.component_name!r}; say it once"
 
 
-def _component_name(what: str, component: ComponentInfo) -> Iterator[str]:
-    path = component.logical_path
-    if not component.name.strip():
+def name_faults(what: str, path: str, name: str) -> Iterator[str]:
+    """What is wrong with a component's logical path and name."""
+    if not name.strip():
         yield f"a component with logical path {path!r} has no name; give it one"
-    if SEPARATOR in component.name or "/" in component.name:
-        yield f"{what} has a slash or backslash in its name {component.name!r}; put the path into the logical path"
+    if SEPARATOR in name or "/" in name:
+        yield f"{what} has a slash or backslash in its name {name!r}; put the path into the logical path"
     if "/" in path:
         yield f"{what} has a slash in its logical path; separate its elements with backslashes"
     if path and "" in path.split(SEPARATOR):
         yield f"{what} has an empty element in its logical path; write it without leading, trailing or double backslash"
     if len(path) > MAX_LOGICAL_PATH:
         yield f"{what[:60]}… has a logical path of {len(path)} characters; use at most {MAX_LOGICAL_PATH}"
-    for field, text in (("name", component.name), ("logical path", path), ("caption", component.caption)):
-        yield from _text(f"the {field} of {what}", text)
+    for field, text in (("name", name), ("logical path", path)):
+        yield from text_faults(f"the {field} of {what}", text)
 
 
-def _path(what: str, field: str, path: str) -> Iterator[str]:
+def path_faults(what: str, field: str, path: str) -> Iterator[str]:
+    """What is wrong with a path, which must be absolute or begin with a variable."""
     if not path:
         yield f"{what} has an empty {field}; give an absolute path"
     elif not is_absolute(path):
         yield f"{what} has the relative {field} {path!r}; give an absolute one or begin it with a variable"
     if ".." in path.split("/"):
         yield f"{what} has the {field} {path!r} with a .. element; write it without"
-    yield from _text(f"the {field} of {what}", path)
+    yield from text_faults(f"the {field} of {what}", path)
 
 
-def _pattern(what: str, filespec: str) -> Iterator[str]:
+def pattern_faults(what: str, filespec: str) -> Iterator[str]:
+    """What is wrong with a pattern of file names."""
     if not filespec:
         yield f"{what} has an empty file pattern; use * for all names"
     if "/" in filespec or SEPARATOR in filespec:
         yield f"{what} has a slash or backslash in the file pattern {filespec!r}; put directories into the path"
-    yield from _text(f"the file pattern of {what}", filespec)
+    yield from text_faults(f"the file pattern of {what}", filespec)
 
 
 def _file_set(what: str, files: FileSet) -> Iterator[str]:
     what = f"file set {files.path!r} {files.filespec!r} of {what}"
-    yield from _path(what, "path", files.path)
-    yield from _pattern(what, files.filespec)
+    yield from path_faults(what, "path", files.path)
+    yield from pattern_faults(what, files.filespec)
     if files.alternate_path:
-        yield from _path(what, "alternate path", files.alternate_path)
-    if _unknown_bits(files.mask, FileSetMask):
+        yield from path_faults(what, "alternate path", files.alternate_path)
+    if unknown_bits(files.mask, FileSetMask):
         yield f"{what} has a backup-type mask {files.mask:#x} with bits that VSS does not know; clear them"
 
 
@@ -173,7 +178,7 @@ def _dependency(metadata: WriterMetadata, what: str, dependency: Dependency) -> 
         yield f"{what} depends on a component without a name; name it"
     if not target.host and target.key.writer_id == guid_key(metadata.writer_id):
         yield f"{what} depends on {target.key.path!r} of its own writer; use logical paths to keep them together"
-    yield from _text(f"a dependency of {what}", dependency.logical_path + dependency.component_name)
+    yield from text_faults(f"a dependency of {what}", dependency.logical_path + dependency.component_name)
 
 
 def _shared_file_sets(metadata: WriterMetadata) -> Iterator[str]:
@@ -191,8 +196,8 @@ def _exclusions(metadata: WriterMetadata) -> Iterator[str]:
     for kind, excluded in (("backup", metadata.exclude_files), ("shadow copy", metadata.exclude_from_snapshot)):
         for files in excluded:
             what = f"the exclusion {files.path!r} {files.filespec!r} from the {kind}"
-            yield from _path(what, "path", files.path)
-            yield from _pattern(what, files.filespec)
+            yield from path_faults(what, "path", files.path)
+            yield from pattern_faults(what, files.filespec)
 
 
 def _mappings(metadata: WriterMetadata) -> Iterator[str]:
@@ -201,4 +206,4 @@ def _mappings(metadata: WriterMetadata) -> Iterator[str]:
         what = f"the alternate location mapping of {mapping.path!r} {mapping.filespec!r}"
         if (mapping.path, mapping.filespec, mapping.recursive) not in sources:
             yield f"{what} has a source that is no file set; repeat path, pattern and recursion of one exactly"
-        yield from _path(what, "alternate path", mapping.alternate_path)
+        yield from path_faults(what, "alternate path", mapping.alternate_path)

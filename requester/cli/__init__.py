@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         backup,
         create,
         delete,
+        documents,
         listing,
         mounts,
         providers,
@@ -89,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
         providers,
         backup,
         restore,
+        documents,
     ):
         module.register(commands)
     return top

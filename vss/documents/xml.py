@@ -173,19 +173,28 @@ def parse(document: str, source: str | bytes, tag: str, namespace: str) -> Node:
 
     ``document`` is what messages call it. Errors: VSS_E_CORRUPT_XML_DOCUMENT, VSS_E_INVALID_XML_DOCUMENT.
     """
-    try:
-        parser = DefusedXMLParser(target=_Tree(), encoding="utf-8", forbid_dtd=True)
-        parser.feed(_utf8(source))
-        root = parser.close()
-    except DefusedXmlException as error:
-        raise corrupt(document, "it brings a document type or entities, which are not accepted") from error
-    except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
-        raise corrupt(document, str(error)) from error
-    node = Node(document, namespace, root)
+    node = Node(document, namespace, _root(document, source))
     if node.tag != tag:
         node.refuse(f"its root element is {node.tag} and should be {tag}")
     node.choice("version", VERSIONS)
     return node
+
+
+def root_name(document: str, source: str | bytes) -> str:
+    """The name of a document's root element without its namespace. Errors: VSS_E_CORRUPT_XML_DOCUMENT."""
+    return _root(document, source).tag.rpartition("}")[2]
+
+
+def _root(document: str, source: str | bytes) -> ElementTree.Element:
+    try:
+        parser = DefusedXMLParser(target=_Tree(), encoding="utf-8", forbid_dtd=True)
+        parser.feed(_utf8(source))
+        root: ElementTree.Element = parser.close()
+    except DefusedXmlException as error:
+        raise corrupt(document, "it brings a document type or entities, which are not accepted") from error
+    except (ElementTree.ParseError, ValueError, LookupError, RecursionError) as error:
+        raise corrupt(document, str(error)) from error
+    return root
 
 
 class Node:
