@@ -86,9 +86,13 @@ class ControlClient:
             case m.Finish(copy_id=copy_id):
                 volume.store.finish(parse_id(copy_id))
             case m.Delete(copy_id=copy_id):
-                volume.store.delete(parse_id(copy_id), call.force)
+                volume.delete(copy_id, call.force)
             case m.SetCopy(copy_id=copy_id):
                 volume.store.set_copy(parse_id(copy_id), call.priority, call.hold_until_ns)
+            case m.Revert(copy_id=copy_id):
+                return volume.revert(copy_id)
+            case m.CancelRevert(force=force):
+                volume.reverter.cancel(force)
             case m.Stop():
                 self._stop()
         return None

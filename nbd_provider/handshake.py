@@ -40,6 +40,7 @@ class Negotiation:
         self._no_zeroes = False
         self._contexts: list[tuple[int, str]] = []
         self._contexts_of = b""
+        self._refusal = ""
         self.structured = False
         self.wants_tls = False
         self.secure = False
@@ -154,6 +155,7 @@ class Negotiation:
     # ---- exports ----
 
     def _find(self, name: bytes) -> Export | None:
+        self._refusal = ""
         if len(name) > p.MAXIMUM_NAME:
             return None
         try:
@@ -162,7 +164,13 @@ class Negotiation:
             return None
         except (VssError, OSError) as error:
             log.warning("the export %r cannot be opened: %s", name[:80], error)
+            self._refusal = str(error)
             return None
+
+    def _not_found(self, option: int) -> bytes:
+        if self._refusal:
+            return reply(option, p.REP_ERR_POLICY, self._refusal.encode())
+        return reply(option, p.REP_ERR_UNKNOWN, b"no export has this name; ask for the list")
 
     def _flags(self, export: Export) -> int:
         return export.flags | (p.FLAG_SEND_DF if self.structured else 0)
@@ -202,7 +210,7 @@ class Negotiation:
             return reply(option, p.REP_ERR_INVALID, b"the option's length does not fit its data")
         export = self._find(name)
         if export is None:
-            return reply(option, p.REP_ERR_UNKNOWN, b"no export has this name; ask for the list")
+            return self._not_found(option)
         answer = self._facts(option, export, wanted) + reply(option, p.REP_ACK)
         if option == p.OPT_GO:
             self._choose(export, name)
@@ -232,7 +240,7 @@ class Negotiation:
         name, queries = parsed
         export = self._find(name)
         if export is None:
-            return reply(option, p.REP_ERR_UNKNOWN, b"no export has this name; ask for the list")
+            return self._not_found(option)
         try:
             names = export.context_names()
         except (VssError, OSError) as error:

@@ -128,6 +128,7 @@ class LiveDirectory:
     """The one live volume, under its name and as the default."""
 
     def __init__(self, volume: Volume) -> None:
+        self._volume = volume
         self._export = LiveExport(volume)
 
     def names(self) -> list[str]:
@@ -135,5 +136,6 @@ class LiveDirectory:
         return [self._export.name]
 
     def find(self, name: str) -> LiveExport | None:
-        """The live volume."""
+        """The live volume. Errors: VSS_E_REVERT_IN_PROGRESS."""
+        self._volume.check_usable()
         return self._export if name in ("", self._export.name) else None

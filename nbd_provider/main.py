@@ -7,11 +7,11 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from shadowset import __version__
-from shadowset.nbd_provider import check_command
+from shadowset.nbd_provider import check_command, revert_command
 from shadowset.nbd_provider.control import ControlClient
 from shadowset.nbd_provider.listening import listen_unix, passed_socket
 from shadowset.nbd_provider.live_export import LiveDirectory
@@ -36,9 +36,13 @@ EXAMPLE = """example:
   nbdinfo nbd+unix:///data?socket=/run/data.sock
 
 other commands:
-  shadowset-provider check STORAGE    verify a shadow storage"""
+  shadowset-provider check STORAGE    verify a shadow storage
+  shadowset-provider revert STORAGE   take a volume that is not served back to a shadow copy"""
 
-COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {"check": check_command.main}
+COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
+    "check": check_command.main,
+    "revert": revert_command.main,
+}
 """Words in place of NAME; a volume of such a name is served when an option stands before it."""
 
 
@@ -121,10 +125,8 @@ def connect_gate(server: Server, volume: Volume) -> None:
 
     gate.opened.append(release_held)
 
-    def idle_work() -> Iterator[int] | None:
-        return volume.store.reclaim() if volume.store.garbage else None
-
-    server.idle_work = idle_work
+    server.idle_work = volume.idle_work
+    volume.clients = lambda: sum(not each.negotiating and not each.closed for each in server.connections())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from uuid import UUID
 
 from shadowset.nbd_provider.origin import Origin, device_stack
 from shadowset.nbd_provider.origin_mark import changed_since, take_mark
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import write_all
+from shadowset.nbd_provider.store.revert import Progress, Reverter
 from shadowset.nbd_provider.store.room import WriteRefused
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.provider_protocol import Committed, CopyInfo, EventInfo, Events, Held, Released, VolumeDescription
+from shadowset.vss.provider_protocol import (
+    Committed,
+    CopyInfo,
+    EventInfo,
+    Events,
+    Held,
+    Released,
+    RevertInfo,
+    VolumeDescription,
+)
 
 log = logging.getLogger(__name__)
 
@@ -110,11 +120,14 @@ class Volume:
         self.gate = Gate()
         self.nbd_socket = ""
         self.store.volume_name = name
+        self.reverter = Reverter(self.store, self.origin.fd)
+        self.clients: Callable[[], int] = lambda: 0
         self._refused = False
 
     def hold(self, owner: object, timeout_ms: int) -> Held:
         """Hold writes. Requests run to their end before the next is looked at, so none is under way here."""
         started = time.monotonic()
+        self.check_usable()
         self.gate.expire()
         self.gate.close(owner, timeout_ms)
         return Held(round((time.monotonic() - started) * 1000, 3))
@@ -129,6 +142,36 @@ class Volume:
         """Let writes flow."""
         self.gate.check(owner)
         return self.gate.open()
+
+    def delete(self, copy_id: str, force: bool) -> None:
+        """Delete a copy. Errors: as ``ShadowStore.delete``, VSS_E_REVERT_IN_PROGRESS for the target of a revert."""
+        if self.reverter.protects(parse_id(copy_id)):
+            message = f"volume {self.name} is being reverted to shadow copy {copy_id}; delete it when that is done"
+            raise VssError(Code.VSS_E_REVERT_IN_PROGRESS, message)
+        self.store.delete(parse_id(copy_id), force)
+
+    def revert(self, copy_id: str) -> RevertInfo:
+        """Start taking the volume back to a copy. Errors: as ``Reverter.begin``, VSS_E_VOLUME_IN_USE."""
+        clients = self.clients()
+        if clients:
+            message = f"volume {self.name} is in use by {clients} clients of its live export; detach it, then revert"
+            raise VssError(Code.VSS_E_VOLUME_IN_USE, message)
+        if self.gate.closed:
+            raise VssError(Code.VSS_E_BAD_STATE, f"writes to volume {self.name} are held for a shadow copy; try later")
+        return _revert_info(self.reverter.begin(parse_id(copy_id)))
+
+    def check_usable(self) -> None:
+        """Errors: VSS_E_REVERT_IN_PROGRESS while a revert is under way or has left a mixture behind."""
+        progress = self.reverter.progress
+        if progress is not None and self.reverter.blocks:
+            share = f"{progress.done} of {progress.total} bytes are done"
+            state = f"has stopped: {progress.reason}" if progress.reason else f"is under way, {share}"
+            message = f"volume {self.name}: the revert to shadow copy {progress.copy_id} {state}; try when it has ended"
+            raise VssError(Code.VSS_E_REVERT_IN_PROGRESS, message)
+
+    def idle_work(self) -> Iterator[int] | None:
+        """What is to be done between requests: a revert, then giving space back."""
+        return self.reverter.work() or (self.store.reclaim() if self.store.garbage else None)
 
     def describe(self) -> VolumeDescription:
         """The volume and its copies."""
@@ -149,6 +192,7 @@ class Volume:
             policy=limits.policy.text,
             warn_percent=limits.warn_percent,
             storage_available=self._available(),
+            revert=_revert_info(self.reverter.progress) if self.reverter.progress else None,
         )
 
     def _available(self) -> int:
@@ -209,6 +253,7 @@ class Volume:
     def close(self) -> None:
         """Make everything durable and close it."""
         self.gate.owner = None
+        self.reverter.close()
         self.flush()
         self.store.close(mark=take_mark(self.origin))
         self.origin.close()
@@ -222,6 +267,10 @@ def parse_id(text: str) -> UUID:
         raise VssError(
             Code.E_INVALIDARG, f"{text!r} is not a GUID; give one as 8-4-4-4-12 hexadecimal digits"
         ) from None
+
+
+def _revert_info(progress: Progress) -> RevertInfo:
+    return RevertInfo(str(progress.copy_id), progress.phase, progress.done, progress.total, progress.reason)
 
 
 def _copy_info(entry: layout.Entry) -> CopyInfo:

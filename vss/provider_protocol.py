@@ -36,6 +36,20 @@ class CopyInfo(msgspec.Struct):
     lost_bytes: int = 0
 
 
+class RevertInfo(msgspec.Struct):
+    """A revert that is not finished; ``done`` of ``total`` bytes are as in the copy.
+
+    ``phase`` is preparing (the volume is unchanged), writing, or stopped for ``reason``; then the same call again, or
+    the provider's next start, lets it go on.
+    """
+
+    copy_id: str
+    phase: str
+    done: int
+    total: int
+    reason: str = ""
+
+
 class VolumeDescription(msgspec.Struct):
     """A volume as its provider sees it; sizes in bytes."""
 
@@ -54,10 +68,14 @@ class VolumeDescription(msgspec.Struct):
     policy: str = "delete-oldest"
     warn_percent: int = 80
     storage_available: int = 0
+    revert: RevertInfo | None = None
 
 
 class EventInfo(msgspec.Struct):
-    """copy-lost, storage-warning or writes-refused; ``number`` counts up from 1 while the provider runs."""
+    """copy-lost, storage-warning, writes-refused, revert-started, revert-finished or revert-stopped.
+
+    ``number`` counts up from 1 while the provider runs.
+    """
 
     number: int
     time_ns: int
@@ -162,6 +180,28 @@ class SetCopy(Message, tag="set-copy"):
     hold_until_ns: int | None = None
 
 
+class Revert(Message, tag="revert"):
+    """Take the volume back to a copy; answered with RevertInfo as soon as it is under way. All copies stay as they are.
+
+    While it is under way nobody can use the live export, and no hold is given. Errors: VSS_E_OBJECT_NOT_FOUND,
+    VSS_E_BAD_STATE for a copy that is pending or lost or while writes are held, VSS_E_VOLUME_IN_USE while the live
+    export has clients, VSS_E_REVERT_IN_PROGRESS, VSS_E_INSUFFICIENT_STORAGE when newer copies could not be kept.
+    """
+
+    seq: int
+    copy_id: str
+
+
+class CancelRevert(Message, tag="cancel-revert"):
+    """End a revert that has not changed the volume; with ``force`` any, which leaves a mixture; answered with null.
+
+    Errors: VSS_E_BAD_STATE when none is under way, VSS_E_REVERT_IN_PROGRESS when it needs force.
+    """
+
+    seq: int
+    force: bool = False
+
+
 class ListEvents(Message, tag="list-events"):
     """Answered with Events."""
 
@@ -191,5 +231,18 @@ class Failed(Message, tag="failed"):
     message: str
 
 
-ToProvider = Describe | Hold | Commit | Release | Finish | Delete | Configure | SetCopy | ListEvents | Stop
+ToProvider = (
+    Describe
+    | Hold
+    | Commit
+    | Release
+    | Finish
+    | Delete
+    | Configure
+    | SetCopy
+    | Revert
+    | CancelRevert
+    | ListEvents
+    | Stop
+)
 FromProvider = Done | Failed

@@ -16,6 +16,7 @@ from shadowset.vss.codes import Code, VssError
 NEGOTIATION_TIMEOUT_S = 10.0
 
 _LONGEST_OPTION_REPLY = p.MAXIMUM_OPTION
+_LONGEST_REASON = 400
 REPLY_BYTES = p.SIMPLE_REPLY.size
 
 _REFUSALS = {
@@ -131,6 +132,7 @@ def _option_reply(stream: _Stream, path: str, name: str, infos: dict[int, bytes]
     payload = stream.receive(length)
     if kind & p.REP_ERROR_BIT:
         reason = _REFUSALS.get(kind, f"error {kind & ~p.REP_ERROR_BIT}")
+        reason += f" ({payload.decode(errors='replace')[:_LONGEST_REASON]})" if payload else ""
         raise NbdError(f'the NBD server at {path} refuses the export "{name}": {reason}')
     if kind == p.REP_INFO and length >= 2:
         infos[int.from_bytes(payload[:2], "big")] = payload[2:]

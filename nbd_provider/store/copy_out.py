@@ -55,7 +55,8 @@ class CopyOut:
     def _lose_one(self, error: OSError | EOFError, cause: int) -> None:
         """Lose the copy that counts least. Errors: WriteRefused when none may be lost, OSError."""
         store = self._store
-        protected = store.header.settings.limits.policy is Policy.PROTECT_COPIES
+        settings = store.header.settings  # a revert can wait for room, so it costs no copy
+        protected = settings.limits.policy is Policy.PROTECT_COPIES or settings.revert is not None
         entry = None if protected else victim(store.table.entries, time.time_ns())
         if entry is None:
             store.room.refused(str(error))

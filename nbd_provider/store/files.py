@@ -146,6 +146,22 @@ class Segments:
             number, index = divmod(slot, layout.SEGMENT_SLOTS)
             self.get(number).words[index * layout.SLOT_WORDS + layout.WORD_CHUNK] = layout.FREE_CHUNK
 
+    def flags(self, slot: int) -> int:
+        """The slot's flags in the lower 32 bits, the checksum of its data in the upper ones."""
+        number, index = divmod(slot, layout.SEGMENT_SLOTS)
+        word: int = self.get(number).words[index * layout.SLOT_WORDS + layout.WORD_FLAGS]
+        return word
+
+    def set_flags(self, slot: int, word: int) -> None:
+        """Change flags and checksum of a slot in one aligned store."""
+        number, index = divmod(slot, layout.SEGMENT_SLOTS)
+        self.get(number).words[index * layout.SLOT_WORDS + layout.WORD_FLAGS] = word
+
+    def sync(self) -> None:
+        """Make all segments that there are durable. Errors: OSError."""
+        for name in os.listdir(f"{self._storage}/segments"):
+            os.fdatasync(self.get(int(name, 16)).fd)
+
     def exists(self, number: int) -> bool:
         """Whether the segment's file is there."""
         return number in self._open or os.path.exists(f"{self._storage}/{layout.segment_name(number)}")

@@ -22,6 +22,10 @@ MAX_EVENTS: Final = 1024
 COPY_LOST: Final = "copy-lost"
 STORAGE_WARNING: Final = "storage-warning"
 WRITES_REFUSED: Final = "writes-refused"
+REVERT_STARTED: Final = "revert-started"
+REVERT_FINISHED: Final = "revert-finished"
+REVERT_STOPPED: Final = "revert-stopped"
+LEVELS: Final = {STORAGE_WARNING: logging.WARNING, REVERT_STARTED: logging.INFO, REVERT_FINISHED: logging.INFO}
 
 
 class WriteRefused(OSError):
@@ -104,7 +108,7 @@ class Room:
         if entry is not None:
             event.copy_id, event.cause = str(entry.copy_id), layout.CAUSES[entry.cause]
             event.time_ns, event.freed = entry.lost_ns, entry.lost_bytes
-        log.log(logging.WARNING if kind == STORAGE_WARNING else logging.ERROR, "%s", message)
+        log.log(LEVELS.get(kind, logging.ERROR), "%s", message)
         self.events.append(event)
         return event
 

@@ -16,7 +16,7 @@ from shadowset.nbd_provider.store.files import Segments, Words, read_header, sto
 from shadowset.nbd_provider.store.reclaim import Reclaimer
 from shadowset.nbd_provider.store.recovery import boot_id, rebuild
 from shadowset.nbd_provider.store.room import COPY_LOST, Event, Room, used_bytes
-from shadowset.nbd_provider.store.settings import NO_MARK, Limits, OriginMark, Policy
+from shadowset.nbd_provider.store.settings import NO_MARK, Limits, OriginMark, Policy, Revert
 from shadowset.nbd_provider.store.table import CopyTable
 from shadowset.vss.codes import Code, VssError
 
@@ -227,6 +227,28 @@ class ShadowStore:
             self.header.settings.limits = limits
             self._write_header()
 
+    def set_revert(self, revert: Revert | None) -> None:
+        """Note durably that a revert is under way, or that none is. Errors: OSError."""
+        with self.work:
+            before, self.header.settings.revert = self.header.settings.revert, revert
+            try:
+                self._write_header()
+            except OSError:
+                self.header.settings.revert = before
+                raise
+
+    def make_persistent(self, entry: layout.Entry) -> None:
+        """A copy whose slots and origin are durable is persistent from now on. Errors: OSError."""
+        with self.work:
+            entry.persistent = True
+            try:
+                self.table.update(entry)
+            except OSError:
+                entry.persistent = False
+                raise
+            self._update()
+            self._write_header()
+
     def set_copy(self, copy_id: UUID, priority: int | None, hold_until_ns: int | None) -> None:
         """Change a copy's priority (0 to 255) and retention. Errors: VSS_E_OBJECT_NOT_FOUND, E_INVALIDARG."""
         entry = self.table.find(copy_id)
@@ -420,8 +442,7 @@ class ShadowStore:
         """Close the storage; a clean end spares the next start a recovery, and ``mark`` lets it check the origin."""
         if clean:
             self.head.sync()
-            for name in os.listdir(f"{self.storage}/segments"):
-                os.fdatasync(self.segments.get(int(name, 16)).fd)
+            self.segments.sync()
             self.header.clean = True
             self.header.settings.mark = mark
             self._write_header()

@@ -1,0 +1,75 @@
+"""``shadowset-provider revert``: takes a volume that no provider serves back to a shadow copy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from shadowset.nbd_provider.store.files import read_header
+from shadowset.nbd_provider.volume import Volume, parse_id
+from shadowset.vss.codes import Code, VssError
+
+TELL_SECONDS: Final = 1.0
+
+DESCRIPTION = """Take a volume that is not served back to a shadow copy. All shadow copies stay, so a revert to a newer
+one undoes it. A revert that was interrupted goes on: with this command, without --copy as well, or when the provider
+starts. Progress goes to standard error. Exit status: 0 when the volume is as the copy, 1 when it is not."""
+
+
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line after the word ``revert``."""
+    parser = argparse.ArgumentParser("shadowset-provider revert", description=DESCRIPTION)
+    parser.add_argument("storage", metavar="STORAGE", help="shadow storage directory")
+    parser.add_argument("--origin", required=True, metavar="PATH", help="the volume's block device or image file")
+    parser.add_argument("--copy", metavar="ID", help="the copy to go back to")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run it."""
+    options = parse_arguments(arguments)
+    try:
+        read_header(options.storage)  # a provider would make a storage where there is none
+        volume = Volume(options.origin, options.origin, options.storage)
+        try:
+            copy, written = _revert(volume, options.copy)
+        finally:
+            volume.close()
+    except KeyboardInterrupt:
+        print(
+            f"shadowset-provider: interrupted; the same command lets the revert of {options.origin} go on",
+            file=sys.stderr,
+        )
+        return 1
+    except (VssError, OSError) as error:
+        print(f"shadowset-provider: {error}", file=sys.stderr)
+        return 1
+    result = {"storage": options.storage, "origin": options.origin, "copy_id": str(copy), "bytes": written}
+    text = f"{options.origin} is as shadow copy {copy} saw it; {written} bytes were looked at"
+    print(json.dumps(result) if options.json else text)
+    return 0
+
+
+def _revert(volume: Volume, wanted: str | None) -> tuple[UUID, int]:
+    """Copy, and bytes of its changed chunks. Errors: VssError with the reason of a stop."""
+    under_way = volume.reverter.progress
+    if under_way is None and wanted is None:
+        raise VssError(Code.E_INVALIDARG, f"no revert of {volume.name} is under way; name a copy with --copy")
+    if under_way is not None and wanted in (None, str(under_way.copy_id)):
+        progress = under_way
+    else:
+        progress = volume.reverter.begin(parse_id(wanted or ""))
+    told = 0.0
+    for _ in volume.reverter.work() or ():
+        if time.monotonic() >= told + TELL_SECONDS:
+            told = time.monotonic()
+            print(f"{progress.phase}: {progress.done} of {progress.total} bytes", file=sys.stderr, flush=True)
+    if progress.reason:
+        raise VssError(Code.VSS_E_UNEXPECTED, f"the revert of {volume.name} has stopped: {progress.reason}")
+    return progress.copy_id, progress.total
