@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 
+from shadowset.daemon.creation import Tell, Turn
 from shadowset.daemon.cut import PlannedSnapshot
 from shadowset.daemon.document import add_component
 from shadowset.daemon.house import House
@@ -77,18 +78,18 @@ class BackupSession(WriterSession):
 
     # ---- the set ----
 
-    def start_set(self) -> str:
-        """The new set's id. Errors: VSS_E_SNAPSHOT_SET_IN_PROGRESS."""
-        house = self.house
-        if house.creating_session:
-            raise VssError(
-                Code.VSS_E_SNAPSHOT_SET_IN_PROGRESS,
-                f"session {house.creating_session} is making a shadow copy set; try again when it is done",
-            )
-        self._plan = SetPlan(str(uuid.uuid4()), self.session_id, self.context)
-        house.creating_session, house.creating_set = self.session_id, self._plan.set_id
-        self.document.snapshot_set_id = self._plan.set_id
-        return self._plan.set_id
+    async def start_set(self, wait_ms: int, who: str, tell: Tell) -> str:
+        """The new set's id, when it is this session's turn. Errors: VSS_E_SNAPSHOT_SET_IN_PROGRESS."""
+        plan = SetPlan(str(uuid.uuid4()), self.session_id, self.context)
+        await self.house.creation.take(Turn(self.session_id, plan.set_id, who, tell), wait_ms)
+        self._plan = plan
+        self.document.snapshot_set_id = plan.set_id
+        return plan.set_id
+
+    @property
+    def has_turn(self) -> bool:
+        """From start-snapshot-set to the end of do-snapshot-set; nobody else can make a set meanwhile."""
+        return self.house.creation.holds(self.session_id)
 
     async def is_supported(self, volume: str, provider_id: str) -> bool:
         """Whether copies of a volume can be made. Errors: VSS_E_PROVIDER_NOT_REGISTERED, VSS_E_OBJECT_NOT_FOUND."""
@@ -155,11 +156,10 @@ class BackupSession(WriterSession):
                 raise
             return task.result()
         finally:
-            self._unlock()
+            self._end_turn()
 
-    def _unlock(self) -> None:
-        if self.house.creating_session == self.session_id:
-            self.house.creating_session = self.house.creating_set = ""
+    def _end_turn(self) -> None:
+        self.house.creation.leave(self.session_id)
 
     async def complete(self) -> None:
         """BackupComplete to the writers that took part."""
@@ -168,7 +168,7 @@ class BackupSession(WriterSession):
     async def abort(self) -> None:
         """Give up: Abort to the writers that have prepared. Harmless once the set has been made."""
         if self._maker is None:
-            self._unlock()
+            self._end_turn()
             reached = [each for each in self.cast.taking_part() if each.prepared_backup]
             await self.cast.tell(WriterEvent.ABORT, reached)
 
@@ -177,7 +177,7 @@ class BackupSession(WriterSession):
         try:
             await despite_cancel(self._close())
         finally:
-            self._unlock()
+            self._end_turn()
             self.leave()
 
     async def _close(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from shadowset.daemon.catalogue import Catalogue, VolumeRow
+from shadowset.daemon.creation import CreationQueue
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.objects import DeviceObjects
 from shadowset.daemon.provider import Provider
@@ -30,7 +31,7 @@ class EventSink(Protocol):
 
 @dataclass
 class House:
-    """The coordinator's parts. ``creating`` is the set that is being made, with the session that makes it."""
+    """The coordinator's parts."""
 
     paths: Paths
     limits: Limits
@@ -42,8 +43,12 @@ class House:
     providers: dict[str, Provider]
     event: EventSink
     sessions: set[str] = field(default_factory=set)
-    creating_session: str = ""
-    creating_set: str = ""
+    creation: CreationQueue = field(default_factory=CreationQueue)
+
+    @property
+    def creating_set(self) -> str:
+        """The set that is being made, or ""."""
+        return self.creation.holder.set_id if self.creation.holder else ""
 
 
 def device_object(copy: SnapshotProperties, volume: VolumeRow) -> DeviceObject:

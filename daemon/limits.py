@@ -11,7 +11,11 @@ from shadowset.vss.enums import WriterEvent
 
 @dataclass(frozen=True)
 class Limits:
-    """The coordinator's time-outs and caps; ``writer_windows`` overrides the freeze window of single writer classes."""
+    """The coordinator's time-outs and caps; ``writer_windows`` overrides the freeze window of single writer classes.
+
+    ``creation_idle_ms`` is how long a requester may make no call between start-snapshot-set and do-snapshot-set, when
+    nobody else can make a set; then its backup is aborted.
+    """
 
     identify_ms: int = 30_000
     prepare_backup_ms: int = 600_000
@@ -29,6 +33,7 @@ class Limits:
     provider_ms: int = 30_000
     command_ms: int = 60_000
     hello_ms: int = 10_000
+    creation_idle_ms: int = 120_000
     sessions: int = 64
     volumes_per_set: int = 64
     writer_windows: dict[str, int] = field(default_factory=dict)

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 MAX_QUEUED = 256
 CANCELLABLE = (
     rp.GatherWriterMetadata,
+    rp.StartSnapshotSet,
     rp.PrepareForBackup,
     rp.GatherWriterStatus,
     rp.DoSnapshotSet,
@@ -55,6 +56,8 @@ class RequesterSession:
         self._filled = asyncio.Event()
         self._current: tuple[rp.Call, asyncio.Task[Any]] | None = None
         self._session: WriterSession | None = None
+        self._client = ""
+        self._idle: asyncio.Handle | None = None
         self._handlers: dict[type[rp.Call], Handler] = {**service.handlers(), **self._own_handlers()}
 
     async def run(self) -> None:
@@ -70,6 +73,7 @@ class RequesterSession:
         finally:
             worker.cancel()
             await asyncio.gather(worker, return_exceptions=True)
+            self._watch_idle(False)
             if isinstance(self._session, BackupSession | RestoreSession):
                 await self._session.close()
 
@@ -93,6 +97,7 @@ class RequesterSession:
                 self._abort_current()
             self._queue.append(call)
             self._filled.set()
+        self._watch_idle(self._current is None and not self._queue)
 
     async def _work(self) -> None:
         """Serve calls until cancelled.
@@ -130,6 +135,35 @@ class RequesterSession:
             self._succeed(call, value)
         finally:
             self._current = None
+            self._watch_idle(not self._queue)
+
+    # ---- a requester that hangs while others wait ----
+
+    def _watch_idle(self, idle: bool) -> None:
+        """While nobody else can make a set, this requester must go on: from now on, or no longer."""
+        if self._idle:
+            self._idle.cancel()
+            self._idle = None
+        if idle and isinstance(self._session, BackupSession) and self._session.has_turn:
+            limit = self._house.limits.creation_idle_ms / 1000
+            loop = asyncio.get_running_loop()
+            self._idle = loop.call_later(limit, lambda: self._idle_for(limit))
+
+    def _idle_for(self, seconds: float) -> None:
+        """Give up, unless a call has arrived that is read in this turn of the loop."""
+        sentence = f"{self._who()} made no call for {seconds:g} s between start-snapshot-set and do-snapshot-set"
+        self._idle = asyncio.get_running_loop().call_soon(self._give_up, sentence)
+
+    def _give_up(self, sentence: str) -> None:
+        self._idle = None
+        self._sequence.abort(f"its backup was aborted, because {sentence}")
+        self._house.event("backup-aborted", f"{sentence}; its backup was aborted, so that others can make theirs")
+        self._queue.append(rp.AbortBackup(0))
+        self._filled.set()
+
+    def _who(self) -> str:
+        name = "".join(each if each.isprintable() else "?" for each in self._client[:80])
+        return f"{name or 'a requester'} [pid {self._connection.peer.pid}]"
 
     def _succeed(self, call: rp.Call, value: Any) -> None:
         try:
@@ -242,7 +276,7 @@ class RequesterSession:
                 f"the requester speaks protocol {call.protocol}, this coordinator speaks {PROTOCOL_VERSION}; "
                 f"update the older one",
             )
-        house = self._house
+        house, self._client = self._house, call.client
         sessions, writers, volumes = len(house.sessions), len(house.registry), len(house.volumes)
         return rp.ServiceInfo(__version__, PROTOCOL_VERSION, os.getpid(), sessions, writers, volumes)
 
@@ -285,7 +319,10 @@ class RequesterSession:
         self._any.change(_canonical(call))
 
     async def _start_set(self, call: rp.StartSnapshotSet) -> str:
-        return self._backup.start_set()
+        def tell(ahead: int, sentence: str) -> None:
+            self._connection.send(rp.Notice(call.seq, sentence, 0, ahead))
+
+        return await self._backup.start_set(call.wait_ms, self._who(), tell)
 
     async def _is_supported(self, call: rp.IsVolumeSupported) -> bool:
         return await self._backup.is_supported(call.volume, call.provider_id)

@@ -23,7 +23,7 @@ class Sequence:
     kind: str = ""
     writers: bool = True
     select_components: bool = True
-    aborted: bool = False
+    aborted: str = ""
     failed: bool = False
     components_added: bool = False
     steps: set[CallType] = field(default_factory=set)
@@ -57,7 +57,11 @@ class Sequence:
             case rp.AddComponent():
                 self.components_added = True
             case rp.AbortBackup() if not self.has(rp.DoSnapshotSet):
-                self.aborted = True
+                self.abort("it comes after abort-backup")
+
+    def abort(self, why: str) -> None:
+        """The backup is over; the first reason counts."""
+        self.aborted = self.aborted or why
 
     def set_failed(self) -> None:
         """do-snapshot-set has failed: this session makes no further set."""
@@ -80,7 +84,8 @@ def _initialize(state: Sequence, call: rp.Call) -> None:
 
 def _backup(state: Sequence, call: rp.Call) -> None:
     _require(state.kind == "backup", f"{_tag(call)} needs a backup session; call initialize-for-backup first")
-    _require(not state.aborted, f"{_tag(call)} comes after abort-backup; open a new connection for the next backup")
+    sentence = f"{_tag(call)} is not possible: {state.aborted}; open a new connection for the next backup"
+    _require(not state.aborted, sentence)
 
 
 def _restore(state: Sequence, call: rp.Call) -> None:

@@ -186,9 +186,12 @@ class BackupComponents:
 
     # ---- the shadow copy set ----
 
-    def start_snapshot_set(self) -> str:
-        """Begin a shadow copy set; returns its id."""
-        return str(self.connection.call(protocol.StartSnapshotSet))
+    def start_snapshot_set(self, wait: float = 0.0) -> str:
+        """Begin a shadow copy set; returns its id. One is made at a time: ``wait`` up to so many seconds for the turn.
+
+        Errors: VSS_E_SNAPSHOT_SET_IN_PROGRESS.
+        """
+        return str(self.connection.call(protocol.StartSnapshotSet, wait_ms=int(wait * 1000)))
 
     def is_volume_supported(self, volume: str, provider_id: str = "") -> bool:
         """Whether shadow copies can be made of a volume, given by name, device or a path on it."""

@@ -8,11 +8,12 @@ from shadowset.vss.enums import Attribute, BackupType, ObjectType
 from shadowset.vss.requester_protocol import SetRecord
 
 
-def create_set(calls: BackupComponents, volumes: list[str], context: int) -> SetRecord:
+def create_set(calls: BackupComponents, volumes: list[str], context: int, wait: float = 0.0) -> SetRecord:
     """Make a shadow copy set of ``volumes`` (names, devices or paths) in a context; all writers that run take part.
 
     The backup is of type COPY, so no application's backup history changes. Components are not selected: each writer
-    judges by the volumes whether it is concerned. Errors: VssError, after which nothing of the set is left.
+    judges by the volumes whether it is concerned. While others make their sets, it waits ``wait`` seconds at the most.
+    Errors: VssError, after which nothing of the set is left.
     """
     writers = not context & Attribute.NO_WRITERS
     calls.initialize_for_backup()
@@ -20,7 +21,7 @@ def create_set(calls: BackupComponents, volumes: list[str], context: int) -> Set
     calls.set_backup_state(select_components=False, bootable_system_state=False, backup_type=BackupType.COPY)
     if writers:
         calls.gather_writer_metadata().result()
-    set_id = calls.start_snapshot_set()
+    set_id = calls.start_snapshot_set(wait)
     for volume in volumes:
         calls.add_to_snapshot_set(volume)
     if writers:

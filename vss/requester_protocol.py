@@ -337,7 +337,13 @@ class SetFileRestoreStatus(ComponentCall, tag="set-file-restore-status"):
 
 
 class StartSnapshotSet(Call, tag="start-snapshot-set"):
-    """Result: the set id."""
+    """Result: the set id.
+
+    One set is made at a time. ``wait_ms`` is how long to wait for this one's turn, in the order of the calls; 0 means
+    VSS_E_SNAPSHOT_SET_IN_PROGRESS at once. A notice tells when the place changes; its ``total`` is how many are ahead.
+    """
+
+    wait_ms: int = 0
 
 
 class IsVolumeSupported(Call, tag="is-volume-supported"):

@@ -74,7 +74,10 @@ class BackupJob:
         paths: Paths | None = None,
         observer: Observer | None = None,
         variables: Mapping[str, str] | None = None,
+        wait: float = 0.0,
     ) -> None:
+        """``wait``: seconds to wait while other sets are made."""
+        self._wait = wait
         self._where = target
         self._choice = choice
         self._paths = paths or Paths.from_environment(os.environ)
@@ -92,7 +95,7 @@ class BackupJob:
         with Administration(self._paths, client="shadowset backup") as administration:
             volumes = administration.volume_list()
             registered = administration.list_writers()
-        with BackupComponents(self._paths, client="shadowset backup") as calls:
+        with BackupComponents(self._paths, "shadowset backup", on_notice=self._observer.notice) as calls:
             plan = self._plan(calls, volumes, registered)
             refuse_target_on(self._where, plan, VolumeMap(volumes, read_mounts()))
             target = Target(self._where)
@@ -153,7 +156,7 @@ class BackupJob:
     def _cut(self, calls: BackupComponents, plan: JobPlan) -> tuple[SetRecord, dict[str, str]]:
         for component in plan.components:
             calls.add_component(component.key)
-        calls.start_snapshot_set()
+        calls.start_snapshot_set(self._wait)
         snapshots = {name: calls.add_to_snapshot_set(name) for name in plan.volumes}
         self._observer.phase("preparing the writers")
         calls.prepare_for_backup().result()

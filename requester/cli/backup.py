@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from shadowset.requester.cli.options import Commands, add_command, add_json
+from shadowset.requester.cli.options import Commands, add_command, add_json, add_wait
 
 if TYPE_CHECKING:
     from shadowset.requester.backup.engine import BackupReport
@@ -45,6 +45,7 @@ def register(commands: Commands) -> None:
         default="copy",
         help="full lets the writers count it as their full backup and cut logs; copy changes nothing (default: copy)",
     )
+    add_wait(command)
     add_json(command)
 
 
@@ -84,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
 
     wanted, excluded = selection(options)
     choice = Choice(BackupType[options.type.upper()], wanted, excluded, tuple(options.volume))
-    report = BackupJob(options.target, choice, observer=TerminalObserver()).run()
+    report = BackupJob(options.target, choice, observer=TerminalObserver(), wait=options.wait).run()
     if options.json:
         emit_json(report)
     else:

@@ -8,7 +8,7 @@ import re
 import subprocess
 from typing import TYPE_CHECKING
 
-from shadowset.requester.cli.options import Commands, add_command, add_json
+from shadowset.requester.cli.options import Commands, add_command, add_json, add_wait
 
 if TYPE_CHECKING:
     from shadowset.requester.backup_components import BackupComponents
@@ -50,6 +50,7 @@ def register(commands: Commands) -> None:
     command.add_argument("--persistent", action="store_true", help="the set stays, also across a restart of the host")
     command.add_argument("--no-writers", action="store_true", help="cut without asking the writers (crash-consistent)")
     command.add_argument("--exec", metavar="CMD", dest="command", help="shell command to run while the set is there")
+    add_wait(command)
     add_json(command)
 
 
@@ -76,13 +77,14 @@ def run(options: argparse.Namespace) -> int:
     """Make a set."""
     from shadowset.requester.administration import Administration
     from shadowset.requester.backup_components import BackupComponents
+    from shadowset.requester.cli.watch import show_notice
     from shadowset.requester.create import complete, create_set
 
     context = choose_context(options.context, options.persistent, options.no_writers, bool(options.command))
     with Administration(client="shadowset create") as administration:
         registered = [] if options.no_writers else administration.list_writers()
-    with BackupComponents(client="shadowset create", on_notice=None) as calls:
-        record = create_set(calls, options.volumes, context)
+    with BackupComponents(client="shadowset create", on_notice=show_notice) as calls:
+        record = create_set(calls, options.volumes, context, options.wait)
         status = _execute(calls, record, options.command) if options.command else 0
         complete(calls, context)
     _report(options, record)

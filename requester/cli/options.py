@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run = Callable[[argparse.Namespace], int]
 
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -46,6 +48,25 @@ def parse_size(text: str) -> int:
     if suffix not in SUFFIXES or not (number.isascii() and number.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; give bytes, or a number with K, M, G or T")
     return int(number) * SUFFIXES[suffix]
+
+
+def add_wait(command: argparse.ArgumentParser) -> None:
+    """The option --wait, in seconds."""
+    command.add_argument(
+        "--wait",
+        type=parse_duration,
+        default=600,
+        metavar="TIME",
+        help="how long to wait while other sets are made, as 30s, 10m or 2h; 0s fails at once (default: 10m)",
+    )
+
+
+def parse_duration(text: str) -> int:
+    """Seconds from a number with a unit."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; give a number with s, m, h, d or w")
+    return int(match[1]) * UNITS[match[2]]
 
 
 def _indented(text: str) -> str:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from datetime import datetime
 
-from shadowset.requester.cli.options import Commands, add_command, add_json
-
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+from shadowset.requester.cli.options import Commands, add_command, add_json, parse_duration
 
 
 def register(commands: Commands) -> None:
@@ -43,14 +40,6 @@ def register(commands: Commands) -> None:
     add_json(priority)
 
 
-def parse_duration(text: str) -> int:
-    """Nanoseconds from a number with a unit."""
-    match = re.fullmatch(r"([1-9][0-9]{0,8})([smhdw])", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; give a number with s, m, h, d or w")
-    return int(match[1]) * UNITS[match[2]] * 10**9
-
-
 def parse_time(text: str) -> int:
     """Nanoseconds since 1970 from an ISO 8601 time; local time unless it says otherwise."""
     try:
@@ -71,7 +60,7 @@ def run_hold(options: argparse.Namespace) -> int:
     from shadowset.requester.cli import UsageError
 
     now = time.time_ns()
-    until = 0 if options.end else options.until if options.until is not None else now + options.duration
+    until = 0 if options.end else options.until if options.until is not None else now + options.duration * 10**9
     if until and until <= now:
         raise UsageError("that time has passed; give a later one, or --end")
     return _keep(options, "hold", None, until)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import sys
 
 from shadowset.requester.backup.copy import OnBytes
+from shadowset.requester.cli.output import note
 from shadowset.requester.progress import Meter
+from shadowset.vss.requester_protocol import Notice
+
+
+def show_notice(notice: Notice) -> None:
+    """What the coordinator wants to be known meanwhile, where somebody watches."""
+    if sys.stderr.isatty():
+        note(f"shadowset: {notice.text}")
 
 
 class TerminalObserver:
@@ -21,6 +29,10 @@ class TerminalObserver:
         if sys.stderr.isatty():
             sys.stderr.write(f"{text} …\n")
             sys.stderr.flush()
+
+    def notice(self, notice: Notice) -> None:
+        """Say it."""
+        show_notice(notice)
 
     def begin(self, total: int) -> OnBytes:
         """Show bytes from here on."""

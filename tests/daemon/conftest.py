@@ -52,6 +52,7 @@ class Requester:
         self.socket.connect(path)
         self.decoder: FrameDecoder[Any] = FrameDecoder(rp.FromCoordinator)
         self.answers: dict[int, Any] = {}
+        self.notices: list[rp.Notice] = []
         self.seq = 0
         if hello:
             self.call(rp.ServiceHello)
@@ -63,12 +64,24 @@ class Requester:
 
     def answer(self, seq: int) -> Any:
         while seq not in self.answers:
-            data = self.socket.recv(1 << 20)
-            if not data:
-                raise ConnectionError("the coordinator closed the connection")
-            for message in self.decoder.feed(data):
-                self.answers[message.seq] = message
+            self.hear()
         return self.answers.pop(seq)
+
+    def hear(self) -> None:
+        data = self.socket.recv(1 << 20)
+        if not data:
+            raise ConnectionError("the coordinator closed the connection")
+        for message in self.decoder.feed(data):
+            if isinstance(message, rp.Notice):
+                self.notices.append(message)
+            else:
+                self.answers[message.seq] = message
+
+    def places(self, count: int) -> list[int]:
+        """How many sets were ahead, by the first ``count`` notices."""
+        while len(self.notices) < count:
+            self.hear()
+        return [notice.total for notice in self.notices]
 
     def call(self, kind: Any, *arguments: Any, **named: Any) -> Any:
         return self.result(self.send(kind, *arguments, **named), kind)

@@ -21,7 +21,7 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Failure
 from shadowset.vss.enums import Attribute, ComponentType, Context, SnapshotState, WriterState
 from shadowset.vss.metadata import ComponentInfo, FileSet, WriterMetadata
-from shadowset.vss.requester_protocol import EventRecord, SetRecord, WriterStatus
+from shadowset.vss.requester_protocol import EventRecord, SetRecord, StartSnapshotSet, WriterStatus
 
 
 @pytest.fixture
@@ -45,6 +45,21 @@ def two(coordinator: Any, data: Path) -> Any:
     (Path(coordinator.directory) / "wal").mkdir()
     coordinator.volumes["wal"] = f"{coordinator.directory}/wal"
     return coordinator
+
+
+@pytest.mark.parametrize("command", [("create", "data"), ("backup", "/nowhere")])
+def test_a_time_to_wait_that_is_none(run: Any, command: tuple[str, ...]) -> None:
+    for text in ("", "m", "10", "-1s", "ten", "1.5h"):
+        status, _, err = run(*command, f"--wait={text}")
+        assert status == 2 and "is no length of time" in err
+
+
+def test_how_long_to_wait_reaches_the_coordinator(run: Any, two: Any) -> None:
+    for words, wait_ms in (((), 600_000), (("--wait", "0s"), 0), (("--wait", "2h"), 7_200_000)):
+        assert run("create", "data", *words)[0] == 0
+        (call,) = [call for call in two.calls if isinstance(call, StartSnapshotSet)]
+        assert call.wait_ms == wait_ms
+        two.calls.clear()
 
 
 # ---- help ----
