@@ -28,6 +28,8 @@ from shadowset.vss.provider_protocol import (
     ListEvents,
     Release,
     Released,
+    Revert,
+    RevertInfo,
     SetCopy,
     Stop,
     ToProvider,
@@ -93,6 +95,10 @@ class ControlLink:
     async def list_events(self, after: int) -> Events:
         """What has happened since the event with that number."""
         return await self._call(ListEvents(self._seq(), after), Events)
+
+    async def revert(self, copy_id: str) -> RevertInfo:
+        """Start to take the volume back to a copy, or let a stopped revert go on."""
+        return await self._call(Revert(self._seq(), copy_id), RevertInfo)
 
     async def stop(self) -> None:
         """End the process cleanly."""

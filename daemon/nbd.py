@@ -42,10 +42,19 @@ class NbdProvider:
         return True
 
     async def begin_prepare(self, volume: str, set_id: str, snapshot_id: str) -> None:
-        """Nothing takes long here; the volume must be online."""
-        if not await self.is_volume_supported(volume):
-            self._link_of(volume)
-            raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, f"the provider of volume {volume} does not answer")
+        """Nothing takes long here; the volume must be online, and not on its way back to an older state."""
+        try:
+            told = await self._link_of(volume).describe()
+        except VssError as error:
+            if error.code != Code.VSS_E_UNEXPECTED_PROVIDER_ERROR:
+                raise
+            message = f"the provider of volume {volume} does not answer"
+            raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, message) from None
+        if told.revert:
+            raise VssError(
+                Code.VSS_E_REVERT_IN_PROGRESS,
+                f"volume {volume} is being reverted to shadow copy {told.revert.copy_id}; wait until that is done",
+            )
 
     async def end_prepare(self, volume: str, set_id: str) -> None:
         """From here on the set depends on this one connection."""

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from shadowset.daemon.house import House
+from shadowset.daemon.revert import revert, revert_status
 from shadowset.daemon.snapshots import Snapshots, refuse_held
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
@@ -31,6 +32,8 @@ class ServiceCalls:
             rp.KeepSnapshot: self._keep,
             rp.ExposeSnapshot: self._expose,
             rp.UnexposeSnapshot: self._unexpose,
+            rp.RevertToSnapshot: self._revert,
+            rp.QueryRevertStatus: self._query_revert,
             rp.GetSet: self._get_set,
             rp.ListWriters: self._list_writers,
             rp.ListProviders: self._list_providers,
@@ -61,6 +64,12 @@ class ServiceCalls:
 
     async def _unexpose(self, call: rp.UnexposeSnapshot) -> None:
         await self.snapshots.unexpose(call.snapshot_id)
+
+    async def _revert(self, call: rp.RevertToSnapshot) -> rp.RevertStatus:
+        return await revert(self._house, self.snapshots.get(call.snapshot_id))
+
+    async def _query_revert(self, call: rp.QueryRevertStatus) -> rp.RevertStatus:
+        return await revert_status(self._house, self._house.volumes.resolve(call.volume).name)
 
     async def _get_set(self, call: rp.GetSet) -> rp.SetRecord:
         record = self._house.catalogue.set_record(call.set_id)

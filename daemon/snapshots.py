@@ -13,6 +13,7 @@ from shadowset.daemon.expose import Exposer, is_mount_point, logical_sector_size
 from shadowset.daemon.house import House, device_object
 from shadowset.daemon.process import despite_cancel
 from shadowset.daemon.provider_events import take_over
+from shadowset.daemon.revert import refuse_reverting
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import Attribute, ObjectType
 from shadowset.vss.objects import DeviceObject
@@ -83,6 +84,7 @@ class Snapshots:
         """Errors: VSS_E_VOLUME_IN_USE for an exposed copy without ``force``; VSS_E_BAD_STATE for one that is held."""
         async with self._changing:
             refuse_held(copy)
+            refuse_reverting(self._house, copy)
             if copy.exposed_name and not force:
                 raise VssError(
                     Code.VSS_E_VOLUME_IN_USE,

@@ -199,7 +199,12 @@ class Volumes:
             raise VssError(Code.E_INVALIDARG, f"{via[:40]!r} is no way to attach; choose one of {', '.join(VIAS)}")
         async with self._changing:
             runtime = self.get(name)
-            runtime.online()
+            told = await runtime.describe()
+            if told.revert:
+                raise VssError(
+                    Code.VSS_E_REVERT_IN_PROGRESS,
+                    f"volume {name} is being reverted to shadow copy {told.revert.copy_id}; attach it after that",
+                )
             if not device_number(runtime.device):
                 await despite_cancel(self._attach(runtime, via))
         return await self.info(name)

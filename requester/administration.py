@@ -82,6 +82,18 @@ class Administration:
         assert isinstance(copy, protocol.SnapshotProperties)
         return copy
 
+    def revert_to_snapshot(self, snapshot_id: str) -> protocol.RevertStatus:
+        """Start to take a detached volume back to a copy. Errors: VSS_E_VOLUME_IN_USE, VSS_E_REVERT_IN_PROGRESS."""
+        status = self.connection.call(protocol.RevertToSnapshot, snapshot_id=snapshot_id)
+        assert isinstance(status, protocol.RevertStatus)
+        return status
+
+    def query_revert_status(self, volume: str) -> protocol.RevertStatus:
+        """How far a revert of the volume is."""
+        status = self.connection.call(protocol.QueryRevertStatus, volume=volume)
+        assert isinstance(status, protocol.RevertStatus)
+        return status
+
     def list_writers(self) -> list[protocol.WriterStatus]:
         """The registered writers with their last state."""
         writers: list[protocol.WriterStatus] = self.connection.call(protocol.ListWriters)

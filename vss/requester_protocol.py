@@ -165,6 +165,20 @@ class StorageInfo(msgspec.Struct):
     copies: int
 
 
+class RevertStatus(msgspec.Struct):
+    """A revert of a volume (QueryRevertStatus); ``done`` of ``total`` bytes.
+
+    ``phase`` is preparing (nothing is changed yet), writing, stopped for ``reason``, or none when there is no revert.
+    """
+
+    volume: str
+    phase: str = "none"
+    snapshot_id: str = ""
+    done: int = 0
+    total: int = 0
+    reason: str = ""
+
+
 class DeleteResult(msgspec.Struct):
     """How many were deleted, and the first one that was not."""
 
@@ -443,6 +457,22 @@ class UnexposeSnapshot(Call, tag="unexpose-snapshot"):
     snapshot_id: str
 
 
+class RevertToSnapshot(Call, tag="revert-to-snapshot"):
+    """Take a detached volume back to a persistent copy; sent again, a stopped revert goes on. Result: RevertStatus.
+
+    It returns when the revert is under way. All shadow copies stay. Errors: VSS_E_VOLUME_IN_USE while attached,
+    VSS_E_UNSUPPORTED_CONTEXT for an auto-release copy, VSS_E_REVERT_IN_PROGRESS, VSS_E_INSUFFICIENT_STORAGE.
+    """
+
+    snapshot_id: str
+
+
+class QueryRevertStatus(Call, tag="query-revert-status"):
+    """Result: RevertStatus. ``volume`` is a name, a device or a path on the volume."""
+
+    volume: str
+
+
 class GetSet(Call, tag="get-set"):
     """Result: SetRecord."""
 
@@ -585,6 +615,8 @@ ToCoordinator = (
     | KeepSnapshot
     | ExposeSnapshot
     | UnexposeSnapshot
+    | RevertToSnapshot
+    | QueryRevertStatus
     | GetSet
     | ListWriters
     | ListProviders
@@ -617,6 +649,8 @@ RESULTS: dict[type[Call], Any] = {
     DeleteSnapshots: DeleteResult,
     KeepSnapshot: SnapshotProperties,
     ExposeSnapshot: str,
+    RevertToSnapshot: RevertStatus,
+    QueryRevertStatus: RevertStatus,
     GetSet: SetRecord,
     ListWriters: list[WriterStatus],
     ListProviders: list[ProviderInfo],

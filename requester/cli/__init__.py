@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         providers,
         restore,
         retention,
+        revert,
         service,
         storage,
         volumes,
@@ -90,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
         providers,
         backup,
         restore,
+        revert,
         documents,
     ):
         module.register(commands)

@@ -64,7 +64,7 @@ def test_every_call_of_a_session_has_a_method() -> None:
     administrative = {
         rp.ServiceHello, rp.Cancel, rp.GetSet, rp.ListWriters, rp.ListProviders, rp.ListEvents, rp.VolumeAdd,
         rp.VolumeAttach, rp.VolumeDetach, rp.VolumeRemove, rp.VolumeList,
-        rp.StorageList, rp.StorageConfigure, rp.KeepSnapshot,
+        rp.StorageList, rp.StorageConfigure, rp.KeepSnapshot, rp.RevertToSnapshot, rp.QueryRevertStatus,
     }  # fmt: skip
     expected = {call_name(call).replace("-", "_") for call in rp.ToCoordinator.__args__ if call not in administrative}
     assert set(CALLS) == expected
