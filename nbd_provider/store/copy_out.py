@@ -37,7 +37,7 @@ class CopyOut:
         self.next_slot, self._reserved_end = slot, 0
 
     def copy(self, chunks: list[int]) -> None:
-        """Copy out sorted chunks, losing copies where that must be. Errors: WriteRefused, OSError."""
+        """Copy out sorted chunks, losing copies where that must be. Errors: WriteRefused."""
         store = self._store
         for start in range(0, len(chunks), BATCH_CHUNKS):
             batch = chunks[start : start + BATCH_CHUNKS]
@@ -53,21 +53,28 @@ class CopyOut:
                         batch = [chunk for chunk in batch if store.head.view[chunk] < limit]
 
     def _lose_one(self, error: OSError | EOFError, cause: int) -> None:
-        """Lose the copy that counts least. Errors: WriteRefused when none may be lost, OSError."""
+        """Lose the copy that counts least. Errors: WriteRefused when none may be lost, or its loss cannot be told."""
         store = self._store
         settings = store.header.settings  # a revert can wait for room, so it costs no copy
         protected = settings.limits.policy is Policy.PROTECT_COPIES or settings.revert is not None
         entry = None if protected else victim(store.table.entries, time.time_ns())
         if entry is None:
-            store.room.refused(str(error))
-            number = getattr(error, "errno", None) or errno.EIO
-            raise WriteRefused(number, getattr(error, "strerror", None) or str(error)) from error
-        event = store.lose(entry, f"its old data cannot be kept in {store.storage}: {error}", cause)
-        event.freed = entry.lost_bytes = store.make_room()
+            raise self._refusal(error)
         try:
-            store.table.update(entry)
+            event = store.lose(entry, f"its old data cannot be kept in {store.storage}: {error}", cause)
+        except OSError as problem:  # going on would let its readers see wrong data
+            raise self._refusal(problem) from error
+        event.freed = store.make_room()
+        try:
+            with store.lock:
+                store.table.change(entry, lost_bytes=event.freed)
         except OSError as problem:
             log.error("how much the loss of %s gave back cannot be noted: %s", entry.copy_id, problem)
+
+    def _refusal(self, error: OSError | EOFError) -> WriteRefused:
+        self._store.room.refused(str(error))
+        number = getattr(error, "errno", None) or errno.EIO
+        return WriteRefused(number, getattr(error, "strerror", None) or str(error))
 
     def _batch(self, chunks: list[int]) -> None:
         """Old data into consecutive slots with few system calls, then records, then (durable) sync, then head.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from contextlib import suppress
+from dataclasses import replace
 from threading import Lock
+from typing import Any
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
@@ -16,11 +19,14 @@ class CopyTable:
     """The writer's view of ``table``; changes are in the file at once, and durable after ``sync``.
 
     Any thread may read. ``_rows`` and ``live`` are replaced, never changed, so that whoever walks through them is safe;
-    those who change rows take turns (``ShadowStore.lock``).
+    those who change rows take turns (``ShadowStore.lock``). A change that fails changes nothing: neither the entry
+    nor, as soon as the file takes a write again, the row.
     """
 
     def __init__(self, storage: str, header: layout.Header) -> None:
         self._fd = os.open(f"{storage}/table", os.O_RDWR)
+        self._image = bytearray(os.pread(self._fd, layout.table_size(header.capacity), 0))
+        self._torn: dict[int, int] = {}
         self.header = header
         self._putting = Lock()
         self._unsynced: dict[int, bytes] = {}
@@ -84,28 +90,19 @@ class CopyTable:
                 Code.VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED,
                 f"the volume has its maximum of {self.header.capacity} shadow copies; delete one first",
             )
-        self._write(index, entry)
-
-    def set_state(self, entry: layout.Entry, state: int) -> None:
-        """Change a copy's state; a deleted one leaves its row free for later."""
-        index = next(i for i, row in self._rows.items() if row is entry)
-        before, entry.state = entry.state, state
-        try:
-            self._write(index, entry)
-        except OSError:
-            entry.state = before
-            raise
-        if state == layout.STATE_DELETED:
-            self._rows = {i: row for i, row in self._rows.items() if row is not entry}
-
-    def update(self, entry: layout.Entry) -> None:
-        """Put a copy's changed fields into its row. Errors: OSError."""
-        self._write(next(i for i, row in self._rows.items() if row is entry), entry)
-
-    def _write(self, index: int, entry: layout.Entry) -> None:
         self._put(entry.pack(), layout.entry_offset(index))
         self._rows = self._rows | {index: entry}
         self._refresh()
+
+    def change(self, entry: layout.Entry, **fields: Any) -> None:
+        """Change a copy, in the file and then here; a deleted one leaves its row free for later. Errors: OSError."""
+        index = next(i for i, row in self._rows.items() if row is entry)
+        self._put(replace(entry, **fields).pack(), layout.entry_offset(index))
+        for name, value in fields.items():
+            setattr(entry, name, value)
+        self._refresh()
+        if entry.state == layout.STATE_DELETED:
+            self._rows = {i: row for i, row in self._rows.items() if row is not entry}
 
     def write_header(self) -> None:
         """Put the header into the file."""
@@ -113,8 +110,24 @@ class CopyTable:
 
     def _put(self, data: bytes, offset: int) -> None:
         with self._putting:
+            self._mend()
+            try:
+                write_all(self._fd, data, offset)
+            except OSError:
+                self._torn[offset] = len(data)
+                with suppress(OSError):
+                    self._mend()
+                raise
+            self._unsynced[offset] = data
+            self._image[offset : offset + len(data)] = data
+
+    def _mend(self) -> None:
+        """Put back what a write left half done, since a row without its checksum is no copy to anybody who reads it."""
+        for offset, length in list(self._torn.items()):
+            data = bytes(self._image[offset : offset + length])
             write_all(self._fd, data, offset)
             self._unsynced[offset] = data
+            del self._torn[offset]
 
     def sync(self) -> None:
         """Make the table durable. Errors: OSError; ``in_doubt`` until a later sync succeeds.
@@ -123,6 +136,7 @@ class CopyTable:
         nothing to do and succeed; so they are written again before.
         """
         with self._putting:
+            self._mend()
             changes = dict(self._unsynced)
             if self.in_doubt:
                 for offset, data in changes.items():
@@ -135,4 +149,6 @@ class CopyTable:
 
     def close(self) -> None:
         """Close the file."""
+        with suppress(OSError):
+            self._mend()
         os.close(self._fd)

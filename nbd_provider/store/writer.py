@@ -138,7 +138,7 @@ class ShadowStore:
         """After a power loss: auto-release copies are gone, ``head`` is made anew from durable slots."""
         for entry in self.table.entries:
             if not entry.persistent or entry.state == layout.STATE_LOST:
-                self.table.set_state(entry, layout.STATE_DELETED)
+                self.table.change(entry, state=layout.STATE_DELETED)
             elif entry.state == layout.STATE_PENDING:
                 self.lose(entry, "the power was lost before what it takes from the origin was durable")
         self._replace_head(new_head(self.storage, self.chunks))
@@ -195,7 +195,7 @@ class ShadowStore:
         with self.work:
             with self.lock:
                 if entry.state == layout.STATE_PENDING:
-                    self.table.set_state(entry, layout.STATE_CREATED)
+                    self.table.change(entry, state=layout.STATE_CREATED)
             if entry.persistent:
                 self._write_header()
 
@@ -213,7 +213,7 @@ class ShadowStore:
             message = f"shadow copy {entry.copy_id} is held until {until}; end its hold first, or delete it with force"
             raise VssError(Code.VSS_E_BAD_STATE, message)
         with self.lock:
-            self.table.set_state(entry, layout.STATE_DELETED)
+            self.table.change(entry, state=layout.STATE_DELETED)
         if entry.persistent:
             self.table.sync()
         self._update()
@@ -256,11 +256,10 @@ class ShadowStore:
             raise VssError(Code.E_INVALIDARG, f"{priority} is no priority of a shadow copy; give 0 to 255")
         if hold_until_ns is not None and not 0 <= hold_until_ns < 1 << 63:
             raise VssError(Code.E_INVALIDARG, f"{hold_until_ns} is no time; give nanoseconds since 1970, 0 for no hold")
+        fields = {"priority": priority, "hold_until_ns": hold_until_ns}
         with self.work:
             with self.lock:
-                entry.priority = entry.priority if priority is None else priority
-                entry.hold_until_ns = entry.hold_until_ns if hold_until_ns is None else hold_until_ns
-                self.table.update(entry)
+                self.table.change(entry, **{name: value for name, value in fields.items() if value is not None})
             self.table.sync()
 
     def lose(self, entry: layout.Entry, reason: str, cause: int = layout.CAUSE_ERROR) -> Event:
@@ -269,14 +268,8 @@ class ShadowStore:
         Durable first and only then in effect: once ``newest`` is lower the origin may change, and a copy that was back
         after a power loss would be wrong.
         """
-        before = entry.cause, entry.lost_ns
-        entry.cause, entry.lost_ns = cause, time.time_ns()
-        try:
-            with self.lock:
-                self.table.set_state(entry, layout.STATE_LOST)
-        except OSError:
-            entry.cause, entry.lost_ns = before
-            raise
+        with self.lock:
+            self.table.change(entry, state=layout.STATE_LOST, cause=cause, lost_ns=time.time_ns())
         if entry.persistent and not (self._synced() or self._synced()):
             log.error("that shadow copy %s is lost could not be made durable; it is tried again", entry.copy_id)
         self._update()

@@ -1,4 +1,4 @@
-"""Each system call of the store and of the live path fails in turn: once, from then on, or half way."""
+"""Each system call of the store and of the live path fails in turn: once, from then on, half way, or amid a write."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from crash_disk import abandon
 
 from shadowset.nbd_provider.store import create, layout, reclaim
 from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.room import WriteRefused
 from shadowset.nbd_provider.volume import Volume
 from shadowset.vss.codes import VssError
 
@@ -40,9 +41,9 @@ class Faults:
             if not self.active or not self._concerns(name, arguments):
                 return real(*arguments)
             self.count += 1
-            if self.count < self._nth or (self.count > self._nth and self._how != "dead"):
+            if not self._nth <= self.count < self._nth + {"dead": 1 << 30, "torn": 2}.get(self._how, 1):
                 return real(*arguments)
-            if self._how == "short":
+            if self._how == "short" or (self._how == "torn" and self.count == self._nth):
                 return self._half(name, real, arguments)
             self.hits += 1
             self.failed = f"call {self.count}: {name}"
@@ -55,6 +56,8 @@ class Faults:
         if self._how == "full" and name in ("pread", "unlink", "fdatasync", "fsync"):
             return False
         if self._how == "short" and name not in ("pread", "pwrite", "pwritev"):
+            return False
+        if self._how == "torn" and name not in ("pwrite", "pwritev"):
             return False
         if not isinstance(arguments[0], int):
             return self._where == "storage"
@@ -109,13 +112,12 @@ class Run:
         offset = chunk * CHUNK + 700
         data = self.chance.randbytes(min(count * CHUNK, SIZE - offset))
         assert self.volume is not None
-        try:
-            self.volume.prepare_write([(offset, len(data))])
-        except OSError:
-            self.refused += 1
-            return
+        self.volume.prepare_write([(offset, len(data))])
         try:
             self.volume.write(offset, memoryview(data))
+        except WriteRefused:
+            self.refused += 1
+            return
         except OSError:
             self.write_errors += 1
             data = os.pread(self.volume.origin.fd, len(data), offset)
@@ -183,7 +185,7 @@ class Run:
 @pytest.mark.parametrize(
     ("how", "where"),
     [
-        ("once", "storage"), ("dead", "storage"), ("full", "storage"), ("short", "storage"),
+        ("once", "storage"), ("dead", "storage"), ("full", "storage"), ("short", "storage"), ("torn", "storage"),
         ("once", "origin"), ("short", "origin"),
     ],
 )  # fmt: skip

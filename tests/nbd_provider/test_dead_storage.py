@@ -1,0 +1,167 @@
+"""A storage that takes no write any more costs the writes that need it an error, and nobody anything else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.writer import ShadowStore
+from shadowset.vss import provider_protocol as m
+
+CHUNK = 16384
+DYING = """
+    import errno, os, sys
+    storage, flag = sys.argv[sys.argv.index("--storage") + 1], sys.argv.pop()
+
+    def dying(real):
+        def call(target, *rest, **keywords):
+            path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else target
+            if path.startswith(storage) and os.path.exists(flag):
+                raise OSError(errno.EIO, "Input/output error")
+            return real(target, *rest, **keywords)
+        return call
+
+    for name in ("pwrite", "pwritev", "fdatasync", "fsync", "posix_fallocate", "ftruncate", "rename", "unlink"):
+        setattr(os, name, dying(getattr(os, name)))
+    from shadowset.nbd_provider.main import main
+    sys.exit(main())
+"""
+
+
+@pytest.fixture
+def dying(workdir: str, provider_class: Any) -> Iterator[Any]:
+    """A provider whose storage takes nothing while the file ``dead`` is there."""
+
+    class Dying(provider_class):  # type: ignore[misc]
+        def _spawn(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-c", textwrap.dedent(DYING), *arguments, f"{workdir}/dead"]
+            with open(f"{workdir}/log", "ab") as log:
+                return subprocess.Popen(command, stderr=log)
+
+    made = Dying(workdir)
+    made.start()
+    yield made
+    made.close()
+    assert "Traceback" not in made.log()
+
+
+def connect(nbd_module: Any, provider: Any) -> Any:
+    client = nbd_module.NBD()
+    client.connect_uri(provider.uri)
+    return client
+
+
+def test_one_write_fails_and_everything_else_goes_on(dying: Any, nbd_module: Any) -> None:
+    content = bytearray(os.urandom(dying.size))
+    Path(dying.origin).write_bytes(content)
+    control = dying.control()
+    copy = control.snapshot()
+    before = bytes(content)
+    client, other = connect(nbd_module, dying), connect(nbd_module, dying)
+    client.pwrite(b"a" * CHUNK, 0)
+    content[:CHUNK] = b"a" * CHUNK
+    Path(f"{dying.directory}/dead").touch()
+    for action in (lambda: client.pwrite(b"b" * CHUNK, CHUNK), lambda: client.zero(CHUNK, CHUNK)):
+        with pytest.raises(nbd_module.Error) as caught:
+            action()
+        assert caught.value.errno == "EIO"
+    for each in (client, other):
+        each.pwrite(b"c" * 512, 512)
+        assert each.pread(CHUNK, CHUNK) == content[CHUNK : 2 * CHUNK]
+    content[512:1024] = b"c" * 512
+    assert {each["event"] for each in control.value(m.ListEvents)["events"]} == {"writes-refused"}
+    os.unlink(f"{dying.directory}/dead")
+    client.pwrite(b"d" * CHUNK, CHUNK)
+    content[CHUNK : 2 * CHUNK] = b"d" * CHUNK
+    assert other.pread(dying.size, 0) == content
+    reader = CopyReader(dying.storage, dying.origin, UUID(copy))
+    assert reader.read(0, dying.size) == before
+    reader.close()
+
+
+def test_writes_of_one_batch_fail_one_by_one(dying: Any, nbd_module: Any) -> None:
+    control = dying.control()
+    control.snapshot()
+    client = connect(nbd_module, dying)
+    client.pwrite(bytes(CHUNK), 4 * CHUNK)
+    Path(f"{dying.directory}/dead").touch()
+    buffer = nbd_module.Buffer.from_bytearray
+    waiting = {client.aio_pwrite(buffer(bytearray(b"x" * CHUNK)), chunk * CHUNK): chunk for chunk in range(8)}
+    failed = set()
+    while waiting:
+        for cookie in list(waiting):
+            try:
+                if client.aio_command_completed(cookie):
+                    del waiting[cookie]
+            except nbd_module.Error:
+                failed.add(waiting.pop(cookie))
+        if waiting:
+            client.poll(-1)
+    assert failed == set(range(8)) - {4}
+    os.unlink(f"{dying.directory}/dead")
+    assert client.pread(8 * CHUNK, 0) == bytes(4 * CHUNK) + b"x" * CHUNK + bytes(3 * CHUNK)
+
+
+@pytest.fixture
+def store(workdir: str) -> Iterator[ShadowStore]:
+    with open(f"{workdir}/origin", "wb+") as file:
+        file.truncate(8 * CHUNK)
+        made = ShadowStore(f"{workdir}/storage", file.fileno(), 8 * CHUNK)
+        yield made
+        made.close()
+
+
+def row_of(store: ShadowStore) -> layout.Entry | None:
+    with open(f"{store.storage}/table", "rb") as file:
+        return layout.Entry.unpack(os.pread(file.fileno(), layout.ENTRY_SIZE, layout.entry_offset(0)))
+
+
+class Torn:
+    """The next write goes half way, and those after it fail, ``failures`` of them."""
+
+    def __init__(self, failures: int) -> None:
+        self._real, self._calls, self._failures = os.pwrite, 0, failures
+
+    def __call__(self, fd: int, data: Any, offset: int) -> int:
+        self._calls += 1
+        if self._calls > 1 + self._failures:
+            return self._real(fd, data, offset)
+        if self._calls > 1:
+            raise OSError(5, "Input/output error")
+        return self._real(fd, data[:20], offset)
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_a_row_that_was_written_in_part_is_put_back(
+    store: ShadowStore, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    copy = uuid4()
+    entry = store.commit(copy, uuid4(), 1, False)
+    store.finish(copy)
+    kept = row_of(store)
+    for action in (
+        lambda: store.set_copy(copy, 7, 1 << 40),
+        lambda: store.delete(copy),
+        lambda: store.lose(entry, "a test"),
+    ):
+        with monkeypatch.context() as patches:
+            patches.setattr(os, "pwrite", Torn(failures))
+            with pytest.raises(OSError, match="Input/output"):
+                action()
+            if failures == 1:
+                assert row_of(store) == kept, "the row is whole at once"
+        assert (entry.priority, entry.hold_until_ns, entry.cause) == (128, 0, 0)
+        store.table.sync()
+        assert row_of(store) == kept == entry, "the row is whole with the next look at the table"
+    store.set_copy(copy, 7, None)
+    assert entry.priority == 7 and row_of(store) == entry
