@@ -125,13 +125,19 @@ class Cast:
         return same_class[0] if len(same_class) == 1 else None
 
     def components_of(self, participant: Participant) -> WriterComponents | None:
-        """Its entry in the document."""
+        """Its entry in the document: one that was moved to it, else its own unless that was moved away."""
         metadata = participant.metadata
+        for entry in self.document.writers:
+            if entry.selected_instance == metadata.instance_id:
+                return entry
         own = self.document.writer(metadata.writer_id, metadata.instance_id)
         if own is not None:
-            return own
+            return None if own.selected_instance else own
         for entry in self.document.writers:
-            if self.find(entry.writer_id, entry.instance_id, entry.instance_name) is participant:
+            if (
+                not entry.selected_instance
+                and self.find(entry.writer_id, entry.instance_id, entry.instance_name) is participant
+            ):
                 return entry
         return None
 

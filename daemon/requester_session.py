@@ -223,6 +223,11 @@ class RequesterSession:
             rp.AddRestoreSubcomponent,
             rp.SetRestoreOptions,
             rp.SetAdditionalRestores,
+            rp.AddNewTarget,
+            rp.SetRangesFilePath,
+            rp.SetAuthoritativeRestore,
+            rp.SetRestoreName,
+            rp.SetRollForward,
             rp.AddAlternativeLocationMapping,
             rp.SetFileRestoreStatus,
         )
@@ -250,6 +255,7 @@ class RequesterSession:
             rp.GetDocument: self._get_document,
             rp.SaveAsXml: self._save_as_xml,
             rp.SetSelectedForRestore: self._select_for_restore,
+            rp.SetSelectedForRestoreEx: self._select_for_restore,
             rp.PreRestore: self._pre_restore,
             rp.PostRestore: self._post_restore,
         }

@@ -6,9 +6,11 @@ from shadowset.daemon.cast import Participant
 from shadowset.daemon.document import apply_component_call, find_component
 from shadowset.daemon.house import House
 from shadowset.daemon.registry import canonical_guid
+from shadowset.daemon.restore_wishes import apply_wish, require_file_set, require_supported
 from shadowset.daemon.writer_session import WriterSession
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
+from shadowset.vss.components import Component, WriterComponents
 from shadowset.vss.documents import components_from_xml
 from shadowset.vss.enums import WriterEvent
 
@@ -22,6 +24,8 @@ class RestoreSession(WriterSession):
         for entry in self.document.writers:
             entry.writer_id = canonical_guid(entry.writer_id) or entry.writer_id
             entry.instance_id = canonical_guid(entry.instance_id) or entry.instance_id
+            for component in entry.components:
+                component.selected_instance = ""  # a process of an earlier restore
         self._with_options: set[int] = set()
 
     def change(self, call: rp.ComponentCall) -> None:
@@ -37,19 +41,61 @@ class RestoreSession(WriterSession):
                     f"component {component.full_path!r} was given its restore options before in this session",
                 )
             self._with_options.add(id(component))
+        component, entry = self._component(call)
+        require_supported(entry, call)
+        if isinstance(call, rp.AddNewTarget):
+            require_file_set(self._running(entry, entry.selected_instance).metadata, component, call)
         super().change(call)
+        apply_wish(component, call)
 
     def select(self, call: rp.SetSelectedForRestore) -> None:
-        """Errors: VSS_E_OBJECT_NOT_FOUND when the component is not in the document or its writer does not run."""
+        """Errors: VSS_E_OBJECT_NOT_FOUND when the component is not in the document or its writer does not run.
+
+        Those of set-selected-for-restore-ex beside it: VSS_E_NOT_SUPPORTED, VSS_E_OBJECT_ALREADY_EXISTS.
+        """
+        component, entry = self._component(call)
+        require_supported(entry, call)
+        instance = ""
+        if isinstance(call, rp.SetSelectedForRestoreEx):
+            instance = canonical_guid(call.selected_instance) or call.selected_instance
+        if call.selected:
+            self._require_free(entry, component, instance, self._running(entry, instance))
+        apply_component_call(component, call)
+        component.selected_instance = instance if call.selected else ""
+
+    def _component(self, call: rp.ComponentCall) -> tuple[Component, WriterComponents]:
         component = find_component(self.document, call)
         entry = self.document.writer(call.writer_id, call.instance_id)
         assert entry is not None
-        if self.cast.find(entry.writer_id, entry.instance_id, entry.instance_name) is None:
+        return component, entry
+
+    def _running(self, entry: WriterComponents, instance: str = "") -> Participant:
+        """The writer that takes an entry: its own instance, or the one named."""
+        found = self.cast.find(entry.writer_id, instance or entry.instance_id, "" if instance else entry.instance_name)
+        if found is not None and instance in ("", found.metadata.instance_id):
+            return found
+        which = f"instance {instance[:60]!r} of " if instance else ""
+        raise VssError(
+            Code.VSS_E_OBJECT_NOT_FOUND,
+            f"{which}writer {entry.name or entry.writer_id} does not run; start it, or restore its files without it",
+        )
+
+    def _require_free(self, entry: WriterComponents, component: Component, instance: str, taker: Participant) -> None:
+        """Events name components, not instances: an instance takes one entry, and an entry goes to one instance."""
+        name = entry.name or entry.writer_id
+        chosen = [each for each in entry.components if each.selected_for_restore and each is not component]
+        if any(each.selected_instance != instance for each in chosen):
             raise VssError(
-                Code.VSS_E_OBJECT_NOT_FOUND,
-                f"writer {entry.name or entry.writer_id} does not run; start it, or restore its files without it",
+                Code.VSS_E_OBJECT_ALREADY_EXISTS,
+                f"other components of writer {name} are selected for another instance; move all of them to one",
             )
-        apply_component_call(component, call)
+        taken = self.cast.components_of(taker)
+        if taken and taken is not entry and any(each.selected_for_restore for each in taken.components):
+            raise VssError(
+                Code.VSS_E_OBJECT_ALREADY_EXISTS,
+                f"instance {taker.metadata.instance_id} of writer {name} already takes the components of "
+                f"instance {taken.instance_id}; restore the two one after the other",
+            )
 
     async def pre_restore(self) -> None:
         """PreRestore to the writers with selected components; refusals show in the writers' status."""

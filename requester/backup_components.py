@@ -11,7 +11,7 @@ from shadowset.requester.connection import Connection, ConnectionLost, NoticeHan
 from shadowset.vss import requester_protocol as protocol
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import BackupComponentsDocument
-from shadowset.vss.enums import BackupType, ComponentType, FileRestoreStatus, ObjectType, RestoreType
+from shadowset.vss.enums import BackupType, ComponentType, FileRestoreStatus, ObjectType, RestoreType, RollForward
 from shadowset.vss.metadata import WriterMetadata
 from shadowset.vss.paths import Paths
 
@@ -45,6 +45,7 @@ class BackupComponents:
     ) -> None:
         paths = paths or Paths.from_environment(os.environ)
         self.connection = Connection(paths.requester_socket, client, timeout, on_notice)
+        self._session_id = ""
         self._metadata: list[WriterMetadata] | None = None
         self._status: list[protocol.WriterStatus] | None = None
 
@@ -70,11 +71,19 @@ class BackupComponents:
 
     def initialize_for_backup(self) -> str:
         """Begin a backup; returns the session id."""
-        return str(self.connection.call(protocol.InitializeForBackup))
+        self._session_id = str(self.connection.call(protocol.InitializeForBackup))
+        return self._session_id
 
     def initialize_for_restore(self, document: str) -> str:
         """Begin a restore from a saved backup components document (XML); returns the session id."""
-        return str(self.connection.call(protocol.InitializeForRestore, document=document))
+        self._session_id = str(self.connection.call(protocol.InitializeForRestore, document=document))
+        return self._session_id
+
+    def get_session_id(self) -> str:
+        """The id of this session, by which writers and records know it. After initialize_for_backup or _restore."""
+        if not self._session_id:
+            raise VssError(Code.VSS_E_BAD_STATE, "no session yet; call initialize_for_backup or _restore first")
+        return self._session_id
 
     def set_context(self, context: int) -> None:
         """Choose a Context, with Attribute modifiers ORed in. Once, before start_snapshot_set."""
@@ -137,9 +146,16 @@ class BackupComponents:
             raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no writer {index}: {len(gathered)} were gathered")
         return gathered[index]
 
+    def free_writer_metadata(self) -> None:
+        """Let go of the gathered documents; the session itself goes on. After gather_writer_metadata has finished."""
+        self._gathered()
+        self._metadata = None
+
     def _gathered(self) -> list[WriterMetadata]:
         if self._metadata is None:
-            raise VssError(Code.VSS_E_BAD_STATE, "no writer metadata yet; let gather_writer_metadata finish first")
+            raise VssError(
+                Code.VSS_E_BAD_STATE, "no writer metadata; let gather_writer_metadata finish first, and free it last"
+            )
         return self._metadata
 
     def gather_writer_status(self) -> AsyncOperation[list[protocol.WriterStatus]]:
@@ -267,6 +283,52 @@ class BackupComponents:
     ) -> None:
         """Choose a component for restore. The writer must run, else VSS_E_OBJECT_NOT_FOUND. Before pre_restore."""
         self.connection.call(protocol.SetSelectedForRestore, **component._asdict(), selected=selected)
+
+    def set_selected_for_restore_ex(
+        self,
+        component: ComponentKey,
+        selected_instance: str,
+        selected: bool = True,
+    ) -> None:
+        """Choose a component for restore by another running instance of its writer's class. Before pre_restore."""
+        self.connection.call(
+            protocol.SetSelectedForRestoreEx,
+            **component._asdict(),
+            selected=selected,
+            selected_instance=selected_instance,
+        )
+
+    def add_new_target(
+        self, component: ComponentKey, path: str, filespec: str, recursive: bool, destination: str
+    ) -> None:
+        """Say that the files of one file set are to be restored elsewhere. Before pre_restore."""
+        self.connection.call(
+            protocol.AddNewTarget,
+            **component._asdict(),
+            path=path,
+            filespec=filespec,
+            recursive=recursive,
+            destination=destination,
+        )
+
+    def set_ranges_file_path(self, component: ComponentKey, partial_file: int, ranges_file: str) -> None:
+        """Say where the ranges file of a partial file, counted from 0, lies now. Before pre_restore."""
+        self.connection.call(
+            protocol.SetRangesFilePath, **component._asdict(), partial_file=partial_file, ranges_file=ranges_file
+        )
+
+    def set_authoritative_restore(self, component: ComponentKey, authoritative: bool) -> None:
+        """Say that the restored contents are to win over those of other replicas. Before pre_restore."""
+        self.connection.call(protocol.SetAuthoritativeRestore, **component._asdict(), authoritative=authoritative)
+
+    def set_restore_name(self, component: ComponentKey, restore_name: str) -> None:
+        """Give the name that a component is to have after the restore. Before pre_restore."""
+        self.connection.call(protocol.SetRestoreName, **component._asdict(), restore_name=restore_name)
+
+    def set_roll_forward(self, component: ComponentKey, roll_forward: RollForward, point: str = "") -> None:
+        """Say how far to roll a component forward; a point, in its writer's words, goes with PARTIAL. Before
+        pre_restore."""
+        self.connection.call(protocol.SetRollForward, **component._asdict(), roll_forward=roll_forward, point=point)
 
     def add_restore_subcomponent(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shadowset.vss.enums import BackupType, ComponentType, FileRestoreStatus, RestoreTarget, RestoreType
+from shadowset.vss.enums import BackupType, ComponentType, FileRestoreStatus, RestoreTarget, RestoreType, RollForward
 from shadowset.vss.metadata import LocationMapping
 
 
@@ -18,12 +18,16 @@ class PartialFile(msgspec.Struct):
 
 
 class DifferencedFile(msgspec.Struct):
-    """Files to back up when changed since a time in Unix nanoseconds; 0 leaves the judgement to the requester."""
+    """Files to back up when changed since a time in Unix nanoseconds; 0 leaves the judgement to the requester.
+
+    ``lsn`` is the writer's own mark of the same instant, for requesters that understand it.
+    """
 
     path: str
     filespec: str
     recursive: bool = False
     last_modified_ns: int = 0
+    lsn: str = ""
 
 
 class DirectedTarget(msgspec.Struct):
@@ -53,7 +57,11 @@ class Failure(msgspec.Struct):
 
 
 class Component(msgspec.Struct):
-    """One explicitly included component."""
+    """One explicitly included component.
+
+    ``roll_forward_point`` is in the writer's own words and counts with PARTIAL only; ``selected_instance`` is the
+    instance of the writer that takes the component in place of the one that was backed up.
+    """
 
     type: ComponentType
     logical_path: str
@@ -80,6 +88,11 @@ class Component(msgspec.Struct):
     pre_restore_failure_message: str = ""
     post_restore_failure_message: str = ""
     file_restore_status: FileRestoreStatus = FileRestoreStatus.UNDEFINED
+    authoritative_restore: bool = False
+    restore_name: str = ""
+    roll_forward: RollForward = RollForward.UNDEFINED
+    roll_forward_point: str = ""
+    selected_instance: str = ""
 
     @property
     def full_path(self) -> str:
@@ -96,6 +109,12 @@ class WriterComponents(msgspec.Struct):
     instance_name: str = ""
     backup_schema: int = 0
     components: list[Component] = []
+
+    @property
+    def selected_instance(self) -> str:
+        """The instance that its selected components were moved to (SetSelectedForRestoreEx), or an empty string."""
+        chosen = [each.selected_instance for each in self.components if each.selected_for_restore]
+        return next(filter(None, chosen), "")
 
     def component(self, logical_path: str, name: str) -> Component | None:
         """The component with this identity, or None."""

@@ -199,6 +199,15 @@ class RestoreTarget(IntEnum):
     ORIGINAL_LOCATION = 4
 
 
+class RollForward(IntEnum):
+    """VSS_ROLLFORWARD_TYPE."""
+
+    UNDEFINED = 0
+    NONE = 1
+    ALL = 2
+    PARTIAL = 3
+
+
 class FileRestoreStatus(IntEnum):
     """VSS_FILE_RESTORE_STATUS."""
 

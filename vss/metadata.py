@@ -37,6 +37,15 @@ class ExcludedFiles(msgspec.Struct, frozen=True):
     recursive: bool = False
 
 
+class IncludedFiles(msgspec.Struct, frozen=True):
+    """Files of the writer as a whole, in no component (AddIncludeFiles)."""
+
+    path: str
+    filespec: str
+    recursive: bool = False
+    alternate_path: str = ""
+
+
 class LocationMapping(msgspec.Struct, frozen=True):
     """Where files of a file set may go at restore when their own place cannot take them."""
 
@@ -108,6 +117,7 @@ class WriterMetadata(msgspec.Struct, frozen=True):
     freeze_timeout_ms: int = 60_000
     restore_method: RestoreMethod = RestoreMethod()
     components: tuple[ComponentInfo, ...] = ()
+    include_files: tuple[IncludedFiles, ...] = ()
     exclude_files: tuple[ExcludedFiles, ...] = ()
     exclude_from_snapshot: tuple[ExcludedFiles, ...] = ()
     alternate_location_mappings: tuple[LocationMapping, ...] = ()

@@ -21,6 +21,7 @@ from shadowset.vss.enums import (
     ObjectType,
     ProviderType,
     RestoreType,
+    RollForward,
     SnapshotState,
     WriterState,
 )
@@ -316,6 +317,54 @@ class SetSelectedForRestore(ComponentCall, tag="set-selected-for-restore"):
     selected: bool = True
 
 
+class SetSelectedForRestoreEx(SetSelectedForRestore, tag="set-selected-for-restore-ex"):
+    """As set-selected-for-restore, for another running instance of the writer's class to take the component over.
+
+    Before pre-restore. All selected components of a writer go to one instance. Errors: VSS_E_OBJECT_NOT_FOUND,
+    VSS_E_NOT_SUPPORTED without the writer's schema bit, VSS_E_OBJECT_ALREADY_EXISTS for an instance that is taken.
+    """
+
+    selected_instance: str = ""
+
+
+class AddNewTarget(ComponentCall, tag="add-new-target"):
+    """Restore the files of one file set elsewhere. Before pre-restore. A second one of the same set replaces it.
+
+    Errors: VSS_E_NOT_SUPPORTED without the writer's schema bit, VSS_E_OBJECT_NOT_FOUND for no file set of the writer.
+    """
+
+    path: str
+    filespec: str
+    recursive: bool
+    destination: str
+
+
+class SetRangesFilePath(ComponentCall, tag="set-ranges-file-path"):
+    """Where the ranges file of a partial file, counted from 0, lies now. Before pre-restore."""
+
+    partial_file: int
+    ranges_file: str
+
+
+class SetAuthoritativeRestore(ComponentCall, tag="set-authoritative-restore"):
+    """Before pre-restore. Errors: VSS_E_NOT_SUPPORTED without the writer's schema bit."""
+
+    authoritative: bool
+
+
+class SetRestoreName(ComponentCall, tag="set-restore-name"):
+    """The name that the component is to have. Before pre-restore. Errors: VSS_E_NOT_SUPPORTED as above."""
+
+    restore_name: str
+
+
+class SetRollForward(ComponentCall, tag="set-roll-forward"):
+    """How far to roll forward; a point goes with PARTIAL. Before pre-restore. Errors: VSS_E_NOT_SUPPORTED as above."""
+
+    roll_forward: RollForward
+    point: str = ""
+
+
 class AddRestoreSubcomponent(ComponentCall, tag="add-restore-subcomponent"):
     """Restore one member of a selected component set. Before pre-restore."""
 
@@ -592,6 +641,12 @@ ToCoordinator = (
     | SetPreviousBackupStamp
     | SetBackupSucceeded
     | SetSelectedForRestore
+    | SetSelectedForRestoreEx
+    | AddNewTarget
+    | SetRangesFilePath
+    | SetAuthoritativeRestore
+    | SetRestoreName
+    | SetRollForward
     | AddRestoreSubcomponent
     | SetRestoreOptions
     | SetAdditionalRestores

@@ -40,6 +40,7 @@ def validate_metadata(metadata: WriterMetadata) -> list[str]:
         *_names(metadata),
         *(fault for component in metadata.components for fault in _component(metadata, component)),
         *_shared_file_sets(metadata),
+        *_inclusions(metadata),
         *_exclusions(metadata),
         *_mappings(metadata),
     ]
@@ -198,6 +199,15 @@ def _exclusions(metadata: WriterMetadata) -> Iterator[str]:
             what = f"the exclusion {files.path!r} {files.filespec!r} from the {kind}"
             yield from path_faults(what, "path", files.path)
             yield from pattern_faults(what, files.filespec)
+
+
+def _inclusions(metadata: WriterMetadata) -> Iterator[str]:
+    for files in metadata.include_files:
+        what = f"the included file set {files.path!r} {files.filespec!r}"
+        yield from path_faults(what, "path", files.path)
+        yield from pattern_faults(what, files.filespec)
+        if files.alternate_path:
+            yield from path_faults(what, "alternate path", files.alternate_path)
 
 
 def _mappings(metadata: WriterMetadata) -> Iterator[str]:

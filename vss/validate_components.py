@@ -13,7 +13,7 @@ from shadowset.vss.components import (
     PartialFile,
     WriterComponents,
 )
-from shadowset.vss.enums import BackupSchema, BackupType, RestoreTarget
+from shadowset.vss.enums import BackupSchema, BackupType, RestoreTarget, RollForward
 from shadowset.vss.ranges import names_ranges_file, parse_ranges
 from shadowset.vss.selection.dependencies import guid_key
 from shadowset.vss.validate import is_guid, name_faults, path_faults, pattern_faults, unknown_bits
@@ -104,6 +104,18 @@ def _restore(writer: WriterComponents, component: Component, what: str) -> Itera
         yield f"{what} has members to restore and is not selected for restore itself; select it"
     if component.new_targets and not writer.backup_schema & BackupSchema.WRITER_SUPPORTS_NEW_TARGET:
         yield f"{what} has a new target, which its writer does not support; restore to the original place"
+    for present, bit, wish in (
+        (component.authoritative_restore, BackupSchema.AUTHORITATIVE_RESTORE, "an authoritative restore"),
+        (component.restore_name, BackupSchema.RESTORE_RENAME, "a new name"),
+        (component.roll_forward, BackupSchema.ROLLFORWARD_RESTORE, "a roll-forward"),
+        (component.selected_instance, BackupSchema.WRITER_SUPPORTS_RESTORE_WITH_MOVE, "another instance"),
+    ):
+        if present and not writer.backup_schema & bit:
+            yield f"{what} is to be restored with {wish}, which its writer does not support; take the wish out"
+    if bool(component.roll_forward_point) != (component.roll_forward == RollForward.PARTIAL):
+        yield f"{what} has a point to roll forward to without PARTIAL, or PARTIAL without a point; give both or none"
+    if component.selected_instance and not is_guid(component.selected_instance):
+        yield f"{what} is selected for instance {component.selected_instance!r}, which is no GUID; take a running one's"
     for mapping in component.new_targets + component.alternate_location_mappings:
         place = f"the mapping of {mapping.path!r} {mapping.filespec!r} of {what}"
         yield from path_faults(place, "path", mapping.path)

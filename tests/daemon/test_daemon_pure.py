@@ -158,12 +158,14 @@ def test_after_an_abort_or_a_failure() -> None:
 def test_restore_in_order_and_out_of_it() -> None:
     begun = [rp.InitializeForRestore, rp.SetRestoreState]
     assert "gather" in refused(ran(*map(make, begun)), make(rp.SetSelectedForRestore))
-    for call in (rp.SetRestoreOptions, rp.SetAdditionalRestores):
+    wishes = (rp.AddNewTarget, rp.SetRangesFilePath, rp.SetAuthoritativeRestore, rp.SetRestoreName, rp.SetRollForward)
+    for call in (rp.SetRestoreOptions, rp.SetAdditionalRestores, rp.SetSelectedForRestoreEx, *wishes):
         assert "after gather-writer-metadata" in refused(ran(*map(make, begun)), make(call))
     begun += [rp.GatherWriterMetadata, rp.SetSelectedForRestore, rp.SetRestoreOptions, rp.SetAdditionalRestores]
     assert "after pre-restore" in refused(ran(*map(make, begun)), make(rp.PostRestore))
     begun += [rp.PreRestore, rp.SetFileRestoreStatus]
-    assert "before pre-restore" in refused(ran(*map(make, begun)), make(rp.SetRestoreOptions))
+    for call in (rp.SetRestoreOptions, rp.SetSelectedForRestoreEx, *wishes):
+        assert "before pre-restore" in refused(ran(*map(make, begun)), make(call))
     begun += [rp.PostRestore]
     assert "before post-restore" in refused(ran(*map(make, begun)), make(rp.SetFileRestoreStatus))
 

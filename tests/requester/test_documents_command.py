@@ -128,6 +128,8 @@ BAD: list[tuple[str, str]] = [
         wrong(components_to_xml(backup(new_targets=[LocationMapping("/a", "*", False, "/b")])), '"256"', '"0"'),
         "has a new target, which its writer does not support",
     ),
+    (components_to_xml(backup(restore_name="new")), "restored with a new name, which its writer does not support"),
+    (components_to_xml(backup(roll_forward_point="x")), "a point to roll forward to without PARTIAL"),
     (components_to_xml(backup(restore_target=RestoreTarget.DIRECTED)), "DIRECTED and no directed target"),
     (
         components_to_xml(backup(directed_targets=[directed("0:4", "0:5")])),

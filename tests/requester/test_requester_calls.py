@@ -15,7 +15,7 @@ from shadowset.requester.backup_components import BackupComponents, ComponentKey
 from shadowset.requester.connection import Connection, ConnectionLost, ServiceUnavailable, call_name
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.enums import BackupType, ComponentType, FileRestoreStatus, ObjectType, RestoreType
+from shadowset.vss.enums import BackupType, ComponentType, FileRestoreStatus, ObjectType, RestoreType, RollForward
 from shadowset.vss.paths import Paths
 from shadowset.vss.wire import FrameError
 
@@ -43,10 +43,24 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "add_restore_subcomponent": (KEY, "p", "n"),
     "set_restore_options": (KEY, "x"),
     "set_additional_restores": (KEY, True),
+    "set_selected_for_restore_ex": (KEY, "instance"),
+    "add_new_target": (KEY, "/data", "*", False, "/new"),
+    "set_ranges_file_path": (KEY, 0, "/ranges"),
+    "set_authoritative_restore": (KEY, True),
+    "set_restore_name": (KEY, "new"),
+    "set_roll_forward": (KEY, RollForward.PARTIAL, "point"),
     "set_file_restore_status": (KEY, FileRestoreStatus.ALL),
     "add_alternative_location_mapping": (KEY, "/a", "*", False, "/b"),
 }
-LOCAL = {"close", "get_writer_metadata", "get_writer_metadata_count", "get_writer_status", "get_writer_status_count"}
+LOCAL = {
+    "close",
+    "free_writer_metadata",
+    "get_session_id",
+    "get_writer_metadata",
+    "get_writer_metadata_count",
+    "get_writer_status",
+    "get_writer_status_count",
+}
 CALLS = sorted(
     name
     for name, _ in inspect.getmembers(BackupComponents, inspect.isfunction)
@@ -109,12 +123,19 @@ def test_out_of_order_calls_are_refused_with_bad_state(coordinator: Any) -> None
 
 def test_a_whole_backup_by_calls(coordinator: Any, data: Any) -> None:
     with BackupComponents() as calls:
-        calls.initialize_for_backup()
+        with pytest.raises(VssError, match="no session yet"):
+            calls.get_session_id()
+        assert calls.initialize_for_backup() == calls.get_session_id()
         calls.set_context(0)
         calls.set_backup_state(True, False, BackupType.COPY)
         assert calls.gather_writer_metadata().wait() == Code.VSS_S_ASYNC_FINISHED
         assert calls.get_writer_metadata_count() == 1
         metadata = calls.get_writer_metadata(0)
+        calls.free_writer_metadata()
+        for freed in (calls.get_writer_metadata_count, calls.free_writer_metadata):
+            with pytest.raises(VssError) as caught:
+                freed()
+            assert caught.value.code == Code.VSS_E_BAD_STATE
         key = ComponentKey(metadata.writer_id, metadata.instance_id, ComponentType.FILEGROUP, "databases", "orders")
         calls.add_component(key)
         set_id = calls.start_snapshot_set()
@@ -132,6 +153,7 @@ def test_a_whole_backup_by_calls(coordinator: Any, data: Any) -> None:
         assert "orders" in calls.save_as_xml()
     with pytest.raises(VssError):
         calls.get_writer_metadata(7)
+    assert calls.get_session_id(), "no call to the coordinator"
 
 
 def test_closing_deletes_auto_release_copies(coordinator: Any, data: Any, eventually: Any) -> None:

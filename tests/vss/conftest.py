@@ -80,6 +80,9 @@ METADATA = st.builds(
         reboot_required=FLAG,
     ),
     components=_tuples(_INFO),
+    include_files=_tuples(
+        st.builds(m.IncludedFiles, path=XML_TEXT, filespec=XML_TEXT, recursive=FLAG, alternate_path=XML_TEXT)
+    ),
     exclude_files=_tuples(_EXCLUDED),
     exclude_from_snapshot=_tuples(_EXCLUDED),
     alternate_location_mappings=_tuples(MAPPING),
@@ -99,7 +102,9 @@ _COMPONENT = st.builds(
         st.builds(c.PartialFile, path=XML_TEXT, filename=XML_TEXT, ranges=XML_TEXT, metadata=ANY_TEXT)
     ),
     differenced_files=_lists(
-        st.builds(c.DifferencedFile, path=XML_TEXT, filespec=XML_TEXT, recursive=FLAG, last_modified_ns=NUMBER)
+        st.builds(
+            c.DifferencedFile, path=XML_TEXT, filespec=XML_TEXT, recursive=FLAG, last_modified_ns=NUMBER, lsn=XML_TEXT
+        )
     ),
     failure=st.builds(c.Failure, code=st.integers(0, 2**32 - 1), application_code=NUMBER, message=XML_TEXT),
     prepare_for_backup_failure_message=XML_TEXT,
@@ -126,6 +131,11 @@ _COMPONENT = st.builds(
     pre_restore_failure_message=XML_TEXT,
     post_restore_failure_message=XML_TEXT,
     file_restore_status=st.sampled_from(e.FileRestoreStatus),
+    authoritative_restore=FLAG,
+    restore_name=XML_TEXT,
+    roll_forward=st.sampled_from(e.RollForward),
+    roll_forward_point=XML_TEXT,
+    selected_instance=XML_TEXT,
 )
 BACKUP = st.builds(
     c.BackupComponentsDocument,

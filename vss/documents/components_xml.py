@@ -21,7 +21,7 @@ from shadowset.vss.components import (
 from shadowset.vss.documents import xml
 from shadowset.vss.documents.metadata_xml import MAPPING, add_mapping, read_mapping
 from shadowset.vss.documents.xml import Node, add, yes_no
-from shadowset.vss.enums import BackupType, ComponentType, FileRestoreStatus, RestoreTarget, RestoreType
+from shadowset.vss.enums import BackupType, ComponentType, FileRestoreStatus, RestoreTarget, RestoreType, RollForward
 
 NAMESPACE = "x-schema:#VssComponentMetadata"
 DOCUMENT = "backup components document"
@@ -42,6 +42,7 @@ TARGET_WORDS = {
     RestoreTarget.ORIGINAL_LOCATION: "originalLocation",
 }
 STATUS_WORDS = {status: status.name.lower() for status in FileRestoreStatus}
+ROLL_FORWARD_WORDS = {kind: kind.name.lower() for kind in RollForward}
 
 # attributes that hold a component's plain texts, with the fields of the structure
 _TEXTS = {
@@ -53,11 +54,15 @@ _TEXTS = {
     "restoreOptions": "restore_options",
     "preRestoreFailureMessage": "pre_restore_failure_message",
     "postRestoreFailureMessage": "post_restore_failure_message",
+    "restoreName": "restore_name",
+    "rollForwardPoint": "roll_forward_point",
+    "selectedInstanceId": "selected_instance",
 }
 _TRUTHS = {
     "backupSucceeded": "backup_succeeded",
     "selectedForRestore": "selected_for_restore",
     "additionalRestores": "additional_restores",
+    "authoritativeRestore": "authoritative_restore",
 }
 _METADATA = {"BACKUP_METADATA": "backup_metadata", "RESTORE_METADATA": "restore_metadata"}
 _DIRECTED = {
@@ -127,6 +132,10 @@ def _add_component(parent: ElementTree.Element, component: Component) -> None:
         attributes["fileRestoreStatus"] = xml.word(
             STATUS_WORDS, component.file_restore_status, f"the status of {place}"
         )
+    if component.roll_forward != RollForward.UNDEFINED:
+        attributes["rollForwardType"] = xml.word(
+            ROLL_FORWARD_WORDS, component.roll_forward, f"the roll-forward of {place}"
+        )
     element = add(parent, "COMPONENT", attributes)
     _add_backup_parts(element, component, place)
     _add_restore_parts(element, component)
@@ -153,7 +162,7 @@ def _add_backup_parts(element: ElementTree.Element, component: Component, place:
     for files in component.differenced_files:
         time = xml.number(files.last_modified_ns, "DIFFERENCED_FILE/lastModifyTimeNs")
         names = {"path": files.path, "filespec": files.filespec, "recursive": yes_no(files.recursive)}
-        add(element, "DIFFERENCED_FILE", {**names, "lastModifyTimeNs": time})
+        add(element, "DIFFERENCED_FILE", {**names, "lastModifyTimeNs": time, "lsnString": files.lsn or None})
 
 
 def _add_restore_parts(element: ElementTree.Element, component: Component) -> None:
@@ -211,6 +220,7 @@ def _read_component(node: Node) -> Component:
         name=node.text("componentName"),
         restore_target=node.word("restoreTarget", TARGET_WORDS, RestoreTarget.UNDEFINED),
         file_restore_status=node.word("fileRestoreStatus", STATUS_WORDS, FileRestoreStatus.UNDEFINED),
+        roll_forward=node.word("rollForwardType", ROLL_FORWARD_WORDS, RollForward.UNDEFINED),
     )
     for name, field in _TRUTHS.items():
         setattr(component, field, node.truth(name, False))
@@ -265,4 +275,5 @@ def _read_differenced_file(node: Node) -> DifferencedFile:
         node.text("filespec"),
         recursive=node.truth("recursive", False),
         last_modified_ns=node.number("lastModifyTimeNs", 0),
+        lsn=node.text("lsnString", ""),
     )

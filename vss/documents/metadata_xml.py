@@ -24,6 +24,7 @@ from shadowset.vss.metadata import (
     Dependency,
     ExcludedFiles,
     FileSet,
+    IncludedFiles,
     LocationMapping,
     RestoreMethod,
     WriterMetadata,
@@ -34,7 +35,7 @@ DOCUMENT = "writer metadata document"
 
 COMPONENT_TAGS = {ComponentType.DATABASE: "DATABASE", ComponentType.FILEGROUP: "FILE_GROUP"}
 FILE_TAGS = {"files": "FILE_LIST", "database_files": "DATABASE_FILES", "log_files": "DATABASE_LOGFILES"}
-EXCLUDE, EXCLUDE_FROM_SNAPSHOT = "EXCLUDE_FILES", "EXCLUDE_FILES_FROM_SNAPSHOT"
+INCLUDE, EXCLUDE, EXCLUDE_FROM_SNAPSHOT = "INCLUDE_FILES", "EXCLUDE_FILES", "EXCLUDE_FILES_FROM_SNAPSHOT"
 MAPPING = "ALTERNATE_LOCATION_MAPPING"
 
 USAGE_WORDS = {
@@ -84,6 +85,8 @@ def metadata_to_xml(metadata: WriterMetadata) -> str:
     locations = add(root, "BACKUP_LOCATIONS", {})
     for component in metadata.components:
         _add_component(locations, component)
+    for included in metadata.include_files:
+        add(locations, INCLUDE, {**triple(included), "alternatePath": included.alternate_path or None})
     for tag, excluded in ((EXCLUDE, metadata.exclude_files), (EXCLUDE_FROM_SNAPSHOT, metadata.exclude_from_snapshot)):
         for files in excluded:
             add(locations, tag, triple(files))
@@ -176,7 +179,7 @@ def _add_dependency(parent: ElementTree.Element, dependency: Dependency) -> None
     )
 
 
-def triple(files: ExcludedFiles | LocationMapping) -> dict[str, str | None]:
+def triple(files: ExcludedFiles | IncludedFiles | LocationMapping) -> dict[str, str | None]:
     """Path, pattern and recursion: what names a file set."""
     return {"path": files.path, "filespec": files.filespec, "recursive": yes_no(files.recursive)}
 
@@ -218,7 +221,7 @@ def metadata_from_xml(text: str | bytes) -> WriterMetadata:
 def _read_writer(
     identity: Node, method: Node, locations: Node, schema: Node | None, mappings: tuple[LocationMapping, ...]
 ) -> WriterMetadata:
-    components, excluded, excluded_from_snapshot = _read_locations(locations)
+    components, included, excluded, excluded_from_snapshot = _read_locations(locations)
     metadata = WriterMetadata(
         writer_id=identity.text("writerId"),
         instance_id=identity.text("instanceId"),
@@ -232,6 +235,7 @@ def _read_writer(
         freeze_timeout_ms=identity.number("s:freezeTimeoutMs", 60_000),
         restore_method=_read_restore_method(method),
         components=components,
+        include_files=included,
         exclude_files=excluded,
         exclude_from_snapshot=excluded_from_snapshot,
         alternate_location_mappings=mappings,
@@ -255,20 +259,33 @@ def _read_restore_method(node: Node) -> RestoreMethod:
     return method
 
 
-Locations = tuple[tuple[ComponentInfo, ...], tuple[ExcludedFiles, ...], tuple[ExcludedFiles, ...]]
+Locations = tuple[
+    tuple[ComponentInfo, ...], tuple[IncludedFiles, ...], tuple[ExcludedFiles, ...], tuple[ExcludedFiles, ...]
+]
 
 
 def _read_locations(node: Node) -> Locations:
     node.done()
     components: list[ComponentInfo] = []
+    included: list[IncludedFiles] = []
     excluded: dict[str, list[ExcludedFiles]] = {EXCLUDE: [], EXCLUDE_FROM_SNAPSHOT: []}
     types = {tag: kind for kind, tag in COMPONENT_TAGS.items()}
-    for child in node.children(*types, *excluded):
+    for child in node.children(*types, INCLUDE, *excluded):
         if child.tag in types:
             components.append(_read_component(child, types[child.tag]))
+        elif child.tag == INCLUDE:
+            included.append(_read_included(child))
         else:
             excluded[child.tag].append(_read_excluded(child))
-    return tuple(components), tuple(excluded[EXCLUDE]), tuple(excluded[EXCLUDE_FROM_SNAPSHOT])
+    return tuple(components), tuple(included), tuple(excluded[EXCLUDE]), tuple(excluded[EXCLUDE_FROM_SNAPSHOT])
+
+
+def _read_included(node: Node) -> IncludedFiles:
+    files = IncludedFiles(
+        node.text("path"), node.text("filespec"), node.truth("recursive", False), node.text("alternatePath", "")
+    )
+    node.leaf()
+    return files
 
 
 def _read_excluded(node: Node) -> ExcludedFiles:
