@@ -240,13 +240,9 @@ class ShadowStore:
     def make_persistent(self, entry: layout.Entry) -> None:
         """A copy whose slots and origin are durable is persistent from now on. Errors: OSError."""
         with self.work:
-            entry.persistent = True
-            try:
-                self.table.update(entry)
-            except OSError:
-                entry.persistent = False
-                raise
-            self._update()
+            with self.lock:
+                self.table.change(entry, persistent=True)
+                self._update()
             self._write_header()
 
     def set_copy(self, copy_id: UUID, priority: int | None, hold_until_ns: int | None) -> None:
