@@ -116,6 +116,9 @@ class Changes:
         """At most MAX_EXTENTS changed ranges, cut to (offset, end). Errors: OSError that says to make a full backup."""
         with self._lock:
             try:
+                if self._reader is not None and end > self._reader.size:
+                    self._reader.close()  # the volume has grown
+                    self._reader = None
                 if self._reader is None:
                     self._reader = ChangeReader(*self._arguments)
             except VssError as error:

@@ -75,7 +75,7 @@ class ControlClient:
     def _do(self, call: m.ToProvider) -> object:
         volume = self._volume
         match call:
-            case m.Describe() | m.Configure() | m.ListEvents():
+            case m.Describe() | m.Configure() | m.ListEvents() | m.Resize():
                 return self._tell(call)
             case m.Hold(timeout_ms=timeout_ms):
                 return volume.hold(self, timeout_ms)
@@ -97,12 +97,14 @@ class ControlClient:
                 self._stop()
         return None
 
-    def _tell(self, call: m.Describe | m.Configure | m.ListEvents) -> object:
+    def _tell(self, call: m.Describe | m.Configure | m.ListEvents | m.Resize) -> object:
         match call:
             case m.Configure():
                 return self._volume.configure(call.max_size, call.policy, call.warn_percent)
             case m.ListEvents(after=after):
                 return self._volume.events(after)
+            case m.Resize():
+                return self._volume.resize()
         return self._volume.describe()
 
     def flush(self) -> None:

@@ -21,8 +21,11 @@ class Export(Protocol):
 
     name: str
     description: str
-    size: int
     flags: int
+
+    @property
+    def size(self) -> int:
+        """Bytes; a live volume may grow."""
 
     def context_names(self) -> list[str]:
         """The metadata contexts that a client may choose."""

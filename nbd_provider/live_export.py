@@ -29,8 +29,12 @@ class LiveExport:
         self._slow_modes: set[int] = set()
         self.name = volume.name
         self.description = f"live volume {volume.name}"
-        self.size = volume.origin.size
         self.flags = COMMON_FLAGS | WRITE_FLAGS
+
+    @property
+    def size(self) -> int:
+        """As large as the volume is now: clients that are there already may use what was added."""
+        return self._volume.origin.size
 
     @property
     def gate(self) -> Gate | None:

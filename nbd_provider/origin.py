@@ -94,7 +94,7 @@ class Origin:
             raise refuse(path, "is neither a block device nor a regular file", "name one of these")
         self.fd = self._open()
         try:
-            self.size = self._measure()
+            self.size = self.measure()
         except BaseException:
             os.close(self.fd)
             raise
@@ -122,7 +122,8 @@ class Origin:
             raise VssError(Code.VSS_E_VOLUME_IN_USE, message) from None
         return fd
 
-    def _measure(self) -> int:
+    def measure(self) -> int:
+        """Its size now, which ``size`` need not be. Errors: VSS_E_VOLUME_NOT_SUPPORTED when it cannot be served."""
         if self.is_block:
             (size,) = struct.unpack("Q", fcntl.ioctl(self.fd, BLKGETSIZE64, bytes(8)))
         else:

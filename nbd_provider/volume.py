@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from uuid import UUID
 
-from shadowset.nbd_provider.origin import Origin, device_stack
+from shadowset.nbd_provider.origin import Origin, device_stack, refuse
 from shadowset.nbd_provider.origin_mark import changed_since, take_mark
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import write_all
@@ -159,6 +159,21 @@ class Volume:
         if self.gate.closed:
             raise VssError(Code.VSS_E_BAD_STATE, f"writes to volume {self.name} are held for a shadow copy; try later")
         return _revert_info(self.reverter.begin(parse_id(copy_id)))
+
+    def resize(self) -> VolumeDescription:
+        """Take in what the origin has gained. Errors: VSS_E_VOLUME_NOT_SUPPORTED when it shrank, OSError, and as
+        ``check_usable``; VSS_E_BAD_STATE while writes are held."""
+        self.check_usable()
+        if self.gate.closed:
+            raise VssError(Code.VSS_E_BAD_STATE, f"writes to volume {self.name} are held for a shadow copy; try later")
+        size = self.origin.measure()
+        if size < self.origin.size:
+            reason = f"shrank from {self.origin.size} to {size} bytes, and what was cut off is still served"
+            raise refuse(self.origin.path, reason, "make it as large again at once")
+        if size > self.origin.size:
+            self.store.grow(size)
+            self.origin.size = size
+        return self.describe()
 
     def check_usable(self) -> None:
         """Errors: VSS_E_REVERT_IN_PROGRESS while a revert is under way or has left a mixture behind."""

@@ -180,6 +180,16 @@ class SetCopy(Message, tag="set-copy"):
     hold_until_ns: int | None = None
 
 
+class Resize(Message, tag="resize"):
+    """The origin was enlarged: take in what it has gained; answered with VolumeDescription. Copies keep their size.
+
+    Errors: VSS_E_VOLUME_NOT_SUPPORTED when the origin is smaller than before, VSS_E_BAD_STATE while writes are held,
+    VSS_E_REVERT_IN_PROGRESS.
+    """
+
+    seq: int
+
+
 class Revert(Message, tag="revert"):
     """Take the volume back to a copy; answered with RevertInfo as soon as it is under way. All copies stay as they are.
 
@@ -240,6 +250,7 @@ ToProvider = (
     | Delete
     | Configure
     | SetCopy
+    | Resize
     | Revert
     | CancelRevert
     | ListEvents

@@ -259,8 +259,9 @@ class Bridge:
 
 
 def _same_disk(one: client.Export, other: client.Export) -> bool:
+    """``one`` can stand in for ``other``: it may have grown, and the file keeps its size."""
     return (
-        one.size == other.size
+        one.size >= other.size
         and one.sector_size == other.sector_size
         and one.can(protocol.FLAG_READ_ONLY) == other.can(protocol.FLAG_READ_ONLY)
     )

@@ -59,8 +59,8 @@ def reconnect(attachment: Attachment) -> None:
     """Hands a fresh connection to the device. Errors: VssError."""
     sock, export = client.connect(attachment.nbd, attachment.export)
     with sock:
-        if export.size != netlink.size(attachment.index):
-            message = f"the export has {export.size} bytes now, but {attachment.device} has another size: attach anew"
+        if export.size < netlink.size(attachment.index):  # one that has grown is fine, the device keeps its size
+            message = f"the export has {export.size} bytes now, and {attachment.device} has more: attach anew"
             raise client.NbdError(message)
         netlink.reconfigure(attachment.index, sock.fileno(), backend(attachment.name))
 
