@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from shadowset.nbd_provider.attach import loop, state
+from shadowset.vss import provider_protocol as m
 
 pytestmark = pytest.mark.host
 
@@ -391,3 +392,21 @@ def test_the_real_provider_is_attached_killed_and_waited_for(place: Any, provide
     place.mount(provider.origin, "-o", "loop,ro,noload")
     assert path.read_bytes() == b"before and after"
     place.unmount()
+
+
+def test_a_device_goes_on_when_the_volume_grew_and_its_provider_restarted(place: Any, provider: Any) -> None:
+    device = place.attach(provider.nbd)["device"]
+    os.truncate(provider.origin, provider.size + 4 * MIB)
+    assert provider.control().value(m.Resize)["size"] == provider.size + 4 * MIB
+    provider.kill()
+    provider.start()
+    assert loop.device_size(device) == provider.size
+    with open(device, "r+b") as file:
+        file.seek(-MIB, os.SEEK_END)
+        file.write(b"x" * MIB)
+        file.flush()
+        os.fsync(file.fileno())
+    assert place.detach().returncode == 0
+    assert Path(provider.origin).read_bytes()[provider.size - MIB :] == b"x" * MIB + bytes(4 * MIB)
+    assert loop.device_size(place.attach(provider.nbd)["device"]) == provider.size + 4 * MIB
+    assert place.detach().returncode == 0
