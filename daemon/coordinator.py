@@ -6,7 +6,9 @@ import asyncio
 import logging
 import os
 import time
+from typing import Any
 
+from shadowset.daemon.access import Access, Role
 from shadowset.daemon.catalogue import Catalogue
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.device_layer import DeviceLayer
@@ -24,21 +26,25 @@ from shadowset.daemon.snapshots import Snapshots
 from shadowset.daemon.volume_checks import check_own_files
 from shadowset.daemon.volumes import Volumes
 from shadowset.vss import requester_protocol as rp
-from shadowset.vss.codes import code_name
+from shadowset.vss.codes import VssError, code_name
 from shadowset.vss.paths import Paths
+from shadowset.vss.wire import FrameError
 from shadowset.vss.writer_protocol import FromWriter, Refused
 
 log = logging.getLogger(__name__)
 
 LOOK_AFTER_S = 10.0
+GREETING_S = 1.0
 
 
 class Coordinator:
     """One per host; the caller holds the lock that says so."""
 
-    def __init__(self, paths: Paths, limits: Limits, commands: Commands, quiet: Quiet) -> None:
+    def __init__(self, paths: Paths, limits: Limits, commands: Commands, quiet: Quiet, access: Access) -> None:
         """Opens the catalogue. Errors: VssError."""
         self._paths = paths
+        self._access = access
+        for_all = bool(access.rules)
         catalogue = Catalogue(paths.catalogue)
         volumes = Volumes(paths, limits, commands, catalogue, quiet, self._volume_event)
         nbd = NbdProvider(volumes.link_of)
@@ -59,10 +65,10 @@ class Coordinator:
         self._devices = DeviceLayer(paths, commands, self._event)
         self._background: set[asyncio.Task[None]] = set()
         self._requesters: Listener[rp.Call] = Listener(
-            paths.requester_socket, rp.ToCoordinator, self._serve_requester, _refuse_requester
+            paths.requester_socket, rp.ToCoordinator, self._serve_requester, _refuse_requester, for_all
         )
         self._writers: Listener[FromWriter] = Listener(
-            paths.writer_socket, FromWriter, self.house.registry.serve, _refuse_writer
+            paths.writer_socket, FromWriter, self._serve_writer, _refuse_writer, for_all
         )
 
     async def start(self) -> None:
@@ -90,7 +96,23 @@ class Coordinator:
         self.house.catalogue.close()
 
     async def _serve_requester(self, connection: Connection[rp.Call]) -> None:
+        await self._admit(connection, Role.REQUESTER)
         await RequesterSession(self.house, self._service, connection).run()
+
+    async def _serve_writer(self, connection: Connection[FromWriter]) -> None:
+        await self._admit(connection, Role.WRITER)
+        await self.house.registry.serve(connection)
+
+    async def _admit(self, connection: Connection[Any], role: Role) -> None:
+        """Errors: E_ACCESSDENIED, after the greeting: a client that could not send it would not read why."""
+        try:
+            self._access.check(connection.peer, role)
+        except VssError:
+            try:
+                await asyncio.wait_for(connection.receive(), GREETING_S)
+            except (TimeoutError, FrameError):
+                pass
+            raise
 
     def _rebooted(self) -> bool:
         with open("/proc/sys/kernel/random/boot_id") as file:

@@ -1,4 +1,4 @@
-"""How long each step may take. Every value is in milliseconds and can be set with ``--limit NAME=VALUE``."""
+"""How long each step may take. Values are in milliseconds and can be set: ``--limit NAME=VALUE``."""
 
 from __future__ import annotations
 
@@ -52,13 +52,17 @@ class Limits:
         return own if own is not None else min([self.freeze_window_ms, *(wish for wish in wishes if wish > 0)])
 
     @classmethod
+    def names(cls) -> list[str]:
+        """Of the limits that can be set, in alphabetical order."""
+        return sorted(each.name for each in fields(cls) if each.name != "writer_windows")
+
+    @classmethod
     def from_options(cls, limits: Iterable[str], windows: Iterable[str] = ()) -> Limits:
         """From ``NAME=VALUE`` and ``WRITER_ID=MILLISECONDS``; a bad one is refused with a sentence that names it."""
-        known = {each.name for each in fields(cls)} - {"writer_windows"}
         values = dict(_pair(option) for option in limits)
         for name in values:
-            if name not in known:
-                raise VssError(Code.E_INVALIDARG, f"there is no limit {name!r}; known are {', '.join(sorted(known))}")
+            if name not in cls.names():
+                raise VssError(Code.E_INVALIDARG, f"there is no limit {name!r}; known are {', '.join(cls.names())}")
         own = {name.lower(): value for name, value in map(_pair, windows)}
         return replace(cls(), writer_windows=own, **values)
 

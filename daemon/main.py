@@ -15,7 +15,9 @@ import socket
 import sys
 
 from shadowset import __version__
+from shadowset.daemon.access import Access
 from shadowset.daemon.commands import Commands
+from shadowset.daemon.config import limit_options
 from shadowset.daemon.coordinator import Coordinator, make_directories
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.quiet import HoldingHandler, Quiet
@@ -49,7 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
     paths = Paths.from_environment(os.environ)
     try:
-        limits = Limits.from_options(options.limit, options.writer_window)
+        limit, window = limit_options(paths)
+        limits = Limits.from_options([*limit, *options.limit], [*window, *options.writer_window])
+        access = Access.load(paths.access)
         make_directories(paths)
         locks = [take_lock(f"{directory}/shadowsetd.lock") for directory in (paths.runtime, paths.state)]
     except VssError as error:
@@ -59,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"shadowsetd: {error.filename} cannot be used: {error.strerror}", file=sys.stderr)
         return 1
     try:
-        return asyncio.run(run(paths, limits, Quiet(handler)))
+        return asyncio.run(run(paths, limits, access, Quiet(handler)))
     finally:
         for lock in locks:
             os.close(lock)
@@ -87,14 +91,14 @@ def take_lock(path: str) -> int:
     return descriptor
 
 
-async def run(paths: Paths, limits: Limits, quiet: Quiet) -> int:
+async def run(paths: Paths, limits: Limits, access: Access, quiet: Quiet) -> int:
     """Serve until told to stop."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        coordinator = Coordinator(paths, limits, Commands.from_environment(os.environ), quiet)
+        coordinator = Coordinator(paths, limits, Commands.from_environment(os.environ), quiet, access)
         await coordinator.start()
     except VssError as error:
         print(f"shadowsetd: {error}", file=sys.stderr)

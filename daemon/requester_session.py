@@ -18,7 +18,7 @@ from shadowset.daemon.house import House
 from shadowset.daemon.registry import canonical_guid
 from shadowset.daemon.restore_session import RestoreSession
 from shadowset.daemon.sequence import Sequence
-from shadowset.daemon.server import GROUP, Connection, may_request
+from shadowset.daemon.server import Connection
 from shadowset.daemon.service_calls import ServiceCalls
 from shadowset.daemon.writer_session import WriterSession
 from shadowset.vss import requester_protocol as rp
@@ -61,12 +61,7 @@ class RequesterSession:
         self._handlers: dict[type[rp.Call], Handler] = {**service.handlers(), **self._own_handlers()}
 
     async def run(self) -> None:
-        """Until the connection ends. Errors: E_ACCESSDENIED, FrameError."""
-        peer = self._connection.peer
-        if not may_request(peer):
-            raise VssError(
-                Code.E_ACCESSDENIED, f"user {peer.uid} may not be a requester; only root and the group {GROUP!r} may"
-            )
+        """Until the connection ends. Errors: FrameError."""
         worker = asyncio.ensure_future(self._work())
         try:
             await self._listen()

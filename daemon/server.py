@@ -70,12 +70,6 @@ def service_group() -> int | None:
         return None
 
 
-def may_request(peer: Peer) -> bool:
-    """Requesters are root and the members of the service's group."""
-    group = service_group()
-    return peer.uid == 0 or (group is not None and group in peer.groups)
-
-
 class Connection(Generic[M]):
     """Messages of one union of kinds over one accepted socket."""
 
@@ -125,7 +119,10 @@ class Listener(Generic[M]):
         kinds: Any,
         serve: Callable[[Connection[M]], Awaitable[None]],
         refuse: Callable[[int, str], Message],
+        for_all: bool = False,
     ) -> None:
+        """``for_all``: everybody may connect, and ``serve`` judges who is served; else root and the service's group."""
+        self._mode = 0o666 if for_all else 0o660
         self._path = path
         self._kinds = kinds
         self._serve = serve
@@ -142,7 +139,7 @@ class Listener(Generic[M]):
         try:
             if os.path.lexists(self._path) and stat.S_ISSOCK(os.lstat(self._path).st_mode):
                 os.unlink(self._path)
-            before = os.umask(0o117)
+            before = os.umask(0o777 & ~self._mode)
             try:
                 self._server = await asyncio.start_unix_server(self._accepted, self._path)
             finally:

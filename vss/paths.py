@@ -14,14 +14,31 @@ class Paths:
 
     runtime: str = "/run/shadowset"
     state: str = "/var/lib/shadowset"
+    config: str = "/etc/shadowset"
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Paths:
-        """``SHADOWSET_RUNTIME_DIR`` and ``SHADOWSET_STATE_DIR``, or the places of an installed service."""
+        """``SHADOWSET_RUNTIME_DIR``, ``_STATE_DIR`` and ``_CONFIG_DIR``, or the places of an installed service."""
         return cls(
             runtime=environment.get("SHADOWSET_RUNTIME_DIR", cls.runtime),
             state=environment.get("SHADOWSET_STATE_DIR", cls.state),
+            config=environment.get("SHADOWSET_CONFIG_DIR", cls.config),
         )
+
+    @property
+    def daemon_config(self) -> str:
+        """The coordinator's time-outs and caps."""
+        return f"{self.config}/shadowsetd.toml"
+
+    @property
+    def daemon_drop_ins(self) -> str:
+        """Further files of that kind, in the order of their names."""
+        return f"{self.config}/shadowsetd.d"
+
+    @property
+    def access(self) -> str:
+        """Files with rules about who may be a writer or a requester."""
+        return f"{self.config}/access.d"
 
     @property
     def requester_socket(self) -> str:

@@ -35,6 +35,7 @@ exit status:
 environment:
   SHADOWSET_RUNTIME_DIR  sockets and devices (default /run/shadowset)
   SHADOWSET_STATE_DIR    catalogue and shadow storage (default /var/lib/shadowset)
+  SHADOWSET_CONFIG_DIR   the coordinator's files (default /etc/shadowset)
 
 example:
   shadowset volume add data /dev/sdb1 --storage /var/lib/shadowset/storage/data

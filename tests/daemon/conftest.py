@@ -163,7 +163,7 @@ class Host:
 
     def __init__(self) -> None:
         self.base = Path(tempfile.mkdtemp(prefix="ss-", dir="/tmp"))
-        self.paths = Paths(str(self.base / "run"), str(self.base / "state"))
+        self.paths = Paths(str(self.base / "run"), str(self.base / "state"), str(self.base / "etc"))
         self.process: subprocess.Popen[bytes] | None = None
         self.clients: list[Any] = []
         self.mounts: list[str] = []
@@ -180,6 +180,7 @@ class Host:
             **os.environ,
             "SHADOWSET_RUNTIME_DIR": self.paths.runtime,
             "SHADOWSET_STATE_DIR": self.paths.state,
+            "SHADOWSET_CONFIG_DIR": self.paths.config,
             "SHADOWSET_PROVIDER_COMMAND": f"{sys.executable} {HERE}/fake_provider.py",
             "SHADOWSET_ATTACH_COMMAND": f"{sys.executable} {HERE}/fake_attach.py",
             "SHADOWSET_FUSE_COMMAND": f"{sys.executable} {HERE}/fake_fuse.py",

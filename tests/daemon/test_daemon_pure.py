@@ -20,7 +20,6 @@ from shadowset.daemon.mounts import Mount, mount_of_path, parse_mountinfo
 from shadowset.daemon.provider import ALLOWED_CODES, translated
 from shadowset.daemon.quiet import HoldingHandler
 from shadowset.daemon.sequence import Sequence
-from shadowset.daemon.server import Peer, may_request
 from shadowset.daemon.volume_checks import check_name
 from shadowset.daemon.writer_states import WriterProgress
 from shadowset.vss import requester_protocol as rp
@@ -265,14 +264,6 @@ def test_names_of_volumes() -> None:
     for bad in ("", ".a", "-a", "a/b", "a b", "a" * 65, "a\n", ".."):
         with pytest.raises(VssError, match="not a volume name"):
             check_name(bad)
-
-
-def test_who_may_be_a_requester(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shadowset.daemon.server.service_group", lambda: 77)
-    assert may_request(Peer(1, 0, frozenset(), ""))
-    assert may_request(Peer(1, 1000, frozenset({77}), "")) and not may_request(Peer(1, 1000, frozenset({78}), ""))
-    monkeypatch.setattr("shadowset.daemon.server.service_group", lambda: None)
-    assert not may_request(Peer(1, 1000, frozenset({77}), ""))
 
 
 def test_codes_that_no_provider_may_return() -> None:
