@@ -160,11 +160,10 @@ class BackupJob:
         snapshots = {name: calls.add_to_snapshot_set(name) for name in plan.volumes}
         self._observer.phase("preparing the writers")
         calls.prepare_for_backup().result()
-        self._fail_components_of_failed_writers(calls, plan)
+        self._judge(calls, plan)
         self._observer.phase("making the shadow copies")
         record = calls.do_snapshot_set().result()
-        self._fail_components_of_failed_writers(calls, plan)
-        self._fail_components_that_say_so(calls, plan)
+        self._judge(calls, plan)
         return record, snapshots
 
     # ---- what failed ----
@@ -172,10 +171,21 @@ class BackupJob:
     def _fail(self, number: int, reason: str) -> None:
         self._reasons.setdefault(number, reason)
 
-    def _fail_components_of_failed_writers(self, calls: BackupComponents, plan: JobPlan) -> None:
-        failed = {status.instance_id: status for status in calls.gather_writer_status().result() if has_failed(status)}
+    def _judge(self, calls: BackupComponents, plan: JobPlan) -> None:
+        """A writer that failed takes all its components with it; one that failed in part, those that say so."""
+        failed = [status for status in calls.gather_writer_status().result() if has_failed(status)]
+        self._fail_components_of([status for status in failed if not failed_in_part(status)], plan)
+        self._fail_components_that_say_so(calls, plan)
+        named = self._writers_with_failed_components(plan)
+        self._fail_components_of([status for status in failed if status.instance_id not in named], plan)
+
+    def _writers_with_failed_components(self, plan: JobPlan) -> set[str]:
+        return {plan.components[number].writer.instance_id for number in self._reasons}
+
+    def _fail_components_of(self, failed: list[WriterStatus], plan: JobPlan) -> None:
+        by_instance = {status.instance_id: status for status in failed}
         for number, component in enumerate(plan.components):
-            status = failed.get(component.writer.instance_id)
+            status = by_instance.get(component.writer.instance_id)
             if status is not None:
                 self._fail(number, writer_failure_text(status))
 
@@ -190,7 +200,9 @@ class BackupJob:
     def _note_failed_writers(self, calls: BackupComponents, plan: JobPlan, when: str) -> None:
         taking_part = {component.writer.instance_id for component in plan.components}
         for status in calls.gather_writer_status().result():
-            named = any(writer_failure_text(status) == reason for reason in self._reasons.values())
+            named = any(writer_failure_text(status) == reason for reason in self._reasons.values()) or (
+                failed_in_part(status) and status.instance_id in self._writers_with_failed_components(plan)
+            )
             if status.instance_id in taking_part and has_failed(status) and not named:
                 self._problems.append(f"{when} {writer_failure_text(status)}")
 
@@ -308,6 +320,11 @@ class BackupJob:
 def has_failed(status: WriterStatus) -> bool:
     """Whether a writer is out of this backup."""
     return status.state >= WriterState.FAILED_AT_IDENTIFY or not status.connected
+
+
+def failed_in_part(status: WriterStatus) -> bool:
+    """Whether a writer says that only some of its components failed."""
+    return status.connected and status.failure.code == Code.VSS_E_WRITERERROR_PARTIAL_FAILURE
 
 
 def writer_failure_text(status: WriterStatus) -> str:

@@ -64,7 +64,8 @@ def test_the_order_of_the_calls_is_vsss(coordinator: Any, data: Path, tmp_path: 
         "volume-list", "list-writers", "initialize-for-backup", "set-context", "set-backup-state",
         "gather-writer-metadata",
         "add-component", "add-component", "start-snapshot-set", "add-to-snapshot-set", "prepare-for-backup",
-        "gather-writer-status", "do-snapshot-set", "gather-writer-status", "get-document", "expose-snapshot",
+        "gather-writer-status", "get-document", "do-snapshot-set", "gather-writer-status", "get-document",
+            "expose-snapshot",
         "set-backup-succeeded", "set-backup-succeeded", "backup-complete", "gather-writer-status", "save-as-xml",
         "unexpose-snapshot",
     ]  # fmt: skip
