@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from slow_control import SlowControl
 
-HERE = os.path.dirname(__file__)
+EVENTS = {
+    "prepare-backup": "PrepareForBackup",
+    "prepare-snapshot": "PrepareForSnapshot",
+    "freeze": "Freeze",
+    "thaw": "Thaw",
+    "post-snapshot": "PostSnapshot",
+    "backup-complete": "BackupComplete",
+}
 PHASES = ("prepare-backup", "prepare-snapshot", "freeze", "hold", "thaw", "post-snapshot", "backup-complete")
 VICTIMS = ("requester", "writer", "daemon", "provider")
 
@@ -21,8 +27,24 @@ def start_writer(chain: Any, phase: str) -> Any:
     for name in ("reached", "leave"):
         if os.path.exists(f"{chain.runtime}/phase/{name}"):
             os.unlink(f"{chain.runtime}/phase/{name}")
-    script = f"{HERE}/phase_writer.py"
-    return chain.start(sys.executable, script, phase, f"{chain.runtime}/phase", *chain.places.values())
+    config = f"{chain.runtime}/phase/writer.toml"
+    with open(config, "w", encoding="utf-8") as file:
+        file.write(writer_text(chain, phase))
+    return chain.module("shadowset.writers.testwriter.main", config)
+
+
+def writer_text(chain: Any, phase: str) -> str:
+    """A writer with all files of both volumes; in its phase it leaves a mark and waits for leave to go on."""
+    files = "".join(f'{{ path = "{place}", filespec = "*", recursive = true }},' for place in chain.places.values())
+    text = (
+        'writer_name = "Phase Writer"\nfreeze_timeout_ms = 20000\n'
+        '[restore_method]\nmethod = "RESTORE_IF_CAN_REPLACE"\n'
+        f'[[component]]\ncomponent_type = "filegroup"\ncomponent_name = "files"\ncomponent_file = [{files}]\n'
+    )
+    if phase in EVENTS:
+        text += f'[[action]]\nwriter_event = "{EVENTS[phase]}"\ntimes = 1\n'
+        text += f'mark = "{chain.runtime}/phase/reached"\nwait_for = "{chain.runtime}/phase/leave"\n'
+    return text
 
 
 def registered(chain: Any) -> bool:
