@@ -1,7 +1,7 @@
 # make demo   the product doing its main job on two real volumes (root, Debian or a relative)
 # make test   all tests (root on Debian 12: nothing is skipped)
 # make check  formatting, lint and types
-# make bench  figures against other NBD servers, with table and plot
+# make bench  every figure beside its bar, against other NBD servers too, with table and plot
 # make clean  remove what these made
 
 PYTHON ?= $(if $(wildcard /usr/bin/python3),/usr/bin/python3,python3)
@@ -29,7 +29,7 @@ check:
 bench:
 	@$(RUN_AS_ROOT)
 	@PYTHON=$(PYTHON) tests/install.sh bench
-	@$(BIN)/python -m benchmarks.nbd_servers
+	@$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info

@@ -1,0 +1,60 @@
+"""Our provider beside other NBD servers: the same images, the same fio lines, in turn within each round."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from benchmarks.load import RANDOM_READ, RANDOM_WRITE, SEQUENTIAL_READ, Control, make_cold, speed, speed_once
+from benchmarks.row import Plan, Row, medians, ratio
+from benchmarks.servers import COPY_BEFORE_WRITE, COW_FILTER, OURS, PLAIN, Served, Server, installed, serving
+
+LOADS = {"random read": RANDOM_READ, "random write": RANDOM_WRITE, "256 KiB sequential read": SEQUENTIAL_READ}
+Run = Callable[[Served, list[str], int], float]
+
+
+def warm(plan: Plan) -> Iterator[Row]:
+    """No copy, everything in the page cache."""
+    yield from _plain(plan, "no copy, warm", 1.3, _warm_run)
+
+
+def cold(plan: Plan) -> Iterator[Row]:
+    """No copy, nothing in the page cache; no block is asked for twice, as the second time it would be warm."""
+    yield from _plain(plan, "no copy, cold", 1.0, _cold_run)
+
+
+def _warm_run(served: Served, load: list[str], seconds: int) -> float:
+    os.sync()  # no run pays for the writes of the one before
+    return speed(served.socket, load, seconds)
+
+
+def _cold_run(served: Served, load: list[str], seconds: int) -> float:
+    make_cold(served.image)
+    return speed_once(served.socket, load, seconds)
+
+
+def _plain(plan: Plan, state: str, bar: float, run: Run) -> Iterator[Row]:
+    with contextlib.ExitStack() as stack:
+        running = {s.name: stack.enter_context(serving(s)) for s in [OURS, *installed(PLAIN)]}
+        for name, load in LOADS.items():
+            runs = {server: partial(run, served, load, plan.seconds) for server, served in running.items()}
+            yield ratio(f"{name}, {state} / best other server", bar, medians(plan.rounds, runs))
+
+
+def first_touch(plan: Plan) -> Iterator[Row]:
+    """Each block written once, at random, so that all old data has to be kept; a fresh image for each run."""
+    installed([COPY_BEFORE_WRITE])
+    servers = [OURS, *installed([COPY_BEFORE_WRITE, COW_FILTER])]
+    figures = medians(plan.rounds, {server.name: partial(_first_touch, server) for server in servers})
+    what = "random write, first touch with one copy / qemu copy-before-write"
+    yield Row(what, figures[OURS.name] / figures[COPY_BEFORE_WRITE.name], 1.2, medians=figures)
+
+
+def _first_touch(server: Server) -> float:
+    with serving(server) as served:
+        if server is OURS:
+            with contextlib.closing(Control(served)) as control:
+                control.cut()
+        return speed_once(served.socket, RANDOM_WRITE)
