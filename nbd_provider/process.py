@@ -12,10 +12,12 @@ PR_SET_IO_FLUSHER: Final = 57
 MCL_CURRENT: Final = 1
 MCL_FUTURE: Final = 2
 OOM_SCORE: Final = -900
+NICENESS: Final = -10
 
 
 def harden(lock_future: bool = False) -> list[str]:
-    """Do not be swapped out, do not enter reclaim that waits for our own device, do not be the first to be killed.
+    """Do not be swapped out, do not enter reclaim that waits for our own device, do not be the first to be killed,
+    and get the processor before those who wait for the device.
 
     Each is best effort, since a container may forbid it; returns what was refused, for the log. ``lock_future`` locks
     memory that is mapped later as well, which must not be where large sparse files are mapped.
@@ -31,6 +33,10 @@ def harden(lock_future: bool = False) -> list[str]:
             file.write(str(OOM_SCORE))
     except OSError as error:
         refused.append(f"out-of-memory score: {error.strerror}")
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    except OSError as error:
+        refused.append(f"priority: {error.strerror}")
     return refused
 
 

@@ -134,7 +134,7 @@ class Server:
         """One look at everything. Only those who were served can have changed, unless something else happened."""
         changed: set[int] = set()
         others = False
-        for fd, mask in self._epoll.poll(self._timeout()):
+        for fd, mask in sorted(self._epoll.poll(self._timeout()), key=self._is_nbd):
             if fd == self._wake:
                 os.eventfd_read(self._wake)
             elif fd in self._listeners:
@@ -148,6 +148,11 @@ class Server:
         self._do_idle_work()
         for fd in list(self._clients) if others else changed:
             self._update(fd)
+
+    def _is_nbd(self, event: tuple[int, int]) -> bool:
+        """Control calls come first: a set of copies must not wait for the writes of one volume."""
+        client = self._clients.get(event[0])
+        return client is not None and isinstance(client[0], Connection)
 
     def _pass_deadline(self) -> bool:
         deadline = self.deadline()
