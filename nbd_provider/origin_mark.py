@@ -59,12 +59,15 @@ def _file_changed(mark: OriginMark, now: OriginMark) -> str:
 
 
 def sample(fd: int, size: int) -> bytes:
-    """SHA-256 of both ends, where superblocks and labels lie, and of 64 places spread evenly between."""
+    """SHA-256 of both ends, where superblocks and labels lie, and of 64 places spread evenly between.
+
+    Never of what lies beyond ``size``: the origin may have grown since.
+    """
     value = hashlib.sha256()
-    for offset in (0, max(0, size - EDGE)):
-        value.update(os.pread(fd, EDGE, offset))
-    for number in range(PIECES):
-        value.update(os.pread(fd, PIECE, size * number // PIECES // PIECE * PIECE))
+    places = [(0, EDGE), (max(0, size - EDGE), EDGE)]
+    places += [(size * number // PIECES // PIECE * PIECE, PIECE) for number in range(PIECES)]
+    for offset, length in places:
+        value.update(os.pread(fd, min(length, size - offset), offset))
     return value.digest()
 
 
