@@ -13,7 +13,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from shadowset.nbd_provider.store import revert
 from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.volume import Volume
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.codes import Code
 
@@ -163,6 +165,33 @@ def test_the_command(provider: Any, nbd_module: Any, random_image: bytes) -> Non
     for copy, value in copies.items():
         assert content(provider, copy) == value
     provider.start()
+
+
+@pytest.mark.parametrize("by_command", [False, True])
+def test_half_a_revert_goes_on(
+    provider: Any, nbd_module: Any, random_image: bytes, monkeypatch: pytest.MonkeyPatch, by_command: bool
+) -> None:
+    """The volume closes amid a revert; the provider's next start, or the command without a copy, finishes it."""
+    copies = three_copies(provider, nbd_module)
+    target, expected = next(iter(copies.items()))
+    assert provider.stop() == 0
+    monkeypatch.setattr(revert, "STEP_BYTES", MIB)
+    volume = Volume("vol", provider.origin, provider.storage)
+    progress = volume.reverter.begin(UUID(target))
+    for _ in volume.reverter.work() or ():
+        if progress.done >= 2 * MIB:
+            break
+    volume.close()
+    assert random_image != Path(provider.origin).read_bytes() != expected
+    if by_command:
+        command = [sys.executable, "-m", "shadowset.nbd_provider.main", "revert", provider.storage]
+        subprocess.run([*command, "--origin", provider.origin], timeout=60, check=True)
+        assert Path(provider.origin).read_bytes() == expected
+    provider.start()
+    wait_until_done(provider.control())
+    assert Path(provider.origin).read_bytes() == expected
+    for copy, value in copies.items():
+        assert content(provider, copy) == value
 
 
 def test_a_copy_from_before_the_volume_grew(provider: Any, nbd_module: Any, random_image: bytes) -> None:
