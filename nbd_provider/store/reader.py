@@ -128,6 +128,8 @@ class CopyReader:
     def _read_run(self, chunk: int, offset: int, stop: int) -> bytes:
         slot = self._segments.find(self._head.view[chunk], self._number)
         if slot is not None:
+            if stop > (chunk + 1) * self.chunk_size:  # copied out since the look at the run: each chunk on its own
+                return self._read(offset, stop - offset)
             start = offset - chunk * self.chunk_size
             return self._segments.read(slot, start, stop - offset)
         content = os.pread(self._origin, stop - offset, offset)
