@@ -41,6 +41,8 @@ class CachedCopyReader(CopyReader):
         slot = self._segments.find(word, self._number) if word >= self._limit else None
         if slot is None:
             return read_cached(self._origin, offset, target) and max(self._head.view[chunk:until]) < self._limit
+        if until > chunk + 1:  # copied out since the look at the run
+            return False
         number, _, data = layout.slot_position(slot, self.chunk_size)
         return read_cached(self._segments.get(number).fd, data + offset - chunk * self.chunk_size, target)
 
