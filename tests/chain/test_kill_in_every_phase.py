@@ -125,6 +125,7 @@ def slow(volumes: Any) -> Iterator[SlowControl]:
     made.leave.set()
 
 
+@pytest.mark.vss(22, 23)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("victim", VICTIMS)

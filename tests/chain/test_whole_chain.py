@@ -44,6 +44,7 @@ class Counters(threading.Thread):
             os.close(fd)
 
 
+@pytest.mark.vss(84)
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_both_volumes_are_cut_at_one_instant(volumes: Any, wait_until: Any) -> None:

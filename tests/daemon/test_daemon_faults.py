@@ -369,6 +369,7 @@ def test_administrator_sets_the_window(host: Any, pair: Any, backup: Any) -> Non
 # ---- requesters ----
 
 
+@pytest.mark.vss(10, 21)
 @pytest.mark.parametrize(
     "phase",
     [

@@ -27,6 +27,7 @@ def read(path: str) -> str:
         return file.read()
 
 
+@pytest.mark.vss(6, 8, 87, 113)
 def test_two_volumes_one_instant(host: Any, backup: Any) -> None:
     host.start()
     one, two = host.volume("one", "ext4"), host.volume("two", "xfs")

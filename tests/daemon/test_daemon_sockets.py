@@ -111,6 +111,7 @@ def test_a_client_that_does_not_read_harms_nobody(host: Any) -> None:
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.vss(31)
 def test_hello_comes_first_and_speaks_our_protocol(host: Any) -> None:
     host.start()
     requester = host.requester(hello=False)
@@ -231,6 +232,7 @@ def stamped(event: wp.Event) -> wp.Reply:
     return wp.Reply(event.seq, components=[component])
 
 
+@pytest.mark.vss(69, 79)
 def test_restore(host: Any) -> None:
     host.start()
     writer, idle = host.writer("Restored"), host.writer("Idle")

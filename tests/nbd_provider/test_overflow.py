@@ -75,6 +75,7 @@ def lab() -> Iterator[Lab]:
     rmtree(directory)
 
 
+@pytest.mark.vss(100)
 def test_delete_oldest_loses_the_oldest(lab: Lab) -> None:
     lab.limit(Policy.DELETE_OLDEST, 6)
     first = lab.cut(persistent=True)
@@ -131,6 +132,7 @@ def test_force_deletes_a_held_copy(lab: Lab) -> None:
     assert lab.living() == []
 
 
+@pytest.mark.vss(100)
 def test_refuse_new_refuses_a_copy_when_full(lab: Lab) -> None:
     lab.store.volume_name = "data"
     lab.limit(Policy.REFUSE_NEW, 6)
@@ -144,6 +146,7 @@ def test_refuse_new_refuses_a_copy_when_full(lab: Lab) -> None:
     assert lab.living() == [], "the live volume goes on"
 
 
+@pytest.mark.vss(100)
 def test_protect_copies_refuses_writes(lab: Lab) -> None:
     lab.limit(Policy.PROTECT_COPIES, 5)
     copy = lab.cut()

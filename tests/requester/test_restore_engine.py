@@ -477,6 +477,7 @@ def test_a_coordinator_that_dies(coordinator: Any, data: Path, made: Path, call:
 # ---- beside the live files ----
 
 
+@pytest.mark.vss(81)
 def test_restore_into_a_directory_without_writers(coordinator: Any, data: Path, made: Path, tmp_path: Path) -> None:
     before = tree(data / "db")
     shutil.rmtree(data / "db")

@@ -76,6 +76,7 @@ def test_an_unfinished_frame_waits() -> None:
     assert decoder.pending == len(encode(MESSAGES[-1])) - 1
 
 
+@pytest.mark.vss(31)
 def test_a_frame_over_the_limit_is_refused_before_it_is_there() -> None:
     decoder = _decoder(limit=100)
     assert decoder.feed(_frame({"kind": "log", "text": "x" * 80}))
@@ -92,6 +93,7 @@ def test_a_message_over_the_limit_is_not_sent() -> None:
         encode(Log("x" * (MAX_FRAME + 1)))
 
 
+@pytest.mark.vss(31)
 def test_unknown_fields_are_ignored() -> None:
     extra = {"kind": "log", "text": "x", "later": {"deep": [1, {"a": None}]}, "more": b"\x00"}
     assert _decoder().feed(_frame(extra)) == [Log("x")]

@@ -110,6 +110,7 @@ class Oracle:
         os.unlink(self.clones.pop(copy))
 
 
+@pytest.mark.vss(89)
 @pytest.mark.host
 @pytest.mark.slow
 @pytest.mark.timeout(0)
