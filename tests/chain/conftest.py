@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -146,6 +147,8 @@ class Chain:
             subprocess.run(["umount", "-l", mount], stderr=subprocess.DEVNULL, timeout=60, check=False)
         for pid in processes_with(self.runtime):
             os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(AssertionError):
+            wait_for("the killed processes to end", lambda: not processes_with(self.runtime))
         shutil.rmtree(self.runtime, ignore_errors=True)
         shutil.rmtree(self.directory, ignore_errors=True)
 
