@@ -55,7 +55,6 @@ WISHES: list[tuple[Any, tuple[Any, ...]]] = [
 ]
 
 
-@pytest.mark.vss(73)
 def test_wishes_reach_the_writer_that_supports_them(host: Any) -> None:
     host.start()
     writer = host.writer("Able")
@@ -75,7 +74,6 @@ def test_wishes_reach_the_writer_that_supports_them(host: Any) -> None:
     assert components_from_xml(saved).writers[0].components == [told]
 
 
-@pytest.mark.vss(73)
 def test_wishes_are_refused_without_the_schema_bit(host: Any) -> None:
     host.start()
     writer = host.writer("Plain")
