@@ -34,7 +34,7 @@ def harden(lock_future: bool = False) -> list[str]:
     except OSError as error:
         refused.append(f"out-of-memory score: {error.strerror}")
     try:
-        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+        os.setpriority(os.PRIO_PROCESS, 0, min(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     except OSError as error:
         refused.append(f"priority: {error.strerror}")
     return refused
