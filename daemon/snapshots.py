@@ -28,14 +28,14 @@ def refuse_held(copy: SnapshotProperties) -> None:
     if copy.hold_until_ns > time.time_ns():
         raise VssError(
             Code.VSS_E_BAD_STATE,
-            f"shadow copy {copy.snapshot_id} is held until {_time(copy)}; end its hold first",
+            f"shadow copy {copy.snapshot_id} {_hold(copy)}; end its hold first",
         )
 
 
-def _time(copy: SnapshotProperties) -> str:
+def _hold(copy: SnapshotProperties) -> str:
     if not copy.hold_until_ns:
-        return "no time"
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(copy.hold_until_ns // 10**9))
+        return "is not held"
+    return time.strftime("is held until %Y-%m-%dT%H:%M:%SZ", time.gmtime(copy.hold_until_ns // 10**9))
 
 
 class Snapshots:
@@ -129,7 +129,7 @@ class Snapshots:
             )
             await self._house.quiet.writable()
             self._house.catalogue.update_snapshot(changed)
-        self._event("snapshot-kept", copy, f"has priority {changed.priority} and is held until {_time(changed)}")
+        self._event("snapshot-kept", copy, f"has priority {changed.priority} and {_hold(changed)}")
         return changed
 
     async def release_session(self, set_id: str) -> None:
