@@ -1,0 +1,131 @@
+"""Calls that need no session: shadow copies, writers, providers, volumes and their shadow storage."""
+
+from __future__ import annotations
+
+from shadowset.vss.enums import ObjectType
+from shadowset.vss.requester_protocol.messages import Call
+
+
+class Query(Call, tag="query"):
+    """Result: list of SnapshotProperties; empty filters match all."""
+
+    snapshot_id: str = ""
+    set_id: str = ""
+    volume: str = ""
+
+
+class DeleteSnapshots(Call, tag="delete-snapshots"):
+    """Result: DeleteResult."""
+
+    object_id: str
+    object_type: ObjectType = ObjectType.SNAPSHOT
+    force: bool = False
+
+
+class KeepSnapshot(Call, tag="keep-snapshot"):
+    """Change what is not null: ``priority`` 0 to 255, the lowest goes first when the storage is full; until
+    ``hold_until_ns`` the copy is not deleted and not lost for space, 0 ends its hold. Result: SnapshotProperties.
+
+    Errors: VSS_E_OBJECT_NOT_FOUND, E_INVALIDARG, VSS_E_BAD_STATE for a copy that goes with its session.
+    """
+
+    snapshot_id: str
+    priority: int | None = None
+    hold_until_ns: int | None = None
+
+
+class ExposeSnapshot(Call, tag="expose-snapshot"):
+    """Mount a copy read-only; without ``path`` below the run-time directory. Result: the mount point."""
+
+    snapshot_id: str
+    path: str = ""
+
+
+class UnexposeSnapshot(Call, tag="unexpose-snapshot"):
+    """Unmount a copy."""
+
+    snapshot_id: str
+
+
+class RevertToSnapshot(Call, tag="revert-to-snapshot"):
+    """Take a detached volume back to a persistent copy; sent again, a stopped revert goes on. Result: RevertStatus.
+
+    It returns when the revert is under way. All shadow copies stay. Errors: VSS_E_VOLUME_IN_USE while attached,
+    VSS_E_UNSUPPORTED_CONTEXT for an auto-release copy, VSS_E_REVERT_IN_PROGRESS, VSS_E_INSUFFICIENT_STORAGE.
+    """
+
+    snapshot_id: str
+
+
+class QueryRevertStatus(Call, tag="query-revert-status"):
+    """Result: RevertStatus. ``volume`` is a name, a device or a path on the volume."""
+
+    volume: str
+
+
+class GetSet(Call, tag="get-set"):
+    """Result: SetRecord."""
+
+    set_id: str
+
+
+class ListWriters(Call, tag="list-writers"):
+    """Registered writers with their last state. Result: list of WriterStatus."""
+
+
+class ListProviders(Call, tag="list-providers"):
+    """Registered providers. Result: list of ProviderInfo."""
+
+
+class ListEvents(Call, tag="list-events"):
+    """Result: list of EventRecord with an id over ``after``."""
+
+    after: int = 0
+
+
+class VolumeAdd(Call, tag="volume-add"):
+    """Protect a block device or image file. Result: VolumeInfo."""
+
+    name: str
+    origin: str
+    storage: str
+    chunk_size: int = 16384
+
+
+class VolumeAttach(Call, tag="volume-attach"):
+    """Make a block device of the live volume. Result: VolumeInfo. ``via`` is auto, nbd or fuse."""
+
+    name: str
+    via: str = "auto"
+
+
+class VolumeDetach(Call, tag="volume-detach"):
+    """Take the block device away. Result: VolumeInfo. Errors: VSS_E_VOLUME_IN_USE while mounted."""
+
+    name: str
+
+
+class VolumeRemove(Call, tag="volume-remove"):
+    """Stop protecting a volume; its copies go. Errors: VSS_E_VOLUME_IN_USE."""
+
+    name: str
+    force: bool = False
+
+
+class VolumeList(Call, tag="volume-list"):
+    """Result: list of VolumeInfo."""
+
+
+class StorageList(Call, tag="storage-list"):
+    """Result: list of StorageInfo of all volumes, or of the one that is named. Errors: a volume that is offline."""
+
+    volume: str = ""
+
+
+class StorageConfigure(Call, tag="storage-configure"):
+    """Change what is not null (ChangeDiffAreaMaximumSize). Result: StorageInfo. Errors: E_INVALIDARG."""
+
+    volume: str
+    max_size: int | None = None
+    policy: str | None = None
+    warn_percent: int | None = None

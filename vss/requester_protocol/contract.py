@@ -1,0 +1,177 @@
+"""Which messages go which way, and what each call answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shadowset.vss.components import BackupComponentsDocument
+from shadowset.vss.metadata import WriterMetadata
+from shadowset.vss.requester_protocol.administration import (
+    DeleteSnapshots,
+    ExposeSnapshot,
+    GetSet,
+    KeepSnapshot,
+    ListEvents,
+    ListProviders,
+    ListWriters,
+    Query,
+    QueryRevertStatus,
+    RevertToSnapshot,
+    StorageConfigure,
+    StorageList,
+    UnexposeSnapshot,
+    VolumeAdd,
+    VolumeAttach,
+    VolumeDetach,
+    VolumeList,
+    VolumeRemove,
+)
+from shadowset.vss.requester_protocol.messages import Call, CallFailure, Cancel, Notice, Result, ServiceHello
+from shadowset.vss.requester_protocol.restore import (
+    AddAlternativeLocationMapping,
+    AddNewTarget,
+    AddRestoreSubcomponent,
+    InitializeForRestore,
+    PostRestore,
+    PreRestore,
+    SetAdditionalRestores,
+    SetAuthoritativeRestore,
+    SetFileRestoreStatus,
+    SetRangesFilePath,
+    SetRestoreName,
+    SetRestoreOptions,
+    SetRestoreState,
+    SetRollForward,
+    SetSelectedForRestore,
+    SetSelectedForRestoreEx,
+)
+from shadowset.vss.requester_protocol.session import (
+    AbortBackup,
+    AddComponent,
+    AddToSnapshotSet,
+    BackupComplete,
+    DisableWriterClasses,
+    DisableWriterInstances,
+    DoSnapshotSet,
+    EnableWriterClasses,
+    GatherWriterMetadata,
+    GatherWriterStatus,
+    GetDocument,
+    GetSnapshotProperties,
+    InitializeForBackup,
+    IsVolumeSupported,
+    PrepareForBackup,
+    SaveAsXml,
+    SetBackupOptions,
+    SetBackupState,
+    SetBackupSucceeded,
+    SetContext,
+    SetPreviousBackupStamp,
+    StartSnapshotSet,
+)
+from shadowset.vss.requester_protocol.values import (
+    DeleteResult,
+    EventRecord,
+    ProviderInfo,
+    RevertStatus,
+    ServiceInfo,
+    SetRecord,
+    SnapshotProperties,
+    StorageInfo,
+    VolumeInfo,
+    WriterStatus,
+)
+
+ToCoordinator = (
+    ServiceHello
+    | InitializeForBackup
+    | InitializeForRestore
+    | SetContext
+    | SetBackupState
+    | SetRestoreState
+    | EnableWriterClasses
+    | DisableWriterClasses
+    | DisableWriterInstances
+    | GatherWriterMetadata
+    | AddComponent
+    | SetBackupOptions
+    | SetPreviousBackupStamp
+    | SetBackupSucceeded
+    | SetSelectedForRestore
+    | SetSelectedForRestoreEx
+    | AddNewTarget
+    | SetRangesFilePath
+    | SetAuthoritativeRestore
+    | SetRestoreName
+    | SetRollForward
+    | AddRestoreSubcomponent
+    | SetRestoreOptions
+    | SetAdditionalRestores
+    | AddAlternativeLocationMapping
+    | SetFileRestoreStatus
+    | StartSnapshotSet
+    | IsVolumeSupported
+    | AddToSnapshotSet
+    | PrepareForBackup
+    | GatherWriterStatus
+    | DoSnapshotSet
+    | GetSnapshotProperties
+    | BackupComplete
+    | AbortBackup
+    | GetDocument
+    | SaveAsXml
+    | PreRestore
+    | PostRestore
+    | Query
+    | DeleteSnapshots
+    | KeepSnapshot
+    | ExposeSnapshot
+    | UnexposeSnapshot
+    | RevertToSnapshot
+    | QueryRevertStatus
+    | GetSet
+    | ListWriters
+    | ListProviders
+    | ListEvents
+    | VolumeAdd
+    | VolumeAttach
+    | VolumeDetach
+    | VolumeRemove
+    | VolumeList
+    | StorageList
+    | StorageConfigure
+    | Cancel
+)
+FromCoordinator = Result | CallFailure | Notice
+
+RESULTS: dict[type[Call], Any] = {
+    ServiceHello: ServiceInfo,
+    InitializeForBackup: str,
+    InitializeForRestore: str,
+    GatherWriterMetadata: list[WriterMetadata],
+    StartSnapshotSet: str,
+    IsVolumeSupported: bool,
+    AddToSnapshotSet: str,
+    GatherWriterStatus: list[WriterStatus],
+    DoSnapshotSet: SetRecord,
+    GetSnapshotProperties: SnapshotProperties,
+    GetDocument: BackupComponentsDocument,
+    SaveAsXml: str,
+    Query: list[SnapshotProperties],
+    DeleteSnapshots: DeleteResult,
+    KeepSnapshot: SnapshotProperties,
+    ExposeSnapshot: str,
+    RevertToSnapshot: RevertStatus,
+    QueryRevertStatus: RevertStatus,
+    GetSet: SetRecord,
+    ListWriters: list[WriterStatus],
+    ListProviders: list[ProviderInfo],
+    ListEvents: list[EventRecord],
+    VolumeAdd: VolumeInfo,
+    VolumeAttach: VolumeInfo,
+    VolumeDetach: VolumeInfo,
+    VolumeList: list[VolumeInfo],
+    StorageList: list[StorageInfo],
+    StorageConfigure: StorageInfo,
+}
+"""What ``Result.value`` is for each call; calls that are not here answer null."""

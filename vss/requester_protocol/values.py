@@ -1,0 +1,187 @@
+"""What answers carry: writers, shadow copies and their sets, volumes, providers, storage, events."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shadowset.vss.components import Failure
+from shadowset.vss.enums import Level, ProviderType, SnapshotState, WriterState
+
+
+class WriterStatus(msgspec.Struct):
+    """A writer in this session (GetWriterStatus), with what an administrator needs to find its process.
+
+    ``freeze_timeout_ms`` is what the writer asked for, ``freeze_window_ms`` what the coordinator gives it.
+    """
+
+    writer_id: str
+    instance_id: str
+    name: str
+    state: WriterState
+    failure: Failure = msgspec.field(default_factory=Failure)
+    instance_name: str = ""
+    level: Level = Level.FRONT_END
+    freeze_timeout_ms: int = 0
+    pid: int = 0
+    uid: int = 0
+    executable: str = ""
+    connected: bool = True
+    freeze_window_ms: int = 0
+
+
+class SnapshotProperties(msgspec.Struct):
+    """VSS_SNAPSHOT_PROP, with the volume's name in Shadowset and the copy's generation in the shadow storage."""
+
+    snapshot_id: str
+    snapshot_set_id: str
+    snapshots_count: int
+    device_object: str
+    original_volume: str
+    originating_machine: str
+    service_machine: str
+    exposed_name: str
+    exposed_path: str
+    provider_id: str
+    attributes: int
+    created_ns: int
+    status: SnapshotState
+    size: int
+    number: int
+    device_number: int
+    mount_points: list[str]
+    priority: int = 128
+    hold_until_ns: int = 0
+
+
+class TimelineEntry(msgspec.Struct):
+    """Who did what when: milliseconds since the set's ``do-snapshot-set`` began, on the monotonic clock."""
+
+    actor: str
+    phase: str
+    start_ms: float
+    end_ms: float
+    code: int = 0
+    message: str = ""
+
+
+class VolumeTimes(msgspec.Struct):
+    """What the cut cost one volume, in milliseconds."""
+
+    volume: str
+    drain_ms: float
+    hold_ms: float
+    waited: int
+    frozen_ms: float
+    cut_offset_ms: float
+
+
+class SetRecord(msgspec.Struct):
+    """A shadow copy set and how it was made; ``skew_ms`` is the time from its first to its last commit."""
+
+    set_id: str
+    session_id: str
+    created_ns: int
+    context: int
+    status: SnapshotState
+    skew_ms: float
+    snapshots: list[SnapshotProperties]
+    volumes: list[VolumeTimes]
+    timeline: list[TimelineEntry]
+    writers: list[WriterStatus]
+    failure: Failure = msgspec.field(default_factory=Failure)
+
+
+class VolumeInfo(msgspec.Struct):
+    """A protected volume; ``device`` is the block device while attached, ``state`` is online, offline or failed."""
+
+    name: str
+    origin: str
+    storage: str
+    size: int
+    chunk_size: int
+    state: str
+    device: str
+    via: str
+    mount_points: list[str]
+    copies: int
+    storage_used: int
+    nbd_socket: str
+    pid: int
+    message: str = ""
+
+
+class ProviderInfo(msgspec.Struct, frozen=True):
+    """VSS_PROVIDER_PROP, with what the provider can do and how many shadow copies of it exist.
+
+    ``version_id`` is a GUID of its own for each version, ``class_id`` one of the implementation; ``capabilities`` are
+    bits of ProviderCapability.
+    """
+
+    provider_id: str
+    name: str
+    type: ProviderType
+    version: str
+    version_id: str
+    class_id: str
+    capabilities: int
+    copies: int = 0
+
+
+class StorageInfo(msgspec.Struct):
+    """A volume's shadow storage (VSS_DIFF_AREA_PROP); sizes in bytes, ``max_size`` 0 is unlimited.
+
+    ``policy`` is delete-oldest, refuse-new or protect-copies.
+    """
+
+    volume: str
+    storage: str
+    used: int
+    available: int
+    max_size: int
+    policy: str
+    warn_percent: int
+    copies: int
+
+
+class RevertStatus(msgspec.Struct):
+    """A revert of a volume (QueryRevertStatus); ``done`` of ``total`` bytes.
+
+    ``phase`` is preparing (nothing is changed yet), writing, stopped for ``reason``, or none when there is no revert.
+    """
+
+    volume: str
+    phase: str = "none"
+    snapshot_id: str = ""
+    done: int = 0
+    total: int = 0
+    reason: str = ""
+
+
+class DeleteResult(msgspec.Struct):
+    """How many were deleted, and the first one that was not."""
+
+    deleted: int
+    not_deleted: str = ""
+    message: str = ""
+
+
+class EventRecord(msgspec.Struct):
+    """One entry of the coordinator's event list."""
+
+    id: int
+    time_ns: int
+    name: str
+    message: str
+    volume: str = ""
+    set_id: str = ""
+
+
+class ServiceInfo(msgspec.Struct):
+    """The coordinator itself."""
+
+    version: str
+    protocol: int
+    pid: int
+    sessions: int
+    writers: int
+    volumes: int
