@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import msgspec
 
+from shadowset.daemon.clock import now
 from shadowset.daemon.document import merge_reply
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.registry import RegisteredWriter, canonical_guid
@@ -39,14 +39,14 @@ WITH_COMPONENTS = (
 
 @dataclass
 class Timeline:
-    """Who did what when, in memory; times are time.monotonic seconds and reported relative to ``zero``."""
+    """Who did what when, in memory; times are those of ``clock.now`` and reported relative to ``zero``."""
 
-    zero: float = field(default_factory=time.monotonic)
+    zero: float = field(default_factory=now)
     entries: list[TimelineEntry] = field(default_factory=list)
 
     def add(self, actor: str, phase: str, started: float, code: int = 0, message: str = "", ended: float = 0.0) -> None:
         """Something that ended now, or at ``ended``."""
-        end = ended or time.monotonic()
+        end = ended or now()
         self.entries.append(
             TimelineEntry(actor, phase, (started - self.zero) * 1000, (end - self.zero) * 1000, code, message)
         )
@@ -54,7 +54,7 @@ class Timeline:
 
 @dataclass
 class Participant:
-    """A writer that answered identify in this session. ``window_end`` is set from freeze on (time.monotonic)."""
+    """A writer that answered identify in this session. ``window_end`` is set from freeze on (``clock.now``)."""
 
     writer: RegisteredWriter
     metadata: WriterMetadata
@@ -169,7 +169,7 @@ class Cast:
             participant.prepared_backup = True
         if event is WriterEvent.FREEZE:
             deadline_ms = self.window_ms(participant)
-            participant.window_end = time.monotonic() + deadline_ms / 1000
+            participant.window_end = now() + deadline_ms / 1000
         answer = await link.ask(self._event(participant, event), deadline_ms)
         self._note(participant, answer)
         if timeline:

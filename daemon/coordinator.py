@@ -13,6 +13,7 @@ from shadowset.daemon.catalogue import Catalogue
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.device_layer import DeviceLayer
 from shadowset.daemon.guardian_link import thaw_leftovers
+from shadowset.daemon.host import Host
 from shadowset.daemon.house import House
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.nbd import NbdProvider
@@ -50,6 +51,7 @@ class Coordinator:
         nbd = NbdProvider(volumes.link_of)
         self.house = House(
             paths=paths,
+            host=Host(paths),
             limits=limits,
             quiet=quiet,
             catalogue=catalogue,

@@ -19,8 +19,9 @@ import time
 from dataclasses import dataclass, field
 
 from shadowset.daemon.cast import Timeline
-from shadowset.daemon.freeze import FrozenRoot, freeze_roots, open_roots, sync_roots, thaw_roots
-from shadowset.daemon.guardian_link import GuardianLink, remove_journal, write_journal
+from shadowset.daemon.clock import now
+from shadowset.daemon.freeze import FrozenRoot, freeze_roots, sync_roots, thaw_roots
+from shadowset.daemon.guardian_link import Guard
 from shadowset.daemon.house import House, together
 from shadowset.daemon.process import despite_cancel, within
 from shadowset.daemon.provider import Provider, translated
@@ -64,7 +65,7 @@ class Cut:
     ) -> None:
         self.created_ns = 0
         self.skew_ms = 0.0
-        self.guardian: GuardianLink | None = None
+        self.guardian: Guard | None = None
         self._house = house
         self._set_id = set_id
         self._persistent = persistent
@@ -80,8 +81,8 @@ class Cut:
     async def prepare(self) -> None:
         """Find and write out the file systems, start the guardian, leave the journal. Errors: VssError."""
         devices = {each.volume: self._house.volumes.get(each.volume).device for each in self._snapshots}
-        self._roots = open_roots({name: device for name, device in devices.items() if device})
-        started = time.monotonic()
+        self._roots = self._house.host.open_roots({name: device for name, device in devices.items() if device})
+        started = now()
         limit = self._house.limits.flush_ms
         sentence = (
             f"writing out the set's file systems took longer than {limit} ms; try again when the host is less busy"
@@ -89,12 +90,12 @@ class Cut:
         await within(limit, sync_roots(self._roots), Code.VSS_E_FLUSH_WRITES_TIMEOUT, sentence)
         self._timeline.add("coordinator", "flush", started)
         if self._roots:
-            self.guardian = GuardianLink(self._roots)
+            self.guardian = self._house.host.guard(self._roots)
             await self.guardian.ready()
-            write_journal(self._house.paths.frozen, self._set_id, self._roots)
+            self._house.host.write_journal(self._set_id, self._roots)
 
     async def arm(self, deadline: float) -> None:
-        """From here on the guardian thaws at ``deadline`` (time.monotonic) at the latest."""
+        """From here on the guardian thaws at ``deadline`` (``clock.now``) at the latest."""
         if self.guardian:
             await self.guardian.arm(deadline)
 
@@ -108,7 +109,7 @@ class Cut:
             return
         if self.guardian:
             self.guardian.finish()
-            remove_journal(self._house.paths.frozen)
+            self._house.host.remove_journal(self._set_id)
             self.guardian = None
         for root in self._roots:
             root.close()
@@ -116,8 +117,8 @@ class Cut:
     # ---- the cut itself ----
 
     async def run(self, deadline: float) -> None:
-        """Freeze, hold, commit, release, thaw; all of it before ``deadline`` (time.monotonic). Errors: VssError."""
-        deadline = min(deadline, time.monotonic() + self._house.limits.frozen_ms / 1000)
+        """Freeze, hold, commit, release, thaw; all of it before ``deadline`` (``clock.now``). Errors: VssError."""
+        deadline = min(deadline, now() + self._house.limits.frozen_ms / 1000)
         self._house.quiet.enter()
         try:
             await self.arm(deadline + GUARDIAN_GRACE_S)
@@ -145,7 +146,7 @@ class Cut:
             self.guardian.check()
 
     async def _freeze(self, deadline: float) -> None:
-        started = time.monotonic()
+        started = now()
         limit = (deadline - started) * 1000
         await within(
             limit,
@@ -161,7 +162,7 @@ class Cut:
             self.guardian.forget(root)
 
     async def _hold(self, deadline: float) -> None:
-        timeout_ms = int(min(self._house.limits.hold_ms, (deadline - time.monotonic()) * 1000))
+        timeout_ms = int(min(self._house.limits.hold_ms, (deadline - now()) * 1000))
         if timeout_ms <= 0:
             raise VssError(
                 Code.VSS_E_HOLD_WRITES_TIMEOUT, "no time was left to hold writes after freezing the file systems"
@@ -169,7 +170,7 @@ class Cut:
         await together(*(self._hold_one(each, timeout_ms) for each in self._snapshots))
 
     async def _hold_one(self, each: PlannedSnapshot, timeout_ms: int) -> None:
-        each.hold_sent = time.monotonic()
+        each.hold_sent = now()
         each.gate_opens = each.hold_sent + timeout_ms / 1000
         sentence = f"volume {each.volume} could not hold its writes within {timeout_ms} ms"
         try:
@@ -185,14 +186,14 @@ class Cut:
     def _failed(self, each: PlannedSnapshot, phase: str, started: float, error: VssError) -> VssError:
         error = translated(error, each.volume)
         self._timeline.add(f"volume {each.volume}", phase, started, error.code, error.message)
-        elapsed = (time.monotonic() - started) * 1000
+        elapsed = (now() - started) * 1000
         return VssError(error.code, f"volume {each.volume} failed in {phase} after {elapsed:.0f} ms: {error.message}")
 
     async def _commit(self) -> None:
         self.created_ns = time.time_ns()
-        self._first_commit = time.monotonic()
+        self._first_commit = now()
         await together(*(self._commit_one(each) for each in self._snapshots))
-        ended = time.monotonic()
+        ended = now()
         for each in self._snapshots:
             if ended >= each.gate_opens:
                 raise VssError(
@@ -204,7 +205,7 @@ class Cut:
         self.skew_ms = (max(cuts) - min(cuts)) * 1000 if cuts else 0.0
 
     async def _commit_one(self, each: PlannedSnapshot) -> None:
-        started = time.monotonic()
+        started = now()
         each.commit_sent = True
         left_ms = (each.gate_opens - started) * 1000
         work = each.provider.commit(each.volume, each.snapshot_id, self._set_id, self.created_ns, self._persistent)
@@ -214,7 +215,7 @@ class Cut:
         except VssError as error:
             raise self._failed(each, "commit", started, error) from None
         each.number = committed.number
-        each.cut_at = time.monotonic()
+        each.cut_at = now()
         self._timeline.add(f"volume {each.volume}", "commit", started)
 
     # ---- letting go ----
@@ -255,7 +256,7 @@ class Cut:
             stray.add_done_callback(lambda task: task.cancelled() or task.exception())
             self._strays.append(stray)
             return None
-        started = time.monotonic()
+        started = now()
         sentence = f"volume {each.volume} did not let its writes go within {RELEASE_MS} ms; its gate opens by itself"
         try:
             released: Released = await within(

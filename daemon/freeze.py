@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from shadowset.daemon.mounts import Mount, mounts_of, read_mounts
 from shadowset.daemon.process import in_thread
@@ -24,6 +25,40 @@ FIFREEZE = 0xC0045877
 FITHAW = 0xC0045878
 
 _libc = ctypes.CDLL(None, use_errno=True)
+T = TypeVar("T")
+
+
+class Kernel:
+    """The calls that block, and the clock in their threads. A model takes its place where all states are explored."""
+
+    def clock(self) -> float:
+        """Seconds, as ``clock.now`` has them in the loop."""
+        return time.monotonic()
+
+    def run(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """``work`` in a thread of its own."""
+        return in_thread(work)
+
+    def sync(self, descriptor: int) -> None:
+        """Errors: OSError."""
+        if _libc.syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+
+    def freeze(self, descriptor: int) -> None:
+        """Errors: OSError; EBUSY when it is frozen already."""
+        fcntl.ioctl(descriptor, FIFREEZE, 0)
+
+    def thaw(self, descriptor: int) -> str:
+        """What went wrong, or ""; that it was not frozen is fine."""
+        return thaw_descriptor(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Close a mount root."""
+        os.close(descriptor)
+
+
+KERNEL = Kernel()
 
 
 @dataclass
@@ -41,11 +76,12 @@ class FrozenRoot:
     frozen_at: float = 0.0
     thawed_at: float = 0.0
     freezing: asyncio.Future[None] | None = field(default=None, repr=False)
+    kernel: Kernel = field(default=KERNEL, repr=False)
 
     def close(self) -> None:
         """Close the mount root."""
         if self.descriptor >= 0:
-            os.close(self.descriptor)
+            self.kernel.close(self.descriptor)
             self.descriptor = -1
 
 
@@ -107,16 +143,17 @@ def _open_one(volume: str, mounts: list[Mount]) -> tuple[Mount, int]:
 
 async def sync_roots(roots: list[FrozenRoot]) -> None:
     """Write out all dirty data of the file systems, in parallel, while applications still run."""
-    await asyncio.gather(*(in_thread(lambda root=root: _syncfs(root)) for root in roots))  # type: ignore[misc]
+    await asyncio.gather(*(root.kernel.run(lambda root=root: _syncfs(root)) for root in roots))  # type: ignore[misc]
 
 
 def _syncfs(root: FrozenRoot) -> None:
-    if _libc.syncfs(root.descriptor) != 0:
-        number = ctypes.get_errno()
+    try:
+        root.kernel.sync(root.descriptor)
+    except OSError as error:
         raise VssError(
             Code.VSS_E_FLUSH_WRITES_TIMEOUT,
-            f"the file system at {root.path} (volume {root.volume}) cannot be written out: {os.strerror(number)}",
-        )
+            f"the file system at {root.path} (volume {root.volume}) cannot be written out: {error.strerror}",
+        ) from None
 
 
 async def freeze_roots(roots: list[FrozenRoot], on_foreign: Callable[[FrozenRoot], None]) -> None:
@@ -124,7 +161,8 @@ async def freeze_roots(roots: list[FrozenRoot], on_foreign: Callable[[FrozenRoot
     by_path = {root.path: root for root in roots}
     for layer in freeze_layers(list(by_path)):
         for path in layer:
-            by_path[path].freezing = in_thread(lambda root=by_path[path]: _freeze(root, on_foreign))  # type: ignore[misc]
+            root = by_path[path]
+            root.freezing = root.kernel.run(lambda root=root: _freeze(root, on_foreign))  # type: ignore[misc]
         await asyncio.gather(*(asyncio.shield(_future(by_path[path])) for path in layer))
 
 
@@ -137,10 +175,10 @@ def _freeze(root: FrozenRoot, on_foreign: Callable[[FrozenRoot], None]) -> None:
     _syncfs(root)
     if root.given_up:
         return
-    root.frozen_at = time.monotonic()
+    root.frozen_at = root.kernel.clock()
     root.frozen = True  # before the call: from here on it has to be thawed, whatever becomes of us
     try:
-        fcntl.ioctl(root.descriptor, FIFREEZE, 0)
+        root.kernel.freeze(root.descriptor)
     except OSError as error:
         root.frozen = False
         root.foreign = error.errno == errno.EBUSY
@@ -178,14 +216,14 @@ async def _thaw_one(root: FrozenRoot, on_thawed: Callable[[FrozenRoot], None]) -
     if root.freezing is not None:
         await asyncio.wait([root.freezing])
         root.freezing.exception()
-    trouble = await in_thread(lambda: _thaw(root)) if root.frozen else ""
+    trouble = await root.kernel.run(lambda: _thaw(root)) if root.frozen else ""
     on_thawed(root)
     return trouble
 
 
 def _thaw(root: FrozenRoot) -> str:
-    trouble = thaw_descriptor(root.descriptor)
-    root.thawed_at = time.monotonic()
+    trouble = root.kernel.thaw(root.descriptor)
+    root.thawed_at = root.kernel.clock()
     root.frozen = False
     return f"the file system at {root.path} (volume {root.volume}) cannot be thawed: {trouble}" if trouble else ""
 

@@ -11,9 +11,10 @@ import json
 import os
 import subprocess
 import sys
-import time
+from abc import ABC, abstractmethod
 
 from shadowset.daemon import guardian
+from shadowset.daemon.clock import now
 from shadowset.daemon.freeze import FrozenRoot, thaw_descriptor
 from shadowset.daemon.mounts import read_mounts
 from shadowset.daemon.process import in_thread, within
@@ -22,17 +23,91 @@ from shadowset.vss.codes import Code, VssError
 START_MS = 10_000
 
 
-class GuardianLink:
-    """One guardian process. ``alarm`` is set to the error when it expires or dies before ``done``."""
+class Guard(ABC):
+    """What is known of a guardian. ``alarm`` is set to the error when it expires or dies before ``done``."""
 
-    def __init__(self, roots: list[FrozenRoot]) -> None:
-        """Start the process; call ``ready`` before relying on it."""
+    def __init__(self) -> None:
         loop = asyncio.get_running_loop()
         self.alarm: asyncio.Future[VssError] = loop.create_future()
         self.deadline = 0.0
         self._ready: asyncio.Future[None] = loop.create_future()
         self._armed: asyncio.Future[None] | None = None
         self._finished = False
+
+    async def ready(self) -> None:
+        """Until it stands by. Errors: VSS_E_UNEXPECTED."""
+        await within(START_MS, asyncio.shield(self._ready), Code.VSS_E_UNEXPECTED, "the thaw guardian does not start")
+
+    async def arm(self, deadline: float) -> None:
+        """It thaws everything at ``deadline`` (``clock.now``). A later call replaces an earlier one."""
+        self._armed = asyncio.get_running_loop().create_future()
+        self.send(f"arm {int(deadline * 1e9)}\n")
+        await within(START_MS, asyncio.shield(self._armed), Code.VSS_E_UNEXPECTED, "the thaw guardian does not answer")
+        self.deadline = deadline
+
+    def forget(self, root: FrozenRoot) -> None:
+        """Not (or no longer) its business; may be called from any thread."""
+        try:
+            self.send(f"forget {root.index}\n")
+        except VssError:
+            pass
+
+    def check(self) -> None:
+        """Errors: VSS_E_HOLD_WRITES_TIMEOUT when it has, or must have, thawed by now; VSS_E_UNEXPECTED when it died.
+
+        The clock decides, not only the report: a coordinator that was stopped and goes on must not believe in a
+        freeze that is over.
+        """
+        if self.deadline and now() >= self.deadline:
+            raise _expired()
+        if self.alarm.done():
+            raise self.alarm.result()
+
+    def finish(self) -> None:
+        """Everything is thawed: it ends without thawing."""
+        if self._finished:
+            return
+        self._finished = True
+        try:
+            self.send("done\n")
+        except VssError:
+            pass
+        self.put_away()
+
+    def heard(self, report: str) -> None:
+        """A line of its report."""
+        if report == "ready" and not self._ready.done():
+            self._ready.set_result(None)
+        elif report == "armed" and self._armed and not self._armed.done():
+            self._armed.set_result(None)
+        elif report == "expired" and not self.alarm.done():
+            self.alarm.set_result(_expired())
+
+    def died(self) -> None:
+        """Its reports have ended."""
+        error = _died()
+        for future in (self._ready, self._armed):
+            if future and not future.done():
+                future.set_exception(error)
+                future.exception()
+        if not self.alarm.done():
+            self.alarm.set_result(error)
+
+    @abstractmethod
+    def send(self, line: str) -> None:
+        """Give it a command. Errors: VSS_E_UNEXPECTED when it has died."""
+
+    @abstractmethod
+    def put_away(self) -> None:
+        """Close what leads to it."""
+
+
+class GuardianLink(Guard):
+    """One guardian process."""
+
+    def __init__(self, roots: list[FrozenRoot]) -> None:
+        """Start the process; call ``ready`` before relying on it."""
+        super().__init__()
         self._buffer = b""
         commands, self._commands = os.pipe2(os.O_CLOEXEC)
         self._reports, reports = os.pipe2(os.O_CLOEXEC)
@@ -51,55 +126,15 @@ class GuardianLink:
         finally:
             os.close(commands)
             os.close(reports)
-        loop.add_reader(self._reports, self._read)
+        asyncio.get_running_loop().add_reader(self._reports, self._read)
 
     @property
     def pid(self) -> int:
         """The process."""
         return self._process.pid
 
-    async def ready(self) -> None:
-        """Until it stands by. Errors: VSS_E_UNEXPECTED."""
-        await within(START_MS, asyncio.shield(self._ready), Code.VSS_E_UNEXPECTED, "the thaw guardian does not start")
-
-    async def arm(self, deadline: float) -> None:
-        """It thaws everything at ``deadline`` (time.monotonic). A later call replaces an earlier one."""
-        self._armed = asyncio.get_running_loop().create_future()
-        self._send(f"arm {int(deadline * 1e9)}\n")
-        await within(START_MS, asyncio.shield(self._armed), Code.VSS_E_UNEXPECTED, "the thaw guardian does not answer")
-        self.deadline = deadline
-
-    def forget(self, root: FrozenRoot) -> None:
-        """Not (or no longer) its business; may be called from any thread."""
-        try:
-            self._send(f"forget {root.index}\n")
-        except VssError:
-            pass
-
-    def check(self) -> None:
-        """Errors: VSS_E_HOLD_WRITES_TIMEOUT when it has, or must have, thawed by now; VSS_E_UNEXPECTED when it died.
-
-        The clock decides, not only the report: a coordinator that was stopped and goes on must not believe in a
-        freeze that is over.
-        """
-        if self.deadline and time.monotonic() >= self.deadline:
-            raise _expired()
-        if self.alarm.done():
-            raise self.alarm.result()
-
-    def finish(self) -> None:
-        """Everything is thawed: it ends without thawing."""
-        if self._finished:
-            return
-        self._finished = True
-        try:
-            os.write(self._commands, b"done\n")
-        except OSError:
-            pass
-        self._close()
-        in_thread(self._process.wait)
-
-    def _send(self, line: str) -> None:
+    def send(self, line: str) -> None:
+        """Give it a command. Errors: VSS_E_UNEXPECTED when it has died."""
         try:
             os.write(self._commands, line.encode())
         except OSError:
@@ -111,35 +146,20 @@ class GuardianLink:
         except BlockingIOError:
             return
         if not data:
-            self._died()
+            asyncio.get_running_loop().remove_reader(self._reports)
+            self.died()
             return
         self._buffer += data
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
-            self._heard(line.decode())
+            self.heard(line.decode())
 
-    def _heard(self, report: str) -> None:
-        if report == "ready" and not self._ready.done():
-            self._ready.set_result(None)
-        elif report == "armed" and self._armed and not self._armed.done():
-            self._armed.set_result(None)
-        elif report == "expired" and not self.alarm.done():
-            self.alarm.set_result(_expired())
-
-    def _died(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._reports)
-        error = _died()
-        for future in (self._ready, self._armed):
-            if future and not future.done():
-                future.set_exception(error)
-                future.exception()
-        if not self.alarm.done():
-            self.alarm.set_result(error)
-
-    def _close(self) -> None:
+    def put_away(self) -> None:
+        """Close the pipes; the process ends by itself."""
         asyncio.get_running_loop().remove_reader(self._reports)
         os.close(self._reports)
         os.close(self._commands)
+        in_thread(self._process.wait)
 
 
 def _expired() -> VssError:

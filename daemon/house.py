@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from shadowset.daemon.catalogue import Catalogue, VolumeRow
 from shadowset.daemon.creation import CreationQueue
+from shadowset.daemon.host import Host
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.objects import DeviceObjects
 from shadowset.daemon.provider import Provider
@@ -34,6 +35,7 @@ class House:
     """The coordinator's parts."""
 
     paths: Paths
+    host: Host
     limits: Limits
     quiet: Quiet
     catalogue: Catalogue

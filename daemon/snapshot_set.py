@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from shadowset.daemon.cast import Cast, Participant, Timeline, first_refusal
+from shadowset.daemon.clock import now
 from shadowset.daemon.cut import Cut, PlannedSnapshot
 from shadowset.daemon.house import House, device_object, together
 from shadowset.daemon.process import despite_cancel, within
 from shadowset.daemon.provider import translated
-from shadowset.daemon.volume_checks import check_nesting, check_own_files
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Failure
 from shadowset.vss.enums import FREEZE_ORDER, Attribute, SnapshotState, WriterEvent
@@ -91,10 +91,7 @@ class SnapshotSetMaker:
     # ---- before anything is frozen ----
 
     async def _prepare(self) -> None:
-        rows = [self._house.volumes.get(each.volume).row for each in self.plan.snapshots]
-        check_nesting(rows)
-        places = {"the state directory": self._house.paths.state, "the runtime directory": self._house.paths.runtime}
-        check_own_files(places, self._house.volumes.rows())
+        self._house.volumes.check_set([each.volume for each in self.plan.snapshots])
         if self._has_writers:
             await self._cast.tell(WriterEvent.PREPARE_SNAPSHOT, self._cast.taking_part(), self._timeline)
         await self._providers("end-prepare", lambda each: each.provider.end_prepare(each.volume, self.plan.set_id))
@@ -107,7 +104,7 @@ class SnapshotSetMaker:
 
     async def _providers(self, phase: str, call: Any) -> None:
         async def one(each: PlannedSnapshot) -> None:
-            started = time.monotonic()
+            started = now()
             limit = self._house.limits.provider_ms
             sentence = f"the provider of volume {each.volume} did not finish {phase} within {limit} ms"
             try:
@@ -121,7 +118,7 @@ class SnapshotSetMaker:
     # ---- writers ----
 
     async def _freeze_writers(self) -> None:
-        self._deadline = time.monotonic() + self._house.limits.freeze_window_ms / 1000
+        self._deadline = now() + self._house.limits.freeze_window_ms / 1000
         await self._cut.arm(self._deadline)
         alarm = self._cut.alarm()
         if alarm:
@@ -141,7 +138,7 @@ class SnapshotSetMaker:
         """Raise the alarm when a frozen writer goes away or its window ends. Cancelled in the step that thaws it."""
         link = participant.writer.link
         try:
-            await asyncio.wait_for(link.lost.wait(), participant.window_end - time.monotonic())
+            await asyncio.wait_for(link.lost.wait(), participant.window_end - now())
         except TimeoutError:
             self._ring(self._overdue(participant))
             return
@@ -155,7 +152,7 @@ class SnapshotSetMaker:
 
     def _fail_frozen(self, participant: Participant, code: Code, sentence: str) -> VssError:
         participant.progress.fail(WriterEvent.FREEZE, Failure(code, 0, sentence), veto=True)
-        self._timeline.add(participant.writer.link.label(), "frozen", time.monotonic(), code, sentence)
+        self._timeline.add(participant.writer.link.label(), "frozen", now(), code, sentence)
         return VssError(code, sentence)
 
     def _ring(self, error: VssError) -> None:
@@ -186,7 +183,7 @@ class SnapshotSetMaker:
 
     def _check_windows(self) -> None:
         for each in self._frozen:
-            if time.monotonic() > each.window_end:
+            if now() > each.window_end:
                 raise self._overdue(each)
 
     async def _thaw_writers(self) -> None:

@@ -15,7 +15,7 @@ from shadowset.daemon.limits import Limits
 from shadowset.daemon.mounts import device_family, device_number, device_of_path, mounts_of, read_mounts
 from shadowset.daemon.process import despite_cancel
 from shadowset.daemon.quiet import Quiet
-from shadowset.daemon.volume_checks import check_name, check_origin, check_own_files, check_storage
+from shadowset.daemon.volume_checks import check_name, check_nesting, check_origin, check_own_files, check_storage
 from shadowset.daemon.volume_runtime import Tools, VolumeRuntime
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
@@ -101,6 +101,15 @@ class Volumes:
             f"{text} is not on a protected volume; protect its device with 'shadowset volume add' and mount it through "
             f"the volume's own device",
         )
+
+    def check_set(self, names: list[str]) -> None:
+        """Whether these can be frozen together. Errors: VSS_E_NESTED_VOLUME_LIMIT, E_INVALIDARG."""
+        check_nesting([self.get(name).row for name in names])
+        self._check_own_files()
+
+    def _check_own_files(self) -> None:
+        places = {"the state directory": self._paths.state, "the runtime directory": self._paths.runtime}
+        check_own_files(places, self.rows())
 
     def mount_points(self, name: str) -> list[str]:
         """Where the volume's file systems are mounted."""
@@ -218,9 +227,7 @@ class Volumes:
         runtime = self.get(name)
         await self._store(runtime, replace(runtime.row, attached=True, device=device, via=via))
         try:
-            check_own_files(
-                {"the state directory": self._paths.state, "the runtime directory": self._paths.runtime}, self.rows()
-            )
+            self._check_own_files()
         except VssError as error:
             self._event("recursion", error.message, name)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from shadowset.daemon.clock import now
 from shadowset.daemon.server import Connection, Peer
 from shadowset.vss.codes import Code, VssError, describe
 from shadowset.vss.components import Failure
@@ -97,7 +97,7 @@ class WriterLink:
         loop = asyncio.get_running_loop()
         seq, self._next = self._next, self._next + 1
         event = msgspec.structs.replace(event, seq=seq, deadline_ms=max(0, int(deadline_ms)))
-        started = time.monotonic()
+        started = now()
         future: asyncio.Future[Answer] = loop.create_future()
         timer = loop.call_later(max(0.0, deadline_ms) / 1000, self._due, seq)
         self._waiting[seq] = _Waiting(event.event, started, deadline_ms, future, timer)
@@ -150,7 +150,7 @@ class WriterLink:
     def _gone(self, seq: int) -> None:
         waiting = self._waiting.get(seq)
         if waiting is not None:
-            elapsed = (time.monotonic() - waiting.started) * 1000
+            elapsed = (now() - waiting.started) * 1000
             sentence = f"{self.label()} closed its connection {elapsed:.0f} ms into {waiting.event.value}"
             self._settle(seq, (Failure(Code.VSS_E_WRITER_NOT_RESPONDING, 0, sentence), True, None))
 
@@ -161,7 +161,7 @@ class WriterLink:
         waiting.timer.cancel()
         if outcome is not None and not waiting.future.done():
             failure, veto, reply = outcome
-            waiting.future.set_result(Answer(waiting.event, failure, veto, waiting.started, time.monotonic(), reply))
+            waiting.future.set_result(Answer(waiting.event, failure, veto, waiting.started, now(), reply))
 
 
 def writer_error(answer: Answer) -> VssError:

@@ -206,7 +206,11 @@ def test_flipped_bits() -> None:
 
 def _kinds_of(module: Any) -> list[type[Message]]:
     classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Message)]
-    return [cls for cls in classes if cls.__module__.startswith(module.__name__) and isinstance(cls.__struct_config__.tag, str)]
+    return [
+        cls
+        for cls in classes
+        if cls.__module__.startswith(module.__name__) and isinstance(cls.__struct_config__.tag, str)
+    ]
 
 
 @pytest.mark.parametrize("module", [writer_protocol, requester_protocol, provider_protocol])
