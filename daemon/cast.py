@@ -22,6 +22,7 @@ from shadowset.daemon.writer_states import WriterProgress
 from shadowset.vss.codes import Code, VssError, describe
 from shadowset.vss.components import BackupComponentsDocument, Component, Failure, WriterComponents
 from shadowset.vss.enums import Level, WriterEvent
+from shadowset.vss.instances import taker_of
 from shadowset.vss.metadata import WriterMetadata
 from shadowset.vss.requester_protocol import TimelineEntry, WriterStatus
 from shadowset.vss.writer_protocol import Event, EventVolume
@@ -111,18 +112,20 @@ class Cast:
         log.warning("%s is left out: %s", link.label(), trouble)
         return False
 
-    def find(self, writer_id: str, instance_id: str = "", instance_name: str = "") -> Participant | None:
-        """A participant by class id, then by instance id, instance name or being the only one of its class."""
+    def find(self, writer_id: str, instance_id: str = "") -> Participant | None:
+        """A participant by class id, then by instance id or being the only one of its class."""
         wanted = canonical_guid(writer_id) or writer_id
         same_class = [each for each in self.participants if each.metadata.writer_id == wanted]
         instance = canonical_guid(instance_id) or instance_id
         for each in same_class:
             if instance and each.metadata.instance_id == instance:
                 return each
-        for each in same_class:
-            if instance_name and each.metadata.instance_name == instance_name:
-                return each
         return same_class[0] if len(same_class) == 1 else None
+
+    def taker(self, entry: WriterComponents) -> Participant | None:
+        """Who takes an entry of the document that was not moved to another instance."""
+        metadata = taker_of(entry, self.document.writers, [each.metadata for each in self.participants])
+        return next((each for each in self.participants if each.metadata is metadata), None)
 
     def components_of(self, participant: Participant) -> WriterComponents | None:
         """Its entry in the document: one that was moved to it, else its own unless that was moved away."""
@@ -134,10 +137,7 @@ class Cast:
         if own is not None:
             return None if own.selected_instance else own
         for entry in self.document.writers:
-            if (
-                not entry.selected_instance
-                and self.find(entry.writer_id, entry.instance_id, entry.instance_name) is participant
-            ):
+            if not entry.selected_instance and self.taker(entry) is participant:
                 return entry
         return None
 

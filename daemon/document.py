@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import BackupComponentsDocument, Component, RestoreSubcomponent, WriterComponents
-from shadowset.vss.enums import ComponentType
+from shadowset.vss.enums import ComponentType, RestoreType
 from shadowset.vss.metadata import LocationMapping, WriterMetadata
 from shadowset.vss.selection import check_explicit
 
@@ -24,6 +26,37 @@ _WRITER_FIELDS = (
     "post_restore_failure_message",
 )
 """What a writer may change in its components; the rest belongs to the requester."""
+
+
+_OF_ONE_RESTORE = (
+    "selected_for_restore",
+    "selected_instance",
+    "restore_subcomponents",
+    "restore_metadata",
+    "restore_target",
+    "additional_restores",
+    "new_targets",
+    "directed_targets",
+    "alternate_location_mappings",
+    "pre_restore_failure_message",
+    "post_restore_failure_message",
+    "file_restore_status",
+    "authoritative_restore",
+    "restore_name",
+    "roll_forward",
+    "roll_forward_point",
+)
+"""What an earlier restore with the same document chose, met or left; its options are kept, and may be replaced."""
+
+
+def before_restore(document: BackupComponentsDocument) -> BackupComponentsDocument:
+    """The document for a restore that has chosen nothing yet, not even its type: UNDEFINED stands for BY_COPY."""
+    fresh = Component(ComponentType.UNDEFINED, "", "")
+    document.restore_type = RestoreType.UNDEFINED
+    for component in (each for writer in document.writers for each in writer.components):
+        for field in _OF_ONE_RESTORE:
+            setattr(component, field, copy(getattr(fresh, field)))
+    return document
 
 
 def add_component(document: BackupComponentsDocument, metadata: WriterMetadata, call: rp.AddComponent) -> None:

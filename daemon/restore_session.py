@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shadowset.daemon.cast import Participant
-from shadowset.daemon.document import apply_component_call, find_component
+from shadowset.daemon.document import apply_component_call, before_restore, find_component
 from shadowset.daemon.house import House
 from shadowset.daemon.registry import canonical_guid
 from shadowset.daemon.restore_wishes import apply_wish, require_file_set, require_supported
@@ -20,12 +20,10 @@ class RestoreSession(WriterSession):
 
     def __init__(self, house: House, document: str) -> None:
         """Errors: VSS_E_INVALID_XML_DOCUMENT, VSS_E_CORRUPT_XML_DOCUMENT."""
-        super().__init__(house, components_from_xml(document))
+        super().__init__(house, before_restore(components_from_xml(document)))
         for entry in self.document.writers:
             entry.writer_id = canonical_guid(entry.writer_id) or entry.writer_id
             entry.instance_id = canonical_guid(entry.instance_id) or entry.instance_id
-            for component in entry.components:
-                component.selected_instance = ""  # a process of an earlier restore
         self._with_options: set[int] = set()
 
     def change(self, call: rp.ComponentCall) -> None:
@@ -71,7 +69,7 @@ class RestoreSession(WriterSession):
 
     def _running(self, entry: WriterComponents, instance: str = "") -> Participant:
         """The writer that takes an entry: its own instance, or the one named."""
-        found = self.cast.find(entry.writer_id, instance or entry.instance_id, "" if instance else entry.instance_name)
+        found = self.cast.find(entry.writer_id, instance) if instance else self.cast.taker(entry)
         if found is not None and instance in ("", found.metadata.instance_id):
             return found
         which = f"instance {instance[:60]!r} of " if instance else ""

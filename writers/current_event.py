@@ -73,8 +73,8 @@ class CurrentEvent:
 
     @property
     def restore_type(self) -> RestoreType:
-        """What kind of restore is made."""
-        return self.message.restore_type
+        """What kind of restore is made; one that the requester did not tell (UNDEFINED) is BY_COPY."""
+        return self.message.restore_type or RestoreType.BY_COPY
 
     @property
     def select_components(self) -> bool:

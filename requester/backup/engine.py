@@ -254,25 +254,24 @@ class BackupJob:
     # ---- the record ----
 
     def _component_entries(
-        self, plan: JobPlan, files_of: dict[tuple[str, str], list[bundle.ManifestFile]]
+        self, plan: JobPlan, files_of: dict[bundle.ComponentId, list[bundle.ManifestFile]]
     ) -> list[bundle.ManifestComponent]:
         entries = []
         for number, component in enumerate(plan.components):
-            mine = files_of.get((component.writer.writer_id, component.info.full_path), [])
-            entries.append(
-                bundle.ManifestComponent(
-                    writer_id=component.writer.writer_id,
-                    instance_id=component.writer.instance_id,
-                    writer=component.writer.name,
-                    type=component.info.type.name,
-                    logical_path=component.info.logical_path,
-                    name=component.info.name,
-                    succeeded=number not in self._reasons,
-                    reason=self._reasons.get(number, ""),
-                    files=sum(1 for file in mine if file.kind == bundle.REGULAR),
-                    bytes=sum(file.size for file in mine),
-                )
+            entry = bundle.ManifestComponent(
+                writer_id=component.writer.writer_id,
+                instance_id=component.writer.instance_id,
+                writer=component.writer.name,
+                type=component.info.type.name,
+                logical_path=component.info.logical_path,
+                name=component.info.name,
+                succeeded=number not in self._reasons,
+                reason=self._reasons.get(number, ""),
             )
+            mine = files_of.get(entry.key, [])
+            entry.files = sum(1 for file in mine if file.kind == bundle.REGULAR)
+            entry.bytes = sum(file.size for file in mine)
+            entries.append(entry)
         return entries
 
     def _manifest(self, plan: JobPlan, record: SetRecord) -> bundle.Manifest:

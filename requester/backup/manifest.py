@@ -1,8 +1,10 @@
 """The manifest of a backup: what was copied, from where, with which digests.
 
 Written last and renamed into place, so a directory with a manifest is a finished backup. The file holds the digest of
-its own contents: ``{"format": 1, "sha256": …, "backup": {…}}``, computed over the canonical JSON of ``backup`` (sorted
+its own contents: ``{"format": 2, "sha256": …, "backup": {…}}``, computed over the canonical JSON of ``backup`` (sorted
 keys, no spaces). File names that are not UTF-8 keep their bytes as lone surrogates.
+
+Format 1 had whole backups only, and files without the instance of their writer; it is still read.
 """
 
 from __future__ import annotations
@@ -18,12 +20,17 @@ from shadowset.requester.backup.copy import Attributes, OnBytes, digest_file, wr
 from shadowset.requester.backup.mounts import is_below
 from shadowset.vss.codes import Code, VssError
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, 2)
 NAME = "manifest.json"
 FILES = "files"
 COMPONENTS_DOCUMENT = "BackupComponents.xml"
 
 REGULAR, DIRECTORY, SYMLINK, PARENT = "file", "directory", "symlink", "parent"
+
+
+ComponentId = tuple[str, str, str]
+"""Class id, instance id and full path of an explicitly included component."""
 
 
 class BundleError(VssError):
@@ -42,6 +49,7 @@ class ManifestFile(msgspec.Struct, omit_defaults=True, kw_only=True):
     """
 
     writer_id: str
+    instance_id: str = ""
     component: str
     member: str = ""
     path: str
@@ -71,6 +79,11 @@ class ManifestComponent(msgspec.Struct, omit_defaults=True, kw_only=True):
     def full_path(self) -> str:
         """Logical path and name joined."""
         return f"{self.logical_path}\\{self.name}" if self.logical_path else self.name
+
+    @property
+    def key(self) -> ComponentId:
+        """What the component's files are found by."""
+        return self.writer_id, self.instance_id, self.full_path
 
 
 class ManifestDocument(msgspec.Struct, kw_only=True):
@@ -106,11 +119,11 @@ class Manifest(msgspec.Struct, omit_defaults=True, kw_only=True):
     skipped: list[str] = []
     files: list[ManifestFile] = []
 
-    def files_by_component(self) -> dict[tuple[str, str], list[ManifestFile]]:
-        """The files of each component, by class id and full path."""
-        found: dict[tuple[str, str], list[ManifestFile]] = {}
+    def files_by_component(self) -> dict[ComponentId, list[ManifestFile]]:
+        """The files of each component."""
+        found: dict[ComponentId, list[ManifestFile]] = {}
         for file in self.files:
-            found.setdefault((file.writer_id, file.component), []).append(file)
+            found.setdefault((file.writer_id, file.instance_id, file.component), []).append(file)
         return found
 
     @property
@@ -158,16 +171,18 @@ def load(bundle: str) -> Manifest:
     whole = _parse(path)
     if not isinstance(whole, dict) or "backup" not in whole or not isinstance(whole.get("sha256"), str):
         raise BundleError(f"{path} is not the manifest of a backup; name the directory that 'shadowset backup' wrote")
-    if whole.get("format") != FORMAT:
-        raise BundleError(f"{path} has format {whole.get('format')!r}, this version reads {FORMAT}; use a newer one")
+    if whole.get("format") not in FORMATS:
+        raise BundleError(f"{path} has format {whole.get('format')!r}, this version reads {FORMATS}; use a newer one")
     if hashlib.sha256(_canonical(whole["backup"])).hexdigest() != whole["sha256"]:
         raise BundleError(f"{path} was altered after it was written (its digest differs); use another backup")
     try:
         manifest = msgspec.convert(whole["backup"], Manifest)
     except msgspec.ValidationError as error:
         raise BundleError(f"{path} is not a manifest of this format: {error}; use another backup") from error
+    instances = {(one.writer_id, one.full_path): one.instance_id for one in manifest.components}
     for file in manifest.files:
         _require_places(path, file)
+        file.instance_id = file.instance_id or instances.get((file.writer_id, file.component), "")
     return manifest
 
 

@@ -95,6 +95,7 @@ def copy_one(
     """
     entry = ManifestFile(
         writer_id=component.writer.writer_id,
+        instance_id=component.writer.instance_id,
         component=component.info.full_path,
         member="" if found.member == component.info.full_path else found.member,
         path=found.path,

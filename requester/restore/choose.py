@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from shadowset.requester.backup.manifest import BundleError, Manifest, ManifestComponent, ManifestFile
+from shadowset.requester.backup.manifest import BundleError, ComponentId, Manifest, ManifestComponent, ManifestFile
 from shadowset.requester.backup_components import ComponentKey
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.documents import metadata_from_xml
 from shadowset.vss.enums import ComponentType, RestoreMethodType
 from shadowset.vss.metadata import ComponentInfo, FileSet, WriterMetadata
-from shadowset.vss.selection import Selector, implied_components, restore_selection, wants_restore_events
+from shadowset.vss.selection import Selector, guid_key, implied_components, restore_selection, wants_restore_events
 
 SEPARATOR = "\\"
 
@@ -49,6 +49,11 @@ class RestoreItem:
             component.logical_path,
             component.name,
         )
+
+    @property
+    def instance(self) -> tuple[str, str]:
+        """Class and instance that were backed up, as they are compared."""
+        return guid_key(self.component.writer_id), guid_key(self.component.instance_id)
 
     @property
     def path(self) -> str:
@@ -130,7 +135,7 @@ def _excludes(selector: Selector, component: ManifestComponent, metadata: Writer
 
 def _item(
     manifest: Manifest,
-    files_of: dict[tuple[str, str], list[ManifestFile]],
+    files_of: dict[ComponentId, list[ManifestFile]],
     component: ManifestComponent,
     metadata: WriterMetadata,
     selector: Selector | None,
@@ -145,7 +150,7 @@ def _item(
     members = [selection.member or selection.defining]
     members += implied_components(metadata, [members[0].full_path]) if members[0].selectable else ()
     paths = {member.full_path for member in members}
-    mine = files_of.get((component.writer_id, component.full_path), [])
+    mine = files_of.get(component.key, [])
     files = [file for file in mine if (file.member or file.component) in paths]
     return RestoreItem(component, metadata, tuple(members), files, selection.member)
 

@@ -23,12 +23,14 @@ from shadowset.requester.restore.choose import RestoreItem, choose, refuse_metho
 from shadowset.requester.restore.mounted import refuse_unmounted
 from shadowset.requester.restore.place import Placement, stale_files
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.components import BackupComponentsDocument, Component
+from shadowset.vss.components import BackupComponentsDocument, Component, WriterComponents
+from shadowset.vss.documents import components_from_xml
 from shadowset.vss.enums import BackupType, FileRestoreStatus, RestoreMethodType, RestoreTarget, RestoreType
 from shadowset.vss.filespec import PathIndex, files_required, mapped_path
-from shadowset.vss.metadata import LocationMapping
+from shadowset.vss.instances import taker_of
+from shadowset.vss.metadata import LocationMapping, WriterMetadata
 from shadowset.vss.paths import Paths
-from shadowset.vss.selection import Selector
+from shadowset.vss.selection import Selector, guid_key
 
 
 class RestoredComponent(msgspec.Struct, kw_only=True):
@@ -75,6 +77,7 @@ class RestoreJob:
         self._observer: Observer = observer or Silent()
         self._variables = os.environ if variables is None else variables
         self._problems: list[str] = []
+        self._takers: dict[tuple[str, str], str] = {}
 
     def run(self) -> RestoreReport:
         """Restore to the original places, with the writers. Errors: VssError before anything was changed."""
@@ -142,28 +145,28 @@ class RestoreJob:
         calls.initialize_for_restore(texts[bundle.COMPONENTS_DOCUMENT])
         calls.set_restore_state(RestoreType.BY_COPY)
         self._observer.phase("asking the writers")
-        running = {metadata.writer_id.lower() for metadata in calls.gather_writer_metadata().result()}
+        running = calls.gather_writer_metadata().result()
+        entries = components_from_xml(texts[bundle.COMPONENTS_DOCUMENT]).writers
         for item in items:
             if not item.events:
                 continue
-            if item.metadata.writer_id.lower() not in running:
-                raise VssError(
-                    Code.VSS_E_OBJECT_NOT_FOUND,
-                    f"writer {item.metadata.name} does not run, so its component {item.path} cannot be restored; "
-                    "start it, or restore the files with --to DIR",
-                )
+            self._takers[item.instance] = _require_taker(item, entries, running)
             calls.set_selected_for_restore(item.key)
             if item.member is not None:
                 calls.add_restore_subcomponent(item.key, item.member.logical_path, item.member.name)
 
     def _refusing_writers(self, calls: BackupComponents) -> dict[str, str]:
+        """Why each instance that runs now and has failed did so."""
         statuses = calls.gather_writer_status().result()
-        return {status.writer_id.lower(): writer_failure_text(status) for status in statuses if has_failed(status)}
+        return {guid_key(status.instance_id): writer_failure_text(status) for status in statuses if has_failed(status)}
+
+    def _taker(self, item: RestoreItem) -> str:
+        return self._takers.get(item.instance, "") if item.events else ""
 
     def _note_failed_writers(self, calls: BackupComponents, items: list[RestoreItem], before: dict[str, str]) -> None:
-        concerned = {item.metadata.writer_id.lower() for item in items if item.events}
+        concerned = {self._taker(item) for item in items}
         for status in calls.gather_writer_status().result():
-            if has_failed(status) and status.writer_id.lower() in concerned - set(before):
+            if has_failed(status) and guid_key(status.instance_id) in concerned - set(before):
                 self._problems.append(f"after the restore {writer_failure_text(status)}")
 
     # ---- the files ----
@@ -179,7 +182,7 @@ class RestoreJob:
         on_bytes = self._observer.begin(sum(file.size for item in items for file in item.files))
         results = []
         for item in items:
-            reason = refused.get(item.metadata.writer_id.lower(), "") if item.events else ""
+            reason = refused.get(self._taker(item), "")
             if reason:
                 result = _restored(item, FileRestoreStatus.NONE, reason)
             else:
@@ -290,11 +293,25 @@ class RestoreJob:
 
 def _component_of(document: BackupComponentsDocument, item: RestoreItem) -> Component | None:
     for writer in document.writers:
-        if writer.writer_id.lower() == item.metadata.writer_id.lower():
-            found = writer.component(item.component.logical_path, item.component.name)
-            if found is not None:
-                return found
+        if (guid_key(writer.writer_id), guid_key(writer.instance_id)) == item.instance:
+            return writer.component(item.component.logical_path, item.component.name)
     return None
+
+
+def _require_taker(item: RestoreItem, entries: list[WriterComponents], running: list[WriterMetadata]) -> str:
+    """The id of the instance that takes an item. Errors: VSS_E_OBJECT_NOT_FOUND."""
+    for entry in entries:
+        if (guid_key(entry.writer_id), guid_key(entry.instance_id)) == item.instance:
+            taker = taker_of(entry, entries, running)
+            if taker is not None:
+                return guid_key(taker.instance_id)
+    others = sum(1 for each in running if guid_key(each.writer_id) == item.instance[0])
+    which = f"; {others} other instances of it run, and none is the one that was backed up" if others else ""
+    raise VssError(
+        Code.VSS_E_OBJECT_NOT_FOUND,
+        f"writer {item.metadata.name} does not run, so its component {item.path} cannot be restored{which}; "
+        "start it, or restore the files with --to DIR",
+    )
 
 
 def _restored(item: RestoreItem, status: FileRestoreStatus, reason: str = "") -> RestoredComponent:

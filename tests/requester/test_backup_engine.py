@@ -409,7 +409,7 @@ def damage(path: Path, change: Any) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:-20]), "damaged or cut short"),
         (lambda path: path.write_text("[1]"), "is not the manifest"),
         (lambda path: path.write_text("[" * 100_000), "damaged"),
-        (lambda path: damage(path, lambda whole: whole.update(format=2)), "has format 2"),
+        (lambda path: damage(path, lambda whole: whole.update(format=3)), "has format 3"),
         (lambda path: damage(path, lambda whole: whole["backup"].update(host="x")), "was altered"),
         (lambda path: damage(path, lambda whole: whole["backup"]["files"].pop()), "was altered"),
     ],

@@ -10,6 +10,7 @@ from shadowset.vss.selection.dependencies import (
     check_cycles,
     check_dependencies,
     dependency_target,
+    guid_key,
     remote_dependencies,
     unmet_dependencies,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "dependency_target",
     "explicit_components",
     "find_file_set",
+    "guid_key",
     "implied_components",
     "mandatory_components",
     "missing_system_state",
