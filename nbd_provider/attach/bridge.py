@@ -56,7 +56,7 @@ class Bridge:
         self._dead_time = dead_time
         self._ready = ready
         sock, self._export = connector(client.NEGOTIATION_TIMEOUT_S)
-        self._disk = Disk(self._export.size, self._export.minimum_block)
+        self._disk = Disk(self._export.size, self._export.minimum_block, self._has_grown)
         self._pool = [memoryview(bytearray(_BUFFER_BYTES)) for _ in range(_BUFFERS)]
         self._pipeline = Pipeline(self._done)
         self._pipeline.attach(sock)
@@ -149,6 +149,21 @@ class Bridge:
         self._dead = False
         self._export = export
         self._pipeline.attach(sock)
+
+    def _has_grown(self, size: int) -> bool:
+        """Whether the export has this size now. Asked over a connection of its own, for NBD tells a size only once."""
+        try:
+            sock, export = self._connector(_RECONNECT_TIMEOUT_S)
+        except client.NbdError as error:
+            log.warning("the disk does not grow to %d bytes: %s", size, error.message)
+            return False
+        sock.close()
+        if export.size != size or not _same_disk(export, self._export):
+            log.warning("the disk does not grow to %d bytes: the server offers %s", size, export)
+            return False
+        log.info("the disk grows from %d to %d bytes", self._disk.size, size)
+        self._export = export
+        return True
 
     def _take(self) -> None:
         """Takes what the kernel has for us, a batch at most and no more than there are buffers for."""
@@ -259,7 +274,7 @@ class Bridge:
 
 
 def _same_disk(one: client.Export, other: client.Export) -> bool:
-    """``one`` can stand in for ``other``: it may have grown, and the file keeps its size."""
+    """``one`` can stand in for ``other``: it may have grown; the file keeps its size until it is told."""
     return (
         one.size >= other.size
         and one.sector_size == other.sector_size

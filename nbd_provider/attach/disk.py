@@ -21,16 +21,21 @@ _ENTRIES = [
 
 
 class Disk:
-    """Answers the requests that do not touch data. ``size`` in bytes; ``block`` the server's smallest unit."""
+    """Answers the requests that do not touch data. ``size`` in bytes; ``block`` the server's smallest unit.
 
-    def __init__(self, size: int, block: int) -> None:
+    Whoever truncates the file to a greater size makes it grow, when ``may_grow(size)`` says that the export has it:
+    so the kernel, which asks for attributes once an hour, learns of it in the same step.
+    """
+
+    def __init__(self, size: int, block: int, may_grow: Callable[[int], bool] = lambda _: False) -> None:
         self.size = size
+        self._may_grow = may_grow
         self._unit = max(block, _DISCARD_UNIT)
         self._answers: dict[int, Callable[[int, memoryview], bytes]] = {
             fuse.INIT: lambda _node, body: fuse.init_reply(bytes(body)),
             fuse.LOOKUP: self._lookup,
             fuse.GETATTR: lambda node, _body: fuse.attr_reply(self._attributes(node), _VALID_S),
-            fuse.SETATTR: lambda node, _body: fuse.attr_reply(self._attributes(node), _VALID_S),
+            fuse.SETATTR: self._set_attributes,
             fuse.OPEN: lambda _node, _body: fuse.open_reply(direct=True),
             fuse.OPENDIR: lambda _node, _body: fuse.open_reply(direct=False),
             fuse.READDIR: self._readdir,
@@ -58,6 +63,14 @@ class Disk:
         if node == FILE_INODE:
             return fuse.attributes(FILE_INODE, stat.S_IFREG | 0o600, self.size, self._unit)
         return fuse.attributes(DIRECTORY_INODE, stat.S_IFDIR | 0o700, 0, self._unit)
+
+    def _set_attributes(self, node: int, body: memoryview) -> bytes:
+        size = fuse.wanted_size(body)
+        if size is not None and size != self.size:
+            if size < self.size or not self._may_grow(size):
+                raise OSError(errno.EPERM, "the export has another size")
+            self.size = size
+        return fuse.attr_reply(self._attributes(node), _VALID_S)
 
     def _lookup(self, _node: int, body: memoryview) -> bytes:
         if bytes(body).rstrip(b"\0") != FILE_NAME.encode():

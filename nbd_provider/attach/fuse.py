@@ -35,6 +35,7 @@ IN_HEADER = struct.Struct("=IIQQIIIHH")
 READ_IN = struct.Struct("=QQI")
 WRITE_IN = struct.Struct("=QQIIQII")
 FALLOCATE_IN = struct.Struct("=QQQI")
+_SETATTR_IN = struct.Struct("=IIQQ")
 OUT_HEADER = struct.Struct("=IiQ")
 WRITE_OUT = struct.Struct("=II")
 _INIT_IN = struct.Struct("=IIII")
@@ -62,6 +63,8 @@ _WANTED = _INIT_ASYNC_READ | _INIT_BIG_WRITES | _INIT_ASYNC_DIO | _INIT_MAX_PAGE
 
 _OPEN_DIRECT_IO = 1 << 0
 _OPEN_PARALLEL_DIRECT_WRITES = 1 << 6
+
+_FATTR_SIZE = 1 << 3
 
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 _MNT_FORCE, _MNT_DETACH = 1, 2
@@ -95,6 +98,12 @@ def entry_reply(inode: int, attr: bytes, valid_s: int) -> bytes:
 def attr_reply(attr: bytes, valid_s: int) -> bytes:
     """The answer to GETATTR."""
     return _ATTR_OUT.pack(valid_s, 0, 0) + attr
+
+
+def wanted_size(body: bytes | memoryview) -> int | None:
+    """The size that a SETATTR asks for, in bytes; None when it is about something else."""
+    valid, _padding, _handle, size = _SETATTR_IN.unpack_from(body)
+    return int(size) if valid & _FATTR_SIZE else None
 
 
 def open_reply(direct: bool) -> bytes:

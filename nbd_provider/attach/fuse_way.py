@@ -48,6 +48,17 @@ def works(directory: str, attachment: Attachment) -> bool:
     )
 
 
+def resize(directory: str, attachment: Attachment, size: int) -> None:
+    """Lets file and loop device grow to ``size`` bytes, which the export has by now. Errors: VssError."""
+    try:
+        os.truncate(f"{_mount(directory)}/{FILE_NAME}", size)
+    except OSError as error:
+        reason = f"({error.strerror}): {_last_line(directory)}"
+        message = f"the bridge of volume {attachment.name} does not take a size of {size} bytes {reason}"
+        raise VssError(Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, message) from error
+    loop.resize_loop(attachment.device, size)
+
+
 def clean(directory: str, attachment: Attachment | None, name: str, abort: bool) -> None:
     """Removes loop device, mount and bridge, as many as there are; with ``abort`` requests under way fail first.
 

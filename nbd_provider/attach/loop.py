@@ -14,6 +14,7 @@ LOOP_MAJOR = 7
 _CONTROL = "/dev/loop-control"
 _LOOP_CLR_FD = 0x4C01
 _LOOP_GET_STATUS64 = 0x4C05
+_LOOP_SET_CAPACITY = 0x4C07
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_CTL_GET_FREE = 0x4C82
 _BLKGETSIZE64 = 0x80081272
@@ -72,6 +73,17 @@ def detach_loop(device: str) -> None:
     finally:
         os.close(fd)
     _wait_until_clear(device)
+
+
+def resize_loop(device: str, size: int) -> None:
+    """Lets ``device`` take in that its backing file has ``size`` bytes now. Errors: VssError."""
+    try:
+        _ask(device, _LOOP_SET_CAPACITY, 0)
+    except OSError as error:
+        raise VssError(Code.VSS_E_UNEXPECTED, f"cannot resize {device}: {error.strerror}") from error
+    if device_size(device) != size // 512 * 512:
+        message = f"{device} has {device_size(device)} bytes instead of {size}: look at the kernel's log"
+        raise VssError(Code.VSS_E_UNEXPECTED, message)
 
 
 def backing_file(device: str) -> str:

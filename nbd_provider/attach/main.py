@@ -12,7 +12,7 @@ import os
 import re
 import sys
 
-from shadowset.nbd_provider.attach import client, fuse_way, state, usage
+from shadowset.nbd_provider.attach import client, fuse_way, loop, state, usage
 from shadowset.nbd_provider.attach.bridge import DEAD_TIME_S
 from shadowset.nbd_provider.attach.state import Attachment
 from shadowset.vss.codes import Code, VssError
@@ -57,10 +57,7 @@ def reconnect(arguments: argparse.Namespace) -> int:
     """After a restart of the provider. The bridge of the FUSE way has already done it by itself."""
     directory, _ = _directory(arguments, make=False)
     with state.lock(directory):
-        attachment = state.load(directory)
-        if attachment is None or not _works(directory, attachment):
-            message = f"volume {arguments.name} is not attached, or its device is broken: attach it"
-            raise VssError(Code.VSS_E_BAD_STATE, message)
+        attachment = _working(directory, arguments.name)
         attachment.nbd = arguments.nbd or attachment.nbd
         if attachment.via == "nbd":
             from shadowset.nbd_provider.attach import nbd_way
@@ -68,6 +65,49 @@ def reconnect(arguments: argparse.Namespace) -> int:
             nbd_way.reconnect(attachment)
             state.save(directory, attachment)
     return 0
+
+
+def resize(arguments: argparse.Namespace) -> int:
+    """The device takes in that its export has grown, also under a mounted file system; prints ``{"device", "size"}``.
+
+    Errors: VssError when nothing is attached, nobody serves the export, or it is smaller than the device.
+    """
+    directory, _ = _directory(arguments, make=False)
+    with state.lock(directory):
+        attachment = _working(directory, arguments.name)
+        size = _size_of_export(attachment)
+        if size > loop.device_size(attachment.device):
+            _resize_by(directory, attachment, size)
+    print(json.dumps({"device": attachment.device, "size": size}))
+    return 0
+
+
+def _size_of_export(attachment: Attachment) -> int:
+    """In whole sectors, as a device has it. Errors: VssError when the device is larger."""
+    sock, export = client.connect(attachment.nbd, attachment.export)
+    sock.close()
+    there, size = loop.device_size(attachment.device), export.size // 512 * 512
+    if size < there:
+        message = f"volume {attachment.name} has {size} bytes now and {attachment.device} has {there}: a device cannot "
+        raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, message + "shrink; make the origin as large again")
+    return size
+
+
+def _resize_by(directory: str, attachment: Attachment, size: int) -> None:
+    if attachment.via == "fuse":
+        fuse_way.resize(directory, attachment, size)
+        return
+    from shadowset.nbd_provider.attach import nbd_way
+
+    nbd_way.resize(attachment, size)
+
+
+def _working(directory: str, name: str) -> Attachment:
+    """The attachment that is there. Errors: VSS_E_BAD_STATE."""
+    attachment = state.load(directory)
+    if attachment is None or not _works(directory, attachment):
+        raise VssError(Code.VSS_E_BAD_STATE, f"volume {name} is not attached, or its device is broken: attach it")
+    return attachment
 
 
 def _directory(arguments: argparse.Namespace, make: bool) -> tuple[str, bool]:
@@ -192,12 +232,18 @@ def _clean(directory: str, attachment: Attachment | None, name: str, abort: bool
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="shadowset-attach", description="Attach a volume's NBD export as a device.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for call, text in ((attach, "attach, and print the device"), (detach, "undo it"), (reconnect, "after a restart")):
+    texts = {
+        attach: "attach, and print the device",
+        detach: "undo it",
+        reconnect: "after a restart",
+        resize: "after the export has grown",
+    }
+    for call, text in texts.items():
         command = commands.add_parser(call.__name__, help=text)
         command.set_defaults(call=call)
         command.add_argument("name", metavar="NAME", help="name of the volume")
         command.add_argument("--runtime", required=True, metavar="DIR", help="run-time directory of the volume")
-        if call is not detach:
+        if call in (attach, reconnect):
             command.add_argument("--nbd", required=call is attach, metavar="SOCKET", help="socket of the NBD server")
         if call is attach:
             _add_attach_options(command)

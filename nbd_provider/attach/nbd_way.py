@@ -65,6 +65,12 @@ def reconnect(attachment: Attachment) -> None:
         netlink.reconfigure(attachment.index, sock.fileno(), backend(attachment.name))
 
 
+def resize(attachment: Attachment, size: int) -> None:
+    """Lets the device grow to ``size`` bytes, which the export has by now. Errors: VssError."""
+    netlink.resize(attachment.index, size, backend(attachment.name))
+    netlink.wait_for(attachment.index, size)
+
+
 def backend(name: str) -> str:
     """The backend identifier of a volume, as ``/sys/block/nbdN/backend`` shows it."""
     return f"shadowset-{name}"

@@ -116,6 +116,16 @@ def reconfigure(index: int, descriptor: int, backend: str) -> None:
     _ask(_CMD_RECONFIGURE, attributes, f"give /dev/nbd{index} a new connection")
 
 
+def resize(index: int, size_bytes: int, backend: str) -> None:
+    """Gives ``/dev/nbdN`` another size; its connections stay. Errors: VssError."""
+    attributes: list[list[Any]] = [
+        ["NBD_ATTR_INDEX", index],
+        ["NBD_ATTR_SIZE_BYTES", size_bytes],
+        ["NBD_ATTR_BACKEND_IDENTIFIER", backend],
+    ]
+    _ask(_CMD_RECONFIGURE, attributes, f"give /dev/nbd{index} a size of {size_bytes} bytes")
+
+
 def disconnect(index: int) -> None:
     """Ends ``/dev/nbdN`` and waits until it is empty; unanswered requests fail. Errors: VssError."""
     set_timer(index, _KERNEL_TIMER_MS)

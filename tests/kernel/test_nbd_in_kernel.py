@@ -18,3 +18,9 @@ def test_attach_kill_reconnect_detach(uml: Any, guests: Path, program: str) -> N
     result = uml.run(guests / "nbd_attach.py", program, modules=("nbd", "loop", "fuse"))
     assert result.status == 0, result.console
     assert result.output.endswith("all is well")
+
+
+def test_a_mounted_ext4_grows_with_its_volume(uml: Any, guests: Path) -> None:
+    result = uml.run(guests / "resize.py", "nbd", "fuse", modules=("nbd", "loop", "fuse"))
+    assert result.status == 0, result.console
+    assert result.output.endswith("all is well")

@@ -103,6 +103,9 @@ class Place:
     def detach(self, *options: str) -> subprocess.CompletedProcess[str]:
         return self.run("detach", "vol", "--runtime", self.runtime, *options)
 
+    def resize(self) -> subprocess.CompletedProcess[str]:
+        return self.run("resize", "vol", "--runtime", self.runtime)
+
     def mount(self, device: str, *options: str) -> None:
         command(["mount", *options, device, self.mount_point])
 

@@ -410,3 +410,65 @@ def test_a_device_goes_on_when_the_volume_grew_and_its_provider_restarted(place:
     assert Path(provider.origin).read_bytes()[provider.size - MIB :] == b"x" * MIB + bytes(4 * MIB)
     assert loop.device_size(place.attach(provider.nbd)["device"]) == provider.size + 4 * MIB
     assert place.detach().returncode == 0
+
+
+def grow(provider: Any, to: int) -> None:
+    os.truncate(provider.origin, to)
+    assert provider.control().value(m.Resize)["size"] == to
+
+
+def test_a_device_takes_in_what_its_volume_has_gained_while_mounted(place: Any, provider: Any, run: Any) -> None:
+    device = place.attach(provider.nbd)["device"]
+    run(["mkfs.ext4", "-q", device])
+    place.mount(device)
+    before = place.resize()
+    assert before.returncode == 0 and json.loads(before.stdout) == {"device": device, "size": provider.size}
+    grow(provider, provider.size + 32 * MIB)
+    assert loop.device_size(device) == provider.size
+    for _ in range(2):
+        done = place.resize()
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == {"device": device, "size": provider.size + 32 * MIB}
+    assert loop.device_size(device) == provider.size + 32 * MIB
+    place.unmount()  # growing it mounted needs CAP_SYS_RESOURCE, which containers lack; the kernel lane does
+    run(["e2fsck", "-fp", device])
+    run(["resize2fs", device])
+    place.mount(device)
+    content = os.urandom(provider.size)
+    Path(f"{place.mount_point}/more than there was").write_bytes(content)
+    os.sync()
+    provider.kill()
+    provider.start()
+    assert Path(f"{place.mount_point}/more than there was").read_bytes() == content
+    place.unmount()
+    run(["fsck.ext4", "-fn", device])
+    assert place.detach().returncode == 0
+
+
+def test_a_device_grows_no_further_than_its_volume(place: Any, provider: Any) -> None:
+    device = place.attach(provider.nbd)["device"]
+    for size in (0, provider.size - 4096, provider.size + 4096):
+        with pytest.raises(PermissionError):
+            os.truncate(f"{place.runtime}/bridge/disk", size)
+    os.truncate(f"{place.runtime}/bridge/disk", provider.size)
+    assert loop.device_size(device) == provider.size == os.stat(f"{place.runtime}/bridge/disk").st_size
+    provider.kill()
+    refused = place.resize()
+    assert refused.returncode == 1 and "start the provider" in refused.stderr and "Traceback" not in refused.stderr
+    os.truncate(provider.origin, provider.size + MIB)
+    provider.start()
+    assert json.loads(place.resize().stdout)["size"] == provider.size + MIB == loop.device_size(device)
+    assert place.detach().returncode == 0
+    refused = place.resize()
+    assert refused.returncode == 1 and "attach it" in refused.stderr
+
+
+def test_a_device_that_would_have_to_shrink_is_refused(place: Any) -> None:
+    server = place.server(16 * MIB)
+    device = place.attach(server.socket)["device"]
+    os.truncate(server.image, 8 * MIB)
+    refused = place.resize()
+    assert refused.returncode == 1 and f"{8 * MIB} bytes now" in refused.stderr and device in refused.stderr
+    os.truncate(server.image, 16 * MIB)
+    assert place.resize().returncode == 0
+    assert place.detach().returncode == 0

@@ -55,6 +55,24 @@ def test_the_file_has_the_size_of_the_export() -> None:
     assert size == 1 << 30 and mode == stat.S_IFREG | 0o600
 
 
+def set_size(disk: Disk, node: int, size: int, valid: int = 1 << 3) -> int:
+    """The size in the answer to a SETATTR."""
+    body = struct.pack("=IIQQ56x", valid, 0, 0, size)
+    found: int = struct.unpack_from("=Q", disk.answer(fuse.SETATTR, node, memoryview(body)), 24)[0]
+    return found
+
+
+def test_the_file_grows_when_the_export_has_grown() -> None:
+    asked: list[int] = []
+    disk = Disk(8192, 512, lambda size: bool(asked.append(size)) or size == 16384)
+    assert set_size(disk, FILE_INODE, 8192) == 8192 and set_size(disk, FILE_INODE, 1, valid=1) == 8192
+    for size in (4096, 12288):
+        with pytest.raises(PermissionError):
+            set_size(disk, FILE_INODE, size)
+    assert set_size(disk, FILE_INODE, 16384) == 16384 and disk.clamp(12288, 8192) == 4096
+    assert asked == [12288, 16384]
+
+
 def test_other_names_and_other_requests() -> None:
     with pytest.raises(OSError) as absent:
         answer(fuse.LOOKUP, body=b"other\0")
