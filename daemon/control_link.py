@@ -28,6 +28,7 @@ from shadowset.vss.provider_protocol import (
     ListEvents,
     Release,
     Released,
+    Resize,
     Revert,
     RevertInfo,
     SetCopy,
@@ -99,6 +100,10 @@ class ControlLink:
     async def revert(self, copy_id: str) -> RevertInfo:
         """Start to take the volume back to a copy, or let a stopped revert go on."""
         return await self._call(Revert(self._seq(), copy_id), RevertInfo)
+
+    async def resize(self) -> VolumeDescription:
+        """Take in what the origin has gained."""
+        return await self._call(Resize(self._seq()), VolumeDescription)
 
     async def stop(self) -> None:
         """End the process cleanly."""

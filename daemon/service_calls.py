@@ -41,6 +41,7 @@ class ServiceCalls:
             rp.VolumeAdd: self._volume_add,
             rp.VolumeAttach: self._volume_attach,
             rp.VolumeDetach: self._volume_detach,
+            rp.VolumeResize: self._volume_resize,
             rp.VolumeRemove: self._volume_remove,
             rp.VolumeList: self._volume_list,
             rp.StorageList: self._storage_list,
@@ -98,6 +99,9 @@ class ServiceCalls:
 
     async def _volume_detach(self, call: rp.VolumeDetach) -> rp.VolumeInfo:
         return await self._house.volumes.detach(call.name)
+
+    async def _volume_resize(self, call: rp.VolumeResize) -> rp.VolumeInfo:
+        return await self._house.volumes.resize(call.name)
 
     async def _volume_remove(self, call: rp.VolumeRemove) -> None:
         self._refuse_during_creation(call.name)

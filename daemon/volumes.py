@@ -253,6 +253,23 @@ class Volumes:
         await self._store(runtime, replace(runtime.row, attached=False, device="", via=""))
         self._event("volume-detached", f"volume {runtime.name} has no device any more", runtime.name)
 
+    async def resize(self, name: str) -> VolumeInfo:
+        """Take in what the origin has gained, the device as well. Errors: VSS_E_VOLUME_NOT_SUPPORTED when it shrank,
+        VSS_E_BAD_STATE while writes are held, VSS_E_REVERT_IN_PROGRESS; repeated, it does what is left."""
+        async with self._changing:
+            await despite_cancel(self._resize(self.get(name)))
+        return await self.info(name)
+
+    async def _resize(self, runtime: VolumeRuntime) -> None:
+        before = (await runtime.describe()).size
+        told = await runtime.online().resize()
+        if runtime.row.attached:
+            await runtime.run_attach("resize")
+        if told.size != before:
+            await self._quiet.writable()
+            sentence = f"volume {runtime.name} has grown from {before} to {told.size} bytes"
+            self._event("volume-resized", sentence, runtime.name)
+
     async def remove(self, name: str, force: bool) -> None:
         """Stop protecting a volume whose copies are gone. Errors: VSS_E_VOLUME_IN_USE while attached, unless forced.
 

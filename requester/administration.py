@@ -48,6 +48,10 @@ class Administration:
         """Take the block device away. Errors: VSS_E_VOLUME_IN_USE while mounted."""
         return self._volume(protocol.VolumeDetach, name=name)
 
+    def volume_resize(self, name: str) -> protocol.VolumeInfo:
+        """Let the volume and its device take in what its origin has gained. Errors: VSS_E_VOLUME_NOT_SUPPORTED."""
+        return self._volume(protocol.VolumeResize, name=name)
+
     def volume_remove(self, name: str, force: bool = False) -> None:
         """Stop protecting a volume; its shadow copies go. Errors: VSS_E_VOLUME_IN_USE."""
         self.connection.call(protocol.VolumeRemove, name=name, force=force)

@@ -19,13 +19,14 @@ def register(commands: Commands) -> None:
         "volume",
         None,
         "protect volumes and attach their live devices",
-        "Protect volumes, attach and detach their live block devices, list them, stop protecting them.",
+        "Protect volumes, attach and detach their live block devices, let them grow, list them, stop protecting them.",
         "shadowset volume add data /dev/sdb1\nshadowset volume attach data\nshadowset volume list",
     )
     actions = group.add_subparsers(title="actions", metavar="ACTION", required=True)
     _register_add(actions)
     _register_attach(actions)
     _register_detach(actions)
+    _register_resize(actions)
     _register_list(actions)
     _register_remove(actions)
 
@@ -83,6 +84,20 @@ def _register_detach(actions: Commands) -> None:
     )
     detach.add_argument("name", metavar="NAME", help="the volume")
     add_json(detach)
+
+
+def _register_resize(actions: Commands) -> None:
+    resize = add_command(
+        actions,
+        "resize",
+        run_resize,
+        "let a volume take in that its origin was enlarged",
+        "Let a protected volume, and its block device if it has one, take in that the origin was enlarged (lvextend).\n"
+        "Nothing need be unmounted; shadow copies keep the size that they had. The file system is grown afterwards.",
+        "shadowset volume resize data\nresize2fs /dev/shadowset/data",
+    )
+    resize.add_argument("name", metavar="NAME", help="the volume")
+    add_json(resize)
 
 
 def _register_list(actions: Commands) -> None:
@@ -149,6 +164,36 @@ def run_detach(options: argparse.Namespace) -> int:
         volume = administration.volume_detach(options.name)
     _tell(options, volume, f"Volume {volume.name} is detached.")
     return 0
+
+
+def run_resize(options: argparse.Namespace) -> int:
+    """Take in what the origin has gained."""
+    from shadowset.requester.administration import Administration
+
+    with Administration(client="shadowset volume resize") as administration:
+        volume = administration.volume_resize(options.name)
+    _tell(options, volume, f"Volume {volume.name} has {volume.size} bytes. {_growing(volume)}")
+    return 0
+
+
+def _growing(volume: VolumeInfo) -> str:
+    """What makes the file system as large as its device."""
+    from shadowset.requester.backup.mounts import read_mounts
+
+    if not volume.device:
+        return "It is not attached; grow its file system when it is."
+    types = {mount.mount_point: mount.fstype for mount in read_mounts()}
+    known = {
+        "ext4": f"resize2fs {volume.device}",
+        "xfs": "xfs_growfs {}",
+        "btrfs": "btrfs filesystem resize max {}",
+    }
+    for place in volume.mount_points:
+        command = known.get(types.get(place, ""))
+        if command:
+            return f"Now let the file system grow: {command.format(place)}"
+    hints = f"resize2fs {volume.device} for ext4, xfs_growfs MOUNTPOINT for XFS"
+    return f"Now let what is on {volume.device} grow: {hints}."
 
 
 def run_remove(options: argparse.Namespace) -> int:

@@ -414,6 +414,9 @@ class FakeCoordinator:
     def do_volume_detach(self, session: Session, call: rp.VolumeDetach) -> rp.VolumeInfo:
         raise VssError(Code.VSS_E_VOLUME_IN_USE, f"volume {call.name} is mounted on /srv; unmount it first")
 
+    def do_volume_resize(self, session: Session, call: rp.VolumeResize) -> rp.VolumeInfo:
+        return self._info(call.name)
+
     def do_volume_remove(self, session: Session, call: rp.VolumeRemove) -> None:
         self.volumes.pop(call.name)
 

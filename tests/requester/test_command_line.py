@@ -79,6 +79,7 @@ ALL = dict(parsers(cli.parser()))
 def test_all_commands_are_there() -> None:
     assert set(ALL) == {
         "", "serve", "status", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
+        "volume resize",
         "create", "list", "show", "mount", "umount", "delete", "writers", "providers", "events", "backup", "restore",
         "storage", "storage list", "storage set", "hold", "priority",
         "documents", "documents lint", "documents show", "documents json", "documents xml", "documents schema",
@@ -344,6 +345,9 @@ def test_volumes(run: Any, two: Any) -> None:
     assert "as /dev/shadowset/data (via fuse)" in run("volume", "attach", "data", "--via", "fuse")[1]
     status, _, err = run("volume", "detach", "data")
     assert status == 1 and "VSS_E_VOLUME_IN_USE" in err
+    out = run("volume", "resize", "data")[1]
+    assert f"{64 << 20} bytes" in out and "resize2fs /dev/shadowset/data for ext4" in out
+    assert "not attached" in run("volume", "resize", "more")[1]
     assert run("volume", "remove", "more")[0] == 0
     assert run("volume", "add", "x", "y", "--chunk-size", "lots")[0] == 2
 

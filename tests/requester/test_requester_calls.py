@@ -77,7 +77,7 @@ def make(calls: BackupComponents, name: str) -> Any:
 def test_every_call_of_a_session_has_a_method() -> None:
     administrative = {
         rp.ServiceHello, rp.Cancel, rp.GetSet, rp.ListWriters, rp.ListProviders, rp.ListEvents, rp.VolumeAdd,
-        rp.VolumeAttach, rp.VolumeDetach, rp.VolumeRemove, rp.VolumeList,
+        rp.VolumeAttach, rp.VolumeDetach, rp.VolumeResize, rp.VolumeRemove, rp.VolumeList,
         rp.StorageList, rp.StorageConfigure, rp.KeepSnapshot, rp.RevertToSnapshot, rp.QueryRevertStatus,
     }  # fmt: skip
     expected = {call_name(call).replace("-", "_") for call in rp.ToCoordinator.__args__ if call not in administrative}
@@ -239,6 +239,7 @@ def test_administration(coordinator: Any, data: Any) -> None:
         with pytest.raises(VssError) as caught:
             administration.volume_detach("data")
         assert caught.value.code == Code.VSS_E_VOLUME_IN_USE
+        assert administration.volume_resize("data").name == "data"
         administration.volume_remove("wal", force=True)
         assert administration.list_writers()[0].pid == 1234
         assert administration.list_events(0) == []

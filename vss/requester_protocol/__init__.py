@@ -25,6 +25,7 @@ from shadowset.vss.requester_protocol.administration import (
     VolumeDetach,
     VolumeList,
     VolumeRemove,
+    VolumeResize,
 )
 from shadowset.vss.requester_protocol.contract import RESULTS, FromCoordinator, ToCoordinator
 from shadowset.vss.requester_protocol.messages import Call, CallFailure, Cancel, Notice, Result, ServiceHello
@@ -163,6 +164,7 @@ __all__ = [
     "VolumeInfo",
     "VolumeList",
     "VolumeRemove",
+    "VolumeResize",
     "VolumeTimes",
     "WriterStatus",
 ]

@@ -105,6 +105,16 @@ class VolumeDetach(Call, tag="volume-detach"):
     name: str
 
 
+class VolumeResize(Call, tag="volume-resize"):
+    """The origin was enlarged: the volume and its device take in what it has gained. Result: VolumeInfo.
+
+    Errors: VSS_E_VOLUME_NOT_SUPPORTED when the origin is smaller than before, VSS_E_REVERT_IN_PROGRESS, VSS_E_BAD_STATE
+    while writes are held for a shadow copy.
+    """
+
+    name: str
+
+
 class VolumeRemove(Call, tag="volume-remove"):
     """Stop protecting a volume; its copies go. Errors: VSS_E_VOLUME_IN_USE."""
 

@@ -25,6 +25,7 @@ from shadowset.vss.requester_protocol.administration import (
     VolumeDetach,
     VolumeList,
     VolumeRemove,
+    VolumeResize,
 )
 from shadowset.vss.requester_protocol.messages import Call, CallFailure, Cancel, Notice, Result, ServiceHello
 from shadowset.vss.requester_protocol.restore import (
@@ -137,6 +138,7 @@ ToCoordinator = (
     | VolumeAttach
     | VolumeDetach
     | VolumeRemove
+    | VolumeResize
     | VolumeList
     | StorageList
     | StorageConfigure
@@ -170,6 +172,7 @@ RESULTS: dict[type[Call], Any] = {
     VolumeAdd: VolumeInfo,
     VolumeAttach: VolumeInfo,
     VolumeDetach: VolumeInfo,
+    VolumeResize: VolumeInfo,
     VolumeList: list[VolumeInfo],
     StorageList: list[StorageInfo],
     StorageConfigure: StorageInfo,
