@@ -9,8 +9,9 @@ from uuid import UUID
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Allocation, Changes, Context, bitmap_names, copy_ranges, open_bitmap
-from shadowset.nbd_provider.exports import COMMON_FLAGS, read_cached
-from shadowset.nbd_provider.page_cache import PageCache
+from shadowset.nbd_provider.copy_queue import Errors, Submit
+from shadowset.nbd_provider.exports import COMMON_FLAGS
+from shadowset.nbd_provider.page_cache import PageCache, read_cached
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.volume import Gate
@@ -119,8 +120,13 @@ class CopyExport:
     def _refuse(self) -> OSError:
         return OSError(errno.EPERM, f"{self.description} is read-only")
 
-    def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Nothing to do: what follows is refused."""
+    def may_write(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """It waits for nothing: what follows is refused."""
+        return True
+
+    def copy_out(self, submit: Submit, ranges: Sequence[tuple[int, int]], done: Callable[[Errors], None]) -> None:
+        """Refused."""
+        raise self._refuse()
 
     def write(self, offset: int, data: memoryview) -> None:
         """Refused."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from shadowset.nbd_provider import protocol
 from shadowset.nbd_provider.block_status import Context
+from shadowset.nbd_provider.copy_queue import Errors, Submit
 from shadowset.nbd_provider.page_cache import PageCache
 from shadowset.nbd_provider.volume import Gate
 
@@ -51,8 +51,14 @@ class Export(Protocol):
     def prefetch(self, offset: int, length: int) -> None:
         """The range will be read soon; called from any thread."""
 
-    def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Called before the (offset, length) ranges of a batch are changed."""
+    def may_write(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether the (offset, length) ranges may be changed now; where not, ``copy_out`` comes first."""
+
+    def copy_out(self, submit: Submit, ranges: Sequence[tuple[int, int]], done: Callable[[Errors], None]) -> None:
+        """Do in a thread what a change has to wait for; ``done`` gets an error or None for each range.
+
+        Whoever changes the ranges then asks ``may_write`` again.
+        """
 
     def write(self, offset: int, data: memoryview) -> None:
         """Change bytes."""
@@ -85,14 +91,3 @@ class Directory(Protocol):
 
     def find(self, name: str) -> Export | None:
         """One of them; an empty name asks for the default one."""
-
-
-def read_cached(fd: int, offset: int, target: memoryview) -> bool:
-    """Fill ``target`` from the page cache, or say False when a disk would have to be waited for.
-
-    Errors: OSError; EOPNOTSUPP where the file system cannot tell.
-    """
-    try:
-        return os.preadv(fd, (target,), offset, os.RWF_NOWAIT) == len(target)
-    except BlockingIOError:
-        return False

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Allocation, Context, bitmap_names, file_ranges, open_bitmap
-from shadowset.nbd_provider.exports import COMMON_FLAGS, read_cached
+from shadowset.nbd_provider.copy_queue import Errors, Submit
+from shadowset.nbd_provider.exports import COMMON_FLAGS
 from shadowset.nbd_provider.origin import FALLOC_FL_ZERO_RANGE, UNSUPPORTED
-from shadowset.nbd_provider.page_cache import PageCache
+from shadowset.nbd_provider.page_cache import PageCache, read_cached
 from shadowset.nbd_provider.store.reclaim import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 from shadowset.nbd_provider.volume import Gate, Volume
 
@@ -81,9 +82,13 @@ class LiveExport:
         """Let the kernel read ahead."""
         os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
-    def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Copy out what the batch is about to overwrite."""
-        self._volume.prepare_write(ranges)
+    def may_write(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether the old content is kept, after a copy-out where that is cheap."""
+        return self._volume.may_write(ranges)
+
+    def copy_out(self, submit: Submit, ranges: Sequence[tuple[int, int]], done: Callable[[Errors], None]) -> None:
+        """Keep the old content, in a thread."""
+        self._volume.copies.add(submit, ranges, done)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Overwrite."""
@@ -106,7 +111,6 @@ class LiveExport:
 
     def zero(self, offset: int, length: int, may_punch: bool, fast: bool) -> bool:
         """Make the range read as zeros."""
-        self._volume.guard(offset, length)
         if not fast:
             self._volume.origin.zero(offset, length, may_punch)
             return True

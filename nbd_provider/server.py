@@ -67,11 +67,13 @@ class Server:
         self._done: deque[tuple[Callable[[object], None], object]] = deque()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake, select.EPOLLIN)
+        self._under_way = 0
         self._stopping = False
         self._next_look = 0.0
         self.deadline: Callable[[], float | None] = lambda: None
         self.on_deadline: Callable[[], None] = lambda: None
         self.idle_work: Callable[[], Iterator[int] | None] = lambda: None
+        self.busy: Callable[[], bool] = lambda: False
         self._idle: Iterator[int] | None = None
 
     def serve_nbd(
@@ -100,6 +102,7 @@ class Server:
             os.eventfd_write(self._wake, 1)
 
         self._pool.submit(run)
+        self._under_way += 1
 
     def connections(self) -> list[Connection]:
         """The NBD connections."""
@@ -116,8 +119,8 @@ class Server:
             while not self._stopping:
                 self._turn()
         finally:
+            self._drain()
             self._pool.shutdown(wait=True)
-            self._finish_threads()
             for client, _, _ in list(self._clients.values()):
                 with contextlib.suppress(RuntimeError):  # there are no threads any more for what would have to wait
                     client.flush()
@@ -129,6 +132,14 @@ class Server:
                     os.unlink(path)
             self._epoll.close()
             os.close(self._wake)
+
+    def _drain(self) -> None:
+        """Go on with what threads do, which may give them more to do; no client is listened to any more."""
+        self._finish_threads()
+        while self._under_way:
+            select.select([self._wake], [], [])
+            os.eventfd_read(self._wake)
+            self._finish_threads()
 
     def _turn(self) -> None:
         """One look at everything. Only those who were served can have changed, unless something else happened."""
@@ -162,7 +173,7 @@ class Server:
         return True
 
     def _timeout(self) -> float:
-        if self._idle is not None:
+        if self._idle is not None and not self.busy():
             return 0
         deadline = self.deadline()
         return TICK if deadline is None else max(0.0, min(TICK, deadline - time.monotonic()))
@@ -220,6 +231,7 @@ class Server:
         finished = bool(self._done)
         while self._done:
             done, result = self._done.popleft()
+            self._under_way -= 1
             try:
                 done(result)
             except Exception:
@@ -238,6 +250,8 @@ class Server:
         return True
 
     def _do_idle_work(self) -> None:
+        if self.busy():
+            return
         if self._idle is None:
             self._idle = self.idle_work()
         if self._idle is not None:

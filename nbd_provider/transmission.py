@@ -1,7 +1,7 @@
 """The transmission phase of one client: a batch of requests in, replies into the queue.
 
 A batch is the unit: its overwritten chunks are copied out together, its replies leave together. Whatever would wait for
-a disk goes to a thread and is answered later; NBD leaves the order of replies free.
+a disk goes to a thread and is answered later, copy-outs too; NBD leaves the order of what is under way free.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Context, Extent, first_extents
+from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import Export
 from shadowset.nbd_provider.replies import Piece, Replies
 from shadowset.nbd_provider.requests import Request
@@ -45,7 +46,10 @@ def allowed_flags(export_flags: int, structured: bool) -> dict[int, int]:
 
 
 class Transmission:
-    """One client of one export. ``answered`` is called when threads have put replies into the queue."""
+    """One client of one export.
+
+    ``answered`` is called when threads have put replies into the queue, ``broken`` when one can never be answered.
+    """
 
     def __init__(
         self,
@@ -54,15 +58,17 @@ class Transmission:
         replies: Replies,
         submit: Submit,
         answered: Callable[[], None],
+        broken: Callable[[], None],
     ) -> None:
         self._export = export
         self._contexts = contexts
         self._replies = replies
         self._submit = submit
         self._answered = answered
+        self._broken = broken
         self._allowed = allowed_flags(export.flags, replies.structured)
         self._held: deque[Request] = deque()
-        self._held_bytes = 0
+        self._held_bytes = self._waiting_bytes = 0
         self._in_threads = 0
         self._expected = 0
         self._closed = False
@@ -85,14 +91,15 @@ class Transmission:
     @property
     def full(self) -> bool:
         """Whether enough is under way or held for this client."""
-        return self._in_threads >= MAX_IN_THREADS or self._expected >= MAX_EXPECTED or self._held_bytes >= MAX_HELD
+        kept = self._held_bytes + self._waiting_bytes
+        return self._in_threads >= MAX_IN_THREADS or self._expected >= MAX_EXPECTED or kept >= MAX_HELD
 
     def process(self, batch: list[Request]) -> None:
         """Do the requests; after a disconnect ``leaving`` is set."""
         gate = self._export.gate
         if gate is not None and gate.closed:
             batch = self._hold(batch)
-        self._prepare(batch)
+        batch = self._pass_copied(batch)
         actions, allowed = self._actions, self._allowed
         size = self._export.size
         for request in batch:
@@ -167,17 +174,54 @@ class Transmission:
 
     # ---- commands ----
 
-    def _prepare(self, batch: list[Request]) -> None:
+    def _pass_copied(self, batch: list[Request]) -> list[Request]:
+        """Put writes aside whose old data has to be copied out in a thread first; returns the others."""
         export = self._export
         if export.flags & p.FLAG_READ_ONLY:
-            return
-        ranges = [
-            (request.offset, request.length)
+            return batch
+        writes = [
+            request
             for request in batch
             if request.kind == p.CMD_WRITE and request.length and request.offset + request.length <= export.size
         ]
-        if ranges:
-            export.prepare_write(ranges)
+        if not writes or export.may_write([(request.offset, request.length) for request in writes]):
+            return batch
+        late = {id(request) for request in writes if not export.may_write([(request.offset, request.length)])}
+        waiting = [request._replace(data=memoryview(bytes(request.data))) for request in batch if id(request) in late]
+        if waiting:
+            self._copy_out_first(waiting)
+        return [request for request in batch if id(request) not in late]
+
+    def _copy_out_first(self, requests: list[Request]) -> None:
+        """Do the requests when their old data is kept; a gate that was closed meanwhile holds them."""
+        count = sum(p.REQUEST.size + len(request.data) for request in requests)
+
+        def done(errors: Errors) -> None:
+            self._in_threads -= 1
+            self._waiting_bytes -= count
+            if self._closed:
+                self._let_go()
+                return
+            try:
+                self._go_on(requests, errors)
+            except Exception:
+                self._broken()
+                raise
+            self._answered()
+
+        self._in_threads += 1
+        self._waiting_bytes += count
+        ranges = [
+            (each.offset, min(each.length, ZERO_STEP) if each.kind == p.CMD_WRITE_ZEROES else each.length)
+            for each in requests
+        ]
+        self._export.copy_out(self._submit, ranges, done)
+
+    def _go_on(self, requests: list[Request], errors: Errors) -> None:
+        for request, error in zip(requests, errors, strict=True):
+            if error is not None:
+                self._failed(request, error)
+        self.process([request for request, error in zip(requests, errors, strict=True) if error is None])
 
     def _read(self, request: Request) -> None:
         _, flags, cookie, offset, length, _ = request
@@ -229,7 +273,7 @@ class Transmission:
         self._changed(request)
 
     def _zero(self, request: Request) -> None:
-        """In steps, so that copying out a large range never needs large memory."""
+        """In steps, so that copying out a large range never needs large memory; after a wait the rest is a request."""
         may_punch = not request.flags & p.CMD_FLAG_NO_HOLE
         fast = bool(request.flags & p.CMD_FLAG_FAST_ZERO)
         offset, end = request.offset, request.offset + request.length
@@ -238,7 +282,9 @@ class Transmission:
             return
         while offset < end:
             step = min(ZERO_STEP, end - offset)
-            self._export.prepare_write([(offset, step)])
+            if not self._export.may_write([(offset, step)]):
+                self._copy_out_first([request._replace(offset=offset, length=end - offset)])
+                return
             if not self._export.zero(offset, step, may_punch, fast):
                 self._not_fast(request)
                 return

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 from uuid import UUID
 
+from shadowset.nbd_provider.copy_queue import CopyQueue
 from shadowset.nbd_provider.origin import Origin, device_stack, refuse
 from shadowset.nbd_provider.origin_mark import changed_since, take_mark
+from shadowset.nbd_provider.page_cache import read_cached
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import write_all
 from shadowset.nbd_provider.store.revert import Progress, Reverter
-from shadowset.nbd_provider.store.room import WriteRefused
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.provider_protocol import (
@@ -30,6 +33,9 @@ from shadowset.vss.provider_protocol import (
 log = logging.getLogger(__name__)
 
 MAX_HOLD_MS = 10_000
+CHEAP_BYTES: Final = 4 << 20
+SLOW_SECONDS: Final = 0.02
+SLOW_FOR_SECONDS: Final = 1.0
 
 
 def check_storage_place(origin: str, storage: str) -> None:
@@ -104,7 +110,7 @@ class Gate:
 
 
 class Volume:
-    """One protected volume; all methods belong to the server's thread."""
+    """One protected volume; methods belong to the server's thread unless they say otherwise."""
 
     def __init__(self, name: str, origin: str, storage: str, chunk_size: int = layout.DEFAULT_CHUNK_SIZE) -> None:
         self.name = name
@@ -122,10 +128,12 @@ class Volume:
         self.store.volume_name = name
         self.reverter = Reverter(self.store, self.origin.fd)
         self.clients: Callable[[], int] = lambda: 0
-        self._refused = False
+        self.copies = CopyQueue(self.prepare_write)
+        self._scratch = memoryview(bytearray(CHEAP_BYTES))
+        self._slow_until = 0.0
 
     def hold(self, owner: object, timeout_ms: int) -> Held:
-        """Hold writes. Requests run to their end before the next is looked at, so none is under way here."""
+        """Hold writes. Those whose old data is being copied out have not begun, and wait for the release, too."""
         started = time.monotonic()
         self.check_usable()
         self.gate.expire()
@@ -229,7 +237,7 @@ class Volume:
         return Events(
             [
                 EventInfo(each.number, each.time_ns, each.kind, each.message, each.copy_id, each.cause, each.freed)
-                for each in self.store.room.events
+                for each in list(self.store.room.events)
                 if each.number > after
             ]
         )
@@ -244,21 +252,48 @@ class Volume:
             content += more
         return content
 
-    def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """Copy out what is about to be overwritten; where that is refused, ``guard`` stops the writes that need it."""
+    def may_write(self, ranges: Sequence[tuple[int, int]]) -> bool:
+        """Whether the ranges may be written now, after a copy-out if that is cheap; others go through ``copies``."""
+        missing = self.store.missing(ranges) if self.store.newest else None
+        return not missing or self._copy_out_now(ranges, missing)
+
+    def _copy_out_now(self, ranges: Sequence[tuple[int, int]], missing: set[int]) -> bool:
+        """Without a sync, without reading the origin's disk, and not while the storage is slow or in use."""
+        started = time.monotonic()
+        if self.copies.busy or self.store.durable or started < self._slow_until or not self._cached(missing):
+            return False
+        if not self.store.work.acquire(blocking=False):
+            return False
         try:
             self.store.prepare_write(ranges)
-        except WriteRefused:
-            self._refused = True
+        except OSError:
+            return False  # the queue finds out for each request whether it is refused
+        finally:
+            self.store.work.release()
+        if time.monotonic() - started > SLOW_SECONDS:
+            self._slow_until = time.monotonic() + SLOW_FOR_SECONDS
+        return True
 
-    def guard(self, offset: int, length: int) -> None:
-        """After a refusal each write looks for itself, since others of its batch may go. Errors: OSError (ENOSPC)."""
-        if self._refused:
-            self.store.prepare_write([(offset, length)])
+    def _cached(self, chunks: set[int]) -> bool:
+        """Whether few chunks, and these in memory; where that cannot be asked for it is taken for granted."""
+        size = self.store.chunk_size
+        if len(chunks) * size > CHEAP_BYTES:
+            return False
+        try:
+            for run in layout.runs(sorted(chunks)):
+                offset, end = run[0] * size, min((run[-1] + 1) * size, self.origin.size)
+                if not read_cached(self.origin.fd, offset, self._scratch[: end - offset]):
+                    return False
+        except OSError as error:
+            return error.errno == errno.EOPNOTSUPP
+        return True
+
+    def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """Copy out what is about to be overwritten, however long it takes; from any thread. Errors: OSError."""
+        self.store.prepare_write(ranges)
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Overwrite; ``prepare_write`` must have seen the range. Errors: OSError."""
-        self.guard(offset, len(data))
+        """Overwrite; ``may_write`` must have agreed, or ``prepare_write`` have ended. Errors: OSError."""
         write_all(self.origin.fd, data, offset)
 
     def flush(self) -> None:
