@@ -112,8 +112,8 @@ class Run:
         offset = chunk * CHUNK + 700
         data = self.chance.randbytes(min(count * CHUNK, SIZE - offset))
         assert self.volume is not None
-        self.volume.prepare_write([(offset, len(data))])
         try:
+            self.volume.prepare_write([(offset, len(data))])
             self.volume.write(offset, memoryview(data))
         except WriteRefused:
             self.refused += 1
