@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 MAX_HOLD_MS = 10_000
 CHEAP_BYTES: Final = 4 << 20
 SLOW_SECONDS: Final = 0.02
-SLOW_FOR_SECONDS: Final = 1.0
+SLOW_REST: Final = 50
 
 
 def check_storage_place(origin: str, storage: str) -> None:
@@ -254,25 +254,22 @@ class Volume:
 
     def may_write(self, ranges: Sequence[tuple[int, int]]) -> bool:
         """Whether the ranges may be written now, after a copy-out if that is cheap; others go through ``copies``."""
-        missing = self.store.missing(ranges) if self.store.newest else None
-        return not missing or self._copy_out_now(ranges, missing)
+        missing = self.store.missing(ranges)
+        return not missing or self._copy_out_now(missing)
 
-    def _copy_out_now(self, ranges: Sequence[tuple[int, int]], missing: set[int]) -> bool:
-        """Without a sync, without reading the origin's disk, and not while the storage is slow or in use."""
+    def _copy_out_now(self, missing: set[int]) -> bool:
+        """Without a sync, without reading the origin's disk, and not while the storage is slow or in use.
+
+        A loop that has waited for a slow storage once leaves it to a thread for fifty times as long.
+        """
         started = time.monotonic()
         if self.copies.busy or self.store.durable or started < self._slow_until or not self._cached(missing):
             return False
-        if not self.store.work.acquire(blocking=False):
-            return False
-        try:
-            self.store.prepare_write(ranges)
-        except OSError:
-            return False  # the queue finds out for each request whether it is refused
-        finally:
-            self.store.work.release()
-        if time.monotonic() - started > SLOW_SECONDS:
-            self._slow_until = time.monotonic() + SLOW_FOR_SECONDS
-        return True
+        copied = self.store.copy_out_now(missing)
+        ended = time.monotonic()
+        if ended - started > SLOW_SECONDS:
+            self._slow_until = ended + SLOW_REST * (ended - started)
+        return copied
 
     def _cached(self, chunks: set[int]) -> bool:
         """Whether few chunks, and these in memory; where that cannot be asked for it is taken for granted."""

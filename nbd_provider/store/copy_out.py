@@ -36,6 +36,11 @@ class CopyOut:
         """Take slots from here on; no disk space is behind them yet."""
         self.next_slot, self._reserved_end = slot, 0
 
+    def plain(self, chunks: list[int]) -> None:
+        """Copy out sorted chunks, without more ado when that fails. Errors: OSError, EOFError."""
+        for start in range(0, len(chunks), BATCH_CHUNKS):
+            self._batch(chunks[start : start + BATCH_CHUNKS])
+
     def copy(self, chunks: list[int]) -> None:
         """Copy out sorted chunks, losing copies where that must be. Errors: WriteRefused."""
         store = self._store

@@ -8,6 +8,7 @@ import os
 import time
 from collections import deque
 from dataclasses import dataclass
+from threading import Lock
 from typing import Final
 
 from shadowset.nbd_provider.store import layout
@@ -64,6 +65,7 @@ class Room:
         self._storage = storage
         self.events: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._count = 0
+        self._counting = Lock()
         self._warned = self._refused = False
 
     def available(self, limits: Limits) -> int:
@@ -103,13 +105,15 @@ class Room:
 
     def add(self, kind: str, message: str, entry: layout.Entry | None = None) -> Event:
         """Remember an event and log it."""
-        self._count += 1
-        event = Event(self._count, time.time_ns(), kind, message)
+        event = Event(0, time.time_ns(), kind, message)
         if entry is not None:
             event.copy_id, event.cause = str(entry.copy_id), layout.CAUSES[entry.cause]
             event.time_ns, event.freed = entry.lost_ns, entry.lost_bytes
         log.log(LEVELS.get(kind, logging.ERROR), "%s", message)
-        self.events.append(event)
+        with self._counting:
+            self._count += 1
+            event.number = self._count
+            self.events.append(event)
         return event
 
     def check_new_copy(self, limits: Limits, wanted: int, volume: str) -> None:

@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import RLock
 from uuid import UUID
 
@@ -346,18 +346,36 @@ class ShadowStore:
         A copy whose old data cannot be kept is lost and reported, the live volume goes on. Errors: OSError when no
         copy may be lost, by the policy protect-copies or because all that live are held; then nothing may be written.
         """
-        if not self.newest:
-            return
         if self.missing(ranges):
             with self.work:
                 if self.table.in_doubt:
                     self._synced()
                 self._copy_out.copy(sorted(self.missing(ranges)))
 
+    def copy_out_now(self, chunks: Iterable[int]) -> bool:
+        """Copy out missing chunks at once, or say False: the storage is in use, or has not taken them at once.
+
+        No copy is lost here and none must be persistent: it neither syncs nor looks for room.
+        """
+        if not self.work.acquire(blocking=False):
+            return False
+        try:
+            if self.table.in_doubt:
+                return False
+            if self.newest:
+                self._copy_out.plain(sorted(chunks))
+        except (OSError, EOFError):
+            return False
+        finally:
+            self.work.release()
+        return True
+
     def missing(self, ranges: Sequence[tuple[int, int]]) -> set[int]:
         """Chunks of the ranges whose old content the newest copy takes from the origin."""
         shift = self._shift
         need: set[int] = set()
+        if not self.newest:
+            return need
         with self.lock:
             limit, view = self.newest << layout.SLOT_BITS, self.head.view
             for offset, length in ranges:

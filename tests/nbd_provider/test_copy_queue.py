@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,44 @@ def test_a_copy_out_that_is_cheap_needs_no_thread(host: Host) -> None:
     host.send(write(1, 3))
     assert not host.jobs and host.answers() == {1: 0}
     assert host.copy_content(copy) == before
+
+
+def test_a_storage_that_was_slow_gets_a_thread_for_a_while(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, before = host.cut(persistent=False), host.content()
+    now, real = [1000.0], os.pwritev
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def slow(*arguments: Any) -> int:
+        now[0] += 0.5
+        return real(*arguments)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "pwritev", slow)
+        host.send(write(1, 3))
+        assert not host.jobs and host.answers() == {1: 0}, "nothing tells beforehand that it is slow"
+        host.send(write(2, 5))
+        assert len(host.jobs) == 1 and not host.answers()
+    host.do_jobs()
+    assert host.answers() == {2: 0}
+    now[0] += 60
+    host.send(write(3, 7))
+    assert not host.jobs and host.answers() == {3: 0}
+    assert host.copy_content(copy) == before
+
+
+def test_the_loop_itself_loses_no_copy_for_room(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Giving back space goes through the whole storage, which is for a thread."""
+    copy = host.cut(persistent=False)
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "injected")
+
+    monkeypatch.setattr(os, "pwritev", full)
+    host.send(write(1, 3))
+    assert len(host.jobs) == 1 and not host.volume.store.table.find(copy).cause
+    host.do_jobs()
+    assert host.answers() == {1: 0}
+    assert [each.lost for each in host.volume.describe().copies] == [True]
 
 
 def test_a_gate_that_closes_meanwhile_holds_the_write(host: Host) -> None:

@@ -100,7 +100,7 @@ class StoreMachine(RuleBasedStateMachine):
         for copy in self.copies.values():
             copy.touched |= chunks_of(offset, length)
         try:
-            self.export.prepare_write([(offset, length)])
+            self.volume.prepare_write([(offset, length)])
             action(offset, length)
         except WriteRefused:
             self.note_losses()

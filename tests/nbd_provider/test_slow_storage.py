@@ -1,0 +1,139 @@
+"""A storage that does not answer stalls the writes that need it, and nobody else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.vss import provider_protocol as m
+
+CHUNK = 16384
+STALLING = """
+    import os, sys, time
+    storage, flag = sys.argv[sys.argv.index("--storage") + 1], sys.argv.pop()
+
+    def stalling(real):
+        def call(fd, *rest):
+            if os.readlink(f"/proc/self/fd/{fd}").startswith(storage):
+                while os.path.exists(flag):
+                    open(f"{flag}.arrived", "w").close()
+                    time.sleep(0.01)
+            return real(fd, *rest)
+        return call
+
+    for name in ("pwritev", "fdatasync", "fsync", "posix_fallocate"):
+        setattr(os, name, stalling(getattr(os, name)))
+    from shadowset.nbd_provider.main import main
+    sys.exit(main())
+"""
+
+
+class Stall:
+    """No data reaches the storage, and no sync ends, from ``begin`` to ``end``."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def begin(self) -> None:
+        Path(self.path).touch()
+
+    def wait(self) -> None:
+        """Until somebody is stalled."""
+        deadline = time.monotonic() + 60
+        while not os.path.exists(f"{self.path}.arrived"):
+            assert time.monotonic() < deadline, "nothing has touched the storage"
+            time.sleep(0.01)
+
+    def end(self) -> None:
+        os.unlink(self.path)
+
+
+@pytest.fixture
+def stall(workdir: str) -> Stall:
+    return Stall(f"{workdir}/stall")
+
+
+@pytest.fixture
+def stalling(workdir: str, provider_class: Any, stall: Stall) -> Iterator[Any]:
+    class Stalling(provider_class):  # type: ignore[misc]
+        def _spawn(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+            command = [sys.executable, "-c", textwrap.dedent(STALLING), *arguments, stall.path]
+            with open(f"{workdir}/log", "ab") as log:
+                return subprocess.Popen(command, stderr=log)
+
+    made = Stalling(workdir)
+    Path(made.origin).write_bytes(os.urandom(made.size))
+    made.start()
+    yield made
+    made.close()
+    assert "Traceback" not in made.log()
+
+
+def connect(nbd_module: Any, provider: Any) -> Any:
+    client = nbd_module.NBD()
+    client.connect_uri(provider.uri)
+    return client
+
+
+def finish(client: Any, cookie: int) -> None:
+    while not client.aio_command_completed(cookie):
+        client.poll(-1)
+
+
+def content_of(provider: Any, copy: str) -> bytes:
+    reader = CopyReader(provider.storage, provider.origin, UUID(copy))
+    try:
+        return reader.read(0, provider.size)
+    finally:
+        reader.close()
+
+
+def test_who_needs_no_copy_out_does_not_wait(stalling: Any, stall: Stall, nbd_module: Any) -> None:
+    control = stalling.control()
+    first, before = control.snapshot(persistent=True), Path(stalling.origin).read_bytes()
+    client, other = connect(nbd_module, stalling), connect(nbd_module, stalling)
+    client.pwrite(b"a" * CHUNK, 0)
+    stall.begin()
+    buffer = nbd_module.Buffer.from_bytearray(bytearray(b"b" * CHUNK))
+    late = client.aio_pwrite(buffer, 9 * CHUNK)
+    stall.wait()
+    for each in (client, other):
+        each.pwrite(b"c" * 512, 512)
+        each.flush()
+        assert each.pread(1024, 0) == b"a" * 512 + b"c" * 512
+        assert each.pread(CHUNK, 9 * CHUNK) == before[9 * CHUNK : 10 * CHUNK]
+    other.trim(CHUNK, 0)
+    other.pwrite(b"d" * CHUNK, 0)
+    control.value(m.Hold)
+    second, seen = str(uuid4()), Path(stalling.origin).read_bytes()
+    control.value(m.Commit, copy_id=second, set_id=str(uuid4()), created_ns=1, persistent=True)
+    control.value(m.Release)
+    assert not client.aio_command_completed(late)
+    stall.end()
+    finish(client, late)
+    control.value(m.Finish, copy_id=second)
+    assert other.pread(CHUNK, 9 * CHUNK) == b"b" * CHUNK
+    assert content_of(stalling, first) == before and content_of(stalling, second) == seen
+
+
+def test_a_stop_waits_for_the_storage(stalling: Any, stall: Stall, nbd_module: Any) -> None:
+    copy, before = stalling.control().snapshot(persistent=True), Path(stalling.origin).read_bytes()
+    client = connect(nbd_module, stalling)
+    stall.begin()
+    late = client.aio_pwrite(nbd_module.Buffer.from_bytearray(bytearray(b"b" * CHUNK)), 0)
+    stall.wait()
+    stalling.process.terminate()
+    stall.end()
+    finish(client, late)
+    assert stalling.process.wait(60) == 0
+    assert Path(stalling.origin).read_bytes()[:CHUNK] == b"b" * CHUNK and content_of(stalling, copy) == before
