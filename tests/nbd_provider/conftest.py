@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -144,6 +145,35 @@ def workdir() -> Iterator[str]:
     directory = tempfile.mkdtemp(prefix="ss-nbd-", dir="/var/tmp")  # a disk, not memory: holes and RWF_NOWAIT
     yield directory
     shutil.rmtree(directory)
+
+
+class PatchedProvider(Provider):
+    """A provider whose process runs ``code`` first; its last argument is the path of a flag for that code."""
+
+    def __init__(self, directory: str, code: str, flag: str) -> None:
+        super().__init__(directory)
+        self._code, self.flag = textwrap.dedent(code), Path(flag)
+        Path(self.origin).write_bytes(os.urandom(self.size))
+
+    def _spawn(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with open(f"{self.directory}/log", "ab") as log:
+            return subprocess.Popen([sys.executable, "-c", self._code, *arguments, str(self.flag)], stderr=log)
+
+
+@pytest.fixture
+def patched_provider(workdir: str) -> Iterator[Callable[[str], PatchedProvider]]:
+    """Start one with this code."""
+    made: list[PatchedProvider] = []
+
+    def start(code: str) -> PatchedProvider:
+        made.append(PatchedProvider(workdir, code, f"{workdir}/flag"))
+        made[-1].start()
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+        assert "Traceback" not in each.log()
 
 
 @pytest.fixture

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -38,45 +34,17 @@ STALLING = """
 """
 
 
-class Stall:
-    """No data reaches the storage, and no sync ends, from ``begin`` to ``end``."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def begin(self) -> None:
-        Path(self.path).touch()
-
-    def wait(self) -> None:
-        """Until somebody is stalled."""
-        deadline = time.monotonic() + 60
-        while not os.path.exists(f"{self.path}.arrived"):
-            assert time.monotonic() < deadline, "nothing has touched the storage"
-            time.sleep(0.01)
-
-    def end(self) -> None:
-        os.unlink(self.path)
-
-
 @pytest.fixture
-def stall(workdir: str) -> Stall:
-    return Stall(f"{workdir}/stall")
+def stalling(patched_provider: Any) -> Any:
+    """A provider from whose storage no data and no sync returns while the flag is there."""
+    return patched_provider(STALLING)
 
 
-@pytest.fixture
-def stalling(workdir: str, provider_class: Any, stall: Stall) -> Iterator[Any]:
-    class Stalling(provider_class):  # type: ignore[misc]
-        def _spawn(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
-            command = [sys.executable, "-c", textwrap.dedent(STALLING), *arguments, stall.path]
-            with open(f"{workdir}/log", "ab") as log:
-                return subprocess.Popen(command, stderr=log)
-
-    made = Stalling(workdir)
-    Path(made.origin).write_bytes(os.urandom(made.size))
-    made.start()
-    yield made
-    made.close()
-    assert "Traceback" not in made.log()
+def wait_for_stall(provider: Any) -> None:
+    deadline = time.monotonic() + 60
+    while not os.path.exists(f"{provider.flag}.arrived"):
+        assert time.monotonic() < deadline, "nothing has touched the storage"
+        time.sleep(0.01)
 
 
 def connect(nbd_module: Any, provider: Any) -> Any:
@@ -98,15 +66,15 @@ def content_of(provider: Any, copy: str) -> bytes:
         reader.close()
 
 
-def test_who_needs_no_copy_out_does_not_wait(stalling: Any, stall: Stall, nbd_module: Any) -> None:
+def test_who_needs_no_copy_out_does_not_wait(stalling: Any, nbd_module: Any) -> None:
     control = stalling.control()
     first, before = control.snapshot(persistent=True), Path(stalling.origin).read_bytes()
     client, other = connect(nbd_module, stalling), connect(nbd_module, stalling)
     client.pwrite(b"a" * CHUNK, 0)
-    stall.begin()
+    stalling.flag.touch()
     buffer = nbd_module.Buffer.from_bytearray(bytearray(b"b" * CHUNK))
     late = client.aio_pwrite(buffer, 9 * CHUNK)
-    stall.wait()
+    wait_for_stall(stalling)
     for each in (client, other):
         each.pwrite(b"c" * 512, 512)
         each.flush()
@@ -119,21 +87,21 @@ def test_who_needs_no_copy_out_does_not_wait(stalling: Any, stall: Stall, nbd_mo
     control.value(m.Commit, copy_id=second, set_id=str(uuid4()), created_ns=1, persistent=True)
     control.value(m.Release)
     assert not client.aio_command_completed(late)
-    stall.end()
+    stalling.flag.unlink()
     finish(client, late)
     control.value(m.Finish, copy_id=second)
     assert other.pread(CHUNK, 9 * CHUNK) == b"b" * CHUNK
     assert content_of(stalling, first) == before and content_of(stalling, second) == seen
 
 
-def test_a_stop_waits_for_the_storage(stalling: Any, stall: Stall, nbd_module: Any) -> None:
+def test_a_stop_waits_for_the_storage(stalling: Any, nbd_module: Any) -> None:
     copy, before = stalling.control().snapshot(persistent=True), Path(stalling.origin).read_bytes()
     client = connect(nbd_module, stalling)
-    stall.begin()
+    stalling.flag.touch()
     late = client.aio_pwrite(nbd_module.Buffer.from_bytearray(bytearray(b"b" * CHUNK)), 0)
-    stall.wait()
+    wait_for_stall(stalling)
     stalling.process.terminate()
-    stall.end()
+    stalling.flag.unlink()
     finish(client, late)
     assert stalling.process.wait(60) == 0
     assert Path(stalling.origin).read_bytes()[:CHUNK] == b"b" * CHUNK and content_of(stalling, copy) == before
