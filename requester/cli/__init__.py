@@ -10,7 +10,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 EXIT_OK = 0
@@ -106,11 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown and not getattr(options, "hands_on", False):
         top.error(f"unrecognized arguments: {' '.join(unknown)}")
     options.handed_on = unknown
+    return guarded("shadowset", lambda: int(options.run(options)))
+
+
+def guarded(prefix: str, run: Callable[[], int]) -> int:
+    """Run a command; returns its exit status. A refusal or failure becomes one sentence after ``prefix``."""
     # A name that the terminal's character set cannot show must not end a command half-way.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        return _run(options)
+        return _run(prefix, run)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -120,39 +125,40 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(prefix: str, run: Callable[[], int]) -> int:
     try:
-        status = int(options.run(options))
+        status = run()
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return _complain("interrupted; the session was aborted", EXIT_INTERRUPTED)
+        return _complain(prefix, "interrupted; the session was aborted", EXIT_INTERRUPTED)
     except UsageError as error:
-        return _complain(str(error), EXIT_USAGE)
+        return _complain(prefix, str(error), EXIT_USAGE)
     except BrokenPipeError:
         # Whoever read our output has enough. Python would complain again when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
     except Exception as error:
-        return _failure(error)
+        return _complain(prefix, *_failure(error))
     return status
 
 
-def _failure(error: Exception) -> int:
+def _failure(error: Exception) -> tuple[str, int]:
+    """The sentence and exit status of a failure; what is none of ours to explain is raised again."""
     from shadowset.requester.connection import ServiceUnavailable
     from shadowset.vss.codes import VssError
 
     if isinstance(error, ServiceUnavailable):
-        return _complain(error.message, EXIT_USAGE)
+        return error.message, EXIT_USAGE
     if isinstance(error, VssError):
-        return _complain(str(error), EXIT_FAILURE)
+        return str(error), EXIT_FAILURE
     if isinstance(error, OSError) and error.strerror:
         place = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{place}{error.strerror}", EXIT_FAILURE)
+        return f"{place}{error.strerror}", EXIT_FAILURE
     raise error
 
 
-def _complain(sentence: str, status: int) -> int:
+def _complain(prefix: str, sentence: str, status: int) -> int:
     from shadowset.requester.cli.output import note
 
-    note(f"shadowset: {sentence}")
+    note(f"{prefix}: {sentence}")
     return status

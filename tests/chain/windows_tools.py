@@ -1,0 +1,32 @@
+"""Running vssadmin, diskshadow and vshadow against an installation of the chain's."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+GUID = r"\{([0-9a-f-]{36})\}"
+
+
+def tool(chain: Any, name: str, *arguments: str, answer: str = "", status: int = 0) -> str:
+    """Run one of the tools; returns its standard output, and with another status than 0 its standard error."""
+    code = f"import sys; from shadowset.requester.windows.{name} import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=chain.environment,
+        cwd=chain.directory,
+        input=answer,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == status, f"{name} {arguments}: {done.stdout}\n{done.stderr}\n{chain.log()[-3000:]}"
+    return done.stderr if status else done.stdout
+
+
+def found(pattern: str, text: str) -> list[str]:
+    """What the group of a pattern matches, all through a text."""
+    return re.findall(pattern, text)
