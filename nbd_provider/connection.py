@@ -17,8 +17,9 @@ from shadowset.nbd_provider.exports import Directory
 from shadowset.nbd_provider.handshake import Negotiation, Tls
 from shadowset.nbd_provider.replies import Data, FilePart, NotCached, Replies
 from shadowset.nbd_provider.requests import ProtocolError, RequestBuffer
+from shadowset.nbd_provider.threads import Submit
 from shadowset.nbd_provider.tls import TlsError, TlsStream
-from shadowset.nbd_provider.transmission import Submit, Transmission
+from shadowset.nbd_provider.transmission import Transmission
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +10,12 @@ from uuid import UUID
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Allocation, Changes, Context, bitmap_names, copy_ranges, open_bitmap
-from shadowset.nbd_provider.copy_queue import Errors, Submit
+from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import COMMON_FLAGS
-from shadowset.nbd_provider.page_cache import PageCache, read_cached
+from shadowset.nbd_provider.page_cache import PageCache, read_cached, will_need
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.threads import Submit
 from shadowset.nbd_provider.volume import Gate
 
 
@@ -49,18 +51,20 @@ class CachedCopyReader(CopyReader):
 
     def prefetch(self, offset: int, length: int) -> None:
         """Let the kernel read ahead, in the origin and in the slots."""
-        first = offset // self.chunk_size
-        last = (offset + length - 1) // self.chunk_size
-        chunk = first
+        chunk, last = offset // self.chunk_size, (offset + length - 1) // self.chunk_size
         while chunk <= last:
             until = self._same_place(chunk, last)
-            slot = self._segments.find(self._head.view[chunk], self._number)
-            place, fd = chunk * self.chunk_size, self._origin
-            if slot is not None:
-                number, _, place = layout.slot_position(slot, self.chunk_size)
-                fd = self._segments.get(number).fd
-            os.posix_fadvise(fd, place, (until - chunk) * self.chunk_size, os.POSIX_FADV_WILLNEED)
+            with contextlib.suppress(FileNotFoundError):  # a segment went meanwhile: the read looks again
+                self._prefetch_run(chunk, until)
             chunk = until
+
+    def _prefetch_run(self, chunk: int, until: int) -> None:
+        slot = self._segments.find(self._head.view[chunk], self._number)
+        if slot is None:
+            will_need(self._origin, chunk * self.chunk_size, (until - chunk) * self.chunk_size)
+        else:
+            number, _, data = layout.slot_position(slot, self.chunk_size)
+            will_need(self._segments.get(number).fd, data, self.chunk_size)
 
 
 class CopyExport:

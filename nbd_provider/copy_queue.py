@@ -10,11 +10,12 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import cast
 
+from shadowset.nbd_provider.threads import Submit
+
 log = logging.getLogger(__name__)
 
 Range = tuple[int, int]
 Errors = Sequence[BaseException | None]
-Submit = Callable[[Callable[[], object], Callable[[object], None]], None]
 
 
 class CopyQueue:

@@ -7,8 +7,9 @@ from typing import Final, Protocol
 
 from shadowset.nbd_provider import protocol
 from shadowset.nbd_provider.block_status import Context
-from shadowset.nbd_provider.copy_queue import Errors, Submit
+from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.page_cache import PageCache
+from shadowset.nbd_provider.threads import Submit
 from shadowset.nbd_provider.volume import Gate
 
 COMMON_FLAGS: Final = (

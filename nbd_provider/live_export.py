@@ -9,11 +9,12 @@ from typing import Final
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Allocation, Context, bitmap_names, file_ranges, open_bitmap
-from shadowset.nbd_provider.copy_queue import Errors, Submit
+from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import COMMON_FLAGS
 from shadowset.nbd_provider.origin import FALLOC_FL_ZERO_RANGE, UNSUPPORTED
-from shadowset.nbd_provider.page_cache import PageCache, read_cached
+from shadowset.nbd_provider.page_cache import PageCache, read_cached, will_need
 from shadowset.nbd_provider.store.reclaim import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
+from shadowset.nbd_provider.threads import Submit
 from shadowset.nbd_provider.volume import Gate, Volume
 
 WRITE_FLAGS: Final = p.FLAG_SEND_FUA | p.FLAG_SEND_TRIM | p.FLAG_SEND_WRITE_ZEROES | p.FLAG_SEND_FAST_ZERO
@@ -80,7 +81,7 @@ class LiveExport:
 
     def prefetch(self, offset: int, length: int) -> None:
         """Let the kernel read ahead."""
-        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+        will_need(self._fd, offset, length)
 
     def may_write(self, ranges: Sequence[tuple[int, int]]) -> bool:
         """Whether the old content is kept, after a copy-out where that is cheap."""

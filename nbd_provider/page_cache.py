@@ -11,6 +11,19 @@ from typing import Final
 
 CACHESTAT_NUMBERS: Final = {"x86_64": 451, "aarch64": 451, "riscv64": 451, "ppc64le": 451, "s390x": 451}
 PAGE: Final = os.sysconf("SC_PAGESIZE")
+READ_AHEAD: Final = 128 * 1024
+
+
+def will_need(fd: int, offset: int, length: int) -> None:
+    """Start reading a range into memory, in steps, since the kernel cuts each to the read-ahead of the device.
+
+    Errors: OSError.
+    """
+    end = offset + length
+    while offset < end:
+        step = min(READ_AHEAD, end - offset)
+        os.posix_fadvise(fd, offset, step, os.POSIX_FADV_WILLNEED)
+        offset += step
 
 
 class _Range(ctypes.Structure):

@@ -9,19 +9,16 @@ import select
 import socket
 import ssl
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from shadowset.nbd_provider.connection import Connection
 from shadowset.nbd_provider.exports import Directory
 from shadowset.nbd_provider.handshake import Tls
-from shadowset.nbd_provider.transmission import Work
+from shadowset.nbd_provider.threads import Done, Threads, Work
 
 log = logging.getLogger(__name__)
 
-THREADS = 4
 MAX_CONNECTIONS = 256
 NEGOTIATION_SECONDS = 30.0
 TICK = 1.0
@@ -63,11 +60,9 @@ class Server:
         self._clients: dict[int, tuple[Client, int, float]] = {}
         self._listeners: dict[int, tuple[socket.socket, Callable[[socket.socket], Client]]] = {}
         self._kept: set[int] = set()
-        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="disk")
-        self._done: deque[tuple[Callable[[object], None], object]] = deque()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._threads = Threads()
+        self._wake = self._threads.wake
         self._epoll.register(self._wake, select.EPOLLIN)
-        self._under_way = 0
         self._stopping = False
         self._next_look = 0.0
         self.deadline: Callable[[], float | None] = lambda: None
@@ -89,20 +84,9 @@ class Server:
         self._listeners[sock.fileno()] = (sock, make)
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 
-    def submit(self, work: Work, done: Callable[[object], None]) -> None:
+    def submit(self, work: Work, done: Done) -> None:
         """Run ``work`` in a thread, then ``done`` with its result or its exception in the loop."""
-
-        def run() -> None:
-            result: object
-            try:
-                result = work()
-            except Exception as error:
-                result = error
-            self._done.append((done, result))
-            os.eventfd_write(self._wake, 1)
-
-        self._pool.submit(run)
-        self._under_way += 1
+        self._threads.submit(work, done)
 
     def connections(self) -> list[Connection]:
         """The NBD connections."""
@@ -119,8 +103,7 @@ class Server:
             while not self._stopping:
                 self._turn()
         finally:
-            self._drain()
-            self._pool.shutdown(wait=True)
+            self._threads.stop()
             for client, _, _ in list(self._clients.values()):
                 with contextlib.suppress(RuntimeError):  # there are no threads any more for what would have to wait
                     client.flush()
@@ -131,15 +114,7 @@ class Server:
                 if number not in self._kept and isinstance(path, str) and os.path.exists(path):
                     os.unlink(path)
             self._epoll.close()
-            os.close(self._wake)
-
-    def _drain(self) -> None:
-        """Go on with what threads do, which may give them more to do; no client is listened to any more."""
-        self._finish_threads()
-        while self._under_way:
-            select.select([self._wake], [], [])
-            os.eventfd_read(self._wake)
-            self._finish_threads()
+            self._threads.close()
 
     def _turn(self) -> None:
         """One look at everything. Only those who were served can have changed, unless something else happened."""
@@ -153,7 +128,7 @@ class Server:
             else:
                 changed.add(fd)
                 others |= not self._serve(fd, mask)
-        others |= self._finish_threads()
+        others |= self._threads.finish()
         others |= self._pass_deadline()
         others |= self._drop_silent()
         self._do_idle_work()
@@ -225,18 +200,6 @@ class Server:
         if mask != before:
             self._epoll.modify(fd, mask)
             self._clients[fd] = (client, mask, since)
-
-    def _finish_threads(self) -> bool:
-        """Whether there was anything to finish."""
-        finished = bool(self._done)
-        while self._done:
-            done, result = self._done.popleft()
-            self._under_way -= 1
-            try:
-                done(result)
-            except Exception:
-                log.exception("the answer to a request could not be sent")
-        return finished
 
     def _drop_silent(self) -> bool:
         """Once a second: a client that does not negotiate holds a place that others may need."""

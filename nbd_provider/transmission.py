@@ -14,10 +14,12 @@ from typing import Any, Final
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Context, Extent, first_extents
+from shadowset.nbd_provider.cold_reads import Result, Stream, prefetch, read_some
 from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import Export
 from shadowset.nbd_provider.replies import Piece, Replies
 from shadowset.nbd_provider.requests import Request
+from shadowset.nbd_provider.threads import Submit, Work
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +29,7 @@ SEND_FROM_CACHE: Final = 64 * 1024
 MAX_HELD: Final = 64 << 20
 MAX_IN_THREADS: Final = 256
 MAX_EXPECTED: Final = 16 << 20
-
-Work = Callable[[], Any]
-Submit = Callable[[Work, Callable[[object], None]], None]
+READS_PER_THREAD: Final = 16
 
 MODIFYING: Final = (p.CMD_WRITE, p.CMD_TRIM, p.CMD_WRITE_ZEROES)
 
@@ -71,6 +71,8 @@ class Transmission:
         self._held_bytes = self._waiting_bytes = 0
         self._in_threads = 0
         self._expected = 0
+        self._cold: list[Request] = []
+        self._stream = Stream()
         self._closed = False
         self.leaving = False
         self._actions = {
@@ -99,7 +101,10 @@ class Transmission:
         gate = self._export.gate
         if gate is not None and gate.closed:
             batch = self._hold(batch)
-        batch = self._pass_copied(batch)
+        self._do_all(self._pass_copied(batch))
+        self._start_cold()
+
+    def _do_all(self, batch: list[Request]) -> None:
         actions, allowed = self._actions, self._allowed
         size = self._export.size
         for request in batch:
@@ -230,6 +235,7 @@ class Transmission:
             self._refuse(cookie, error, f"a read of {length} bytes is over the limit of {p.MAXIMUM_PAYLOAD}")
             return
         whole = bool(flags & p.CMD_FLAG_DF)
+        self._stream.saw(offset, length)
         if length >= SEND_FROM_CACHE and self._replies.sends_files:
             cache = self._export.page_cache(offset, length, whole or not self._replies.structured)
             if cache is not None:
@@ -240,10 +246,55 @@ class Transmission:
             self._replies.data(cookie, offset, target, whole)
             return
         self._replies.space.give_back(length)
-        if self._replies.structured and length >= SPARSE_READ and not whole:
+        self._stream.missed()
+        if length < SPARSE_READ:
+            self._cold.append(request)
+        elif self._replies.structured and not whole:
             self._in_thread(request, lambda: self._sparse(offset, length), self._reply_pieces)
         else:
             self._in_thread(request, lambda: self._export.read(offset, length), self._reply_data)
+
+    def _start_cold(self) -> None:
+        """What the batch found in no memory, in few threads: handing a read to a thread costs more than the read."""
+        cold, self._cold = self._cold, []
+        for start in range(0, len(cold), READS_PER_THREAD):
+            group = cold[start : start + READS_PER_THREAD]
+            self._in_threads += len(group)
+            self._expected += sum(request.length for request in group)
+            self._read_group(group, len(group) > 1)
+        ahead = self._stream.next(self._export.size)
+        if ahead is not None:
+            self._read_ahead(*ahead)
+
+    def _read_ahead(self, offset: int, length: int) -> None:
+        """An error is told by the read that meets it."""
+
+        def done(_: object) -> None:
+            self._in_threads -= 1
+            self._after()
+
+        self._in_threads += 1
+        self._submit(lambda: self._export.prefetch(offset, length), done)
+
+    def _read_group(self, group: Sequence[Request], start: bool) -> None:
+        def work() -> tuple[list[Result], Sequence[Request]]:
+            if start:
+                prefetch(self._export, group)
+            return read_some(self._export, group)
+
+        def done(outcome: Any) -> None:
+            if isinstance(outcome, BaseException):
+                outcome = [(request, outcome) for request in group], ()
+            results, rest = outcome
+            if self._closed:
+                results, rest = [(request, b"") for request in group], ()
+            if rest:
+                self._read_group(rest, False)
+            for request, result in results:
+                self._finished(request, request.length, result, self._reply_data)
+            self._after()
+
+        self._submit(work, done)
 
     def _sparse(self, offset: int, length: int) -> list[Piece]:
         """Runs in a thread: data and holes, the holes without reading them."""
@@ -332,20 +383,29 @@ class Transmission:
         expected = request.length if request.kind == p.CMD_READ else 0
 
         def done(result: object) -> None:
-            self._in_threads -= 1
-            self._expected -= expected
-            if self._closed:
-                self._let_go()
-                return
-            if isinstance(result, BaseException):
-                self._failed(request, result)
-            else:
-                reply(request, result)
-            self._answered()
+            self._finished(request, expected, result, reply)
+            self._after()
 
         self._in_threads += 1
         self._expected += expected
         self._submit(work, done)
+
+    def _finished(self, request: Request, expected: int, result: Any, reply: Callable[[Request, Any], None]) -> None:
+        self._in_threads -= 1
+        self._expected -= expected
+        if self._closed:
+            return
+        if isinstance(result, BaseException):
+            self._failed(request, result)
+        else:
+            reply(request, result)
+
+    def _after(self) -> None:
+        """Replies were put into the queue, or nobody waits for them any more."""
+        if self._closed:
+            self._let_go()
+        else:
+            self._answered()
 
     # ---- the end ----
 

@@ -1,0 +1,112 @@
+"""Threads that wait for disks in place of the event loop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Final
+
+log = logging.getLogger(__name__)
+
+THREADS: Final = 16
+STACK: Final = 512 * 1024
+"""Enough for what threads do here; the usual 8 MiB each would weigh where memory is locked or limited."""
+
+Work = Callable[[], Any]
+Done = Callable[[object], None]
+Submit = Callable[[Work, Done], None]
+
+
+class Threads:
+    """Runs ``work`` in a thread, then ``done(result or exception)`` in the one that calls ``finish``.
+
+    ``wake`` is an eventfd that is readable when there is something to finish. It is written once for all results that
+    come before the next ``finish``, since a system call for each would cost more than many a read.
+    """
+
+    def __init__(self, count: int = THREADS) -> None:
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._count = count
+        self._threads: list[threading.Thread] = []
+        self._work: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
+        self._results: deque[tuple[Done, object]] = deque()
+        self._signalled = False
+        self._under_way = 0
+        self._stopped = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether something was submitted that is not finished."""
+        return self._under_way > 0
+
+    def submit(self, work: Work, done: Done) -> None:
+        """Only for the thread that calls ``finish``. Errors: RuntimeError after ``stop``."""
+        if self._stopped:
+            raise RuntimeError("the threads have ended")
+        if len(self._threads) < min(self._under_way + 1, self._count):
+            self._start_thread()
+        self._under_way += 1
+        self._work.put((work, done))
+
+    def _start_thread(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"disk_{len(self._threads)}")
+        before = threading.stack_size(STACK)
+        try:
+            thread.start()
+            self._threads.append(thread)
+        except RuntimeError:  # the system gives no more of them
+            if not self._threads:
+                raise
+        finally:
+            threading.stack_size(before)
+
+    def _run(self) -> None:
+        while (job := self._work.get()) is not None:
+            work, done = job
+            result: object
+            try:
+                result = work()
+            except Exception as error:
+                result = error
+            self._results.append((done, result))
+            # After the append: who finds the flag set is sure that ``finish`` has yet to look.
+            if not self._signalled:
+                self._signalled = True
+                os.eventfd_write(self.wake, 1)
+
+    def finish(self) -> bool:
+        """Hand over what is there; returns whether there was anything."""
+        self._signalled = False
+        finished = bool(self._results)
+        while self._results:
+            done, result = self._results.popleft()
+            self._under_way -= 1
+            try:
+                done(result)
+            except Exception:
+                log.exception("the answer to a request could not be sent")
+        return finished
+
+    def stop(self) -> None:
+        """Finish what is under way and what that leads to, then end the threads."""
+        ready = select.poll()
+        ready.register(self.wake, select.POLLIN)
+        while self.finish() or self.busy:  # looks first, since the signal may have been taken already
+            if self.busy and not self._results:
+                ready.poll()
+                os.eventfd_read(self.wake)
+        self._stopped = True
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def close(self) -> None:
+        """``wake`` is not needed any more."""
+        os.close(self.wake)
