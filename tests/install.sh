@@ -9,11 +9,11 @@ python=${PYTHON:-/usr/bin/python3}
 venv=.venv
 
 common="python3-venv e2fsprogs xfsprogs fuse3 mount util-linux kmod"
-tests="libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2"
+tests="libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 postgresql"
 case $lane in
 demo) packages=$common extras=farm ;;
-test) packages="$common $tests" extras=farm,test ;;
-bench) packages="$common $tests qemu-system-common" extras=farm,test,bench ;;
+test) packages="$common $tests" extras=farm,postgresql,test ;;
+bench) packages="$common $tests qemu-system-common" extras=farm,postgresql,test,bench ;;
 *) echo "install.sh: $lane is none of demo, test and bench" >&2; exit 2 ;;
 esac
 
@@ -33,13 +33,18 @@ if command -v dpkg-query >/dev/null; then
     if [ -n "$missing" ] && [ "$(id -u)" = 0 ]; then
         echo "installing Debian packages:$missing"
         export DEBIAN_FRONTEND=noninteractive
+        # the tests make clusters of their own: none is made, and none started, because PostgreSQL is installed
+        quiet=/etc/postgresql-common/createcluster.d/shadowset-tests.conf
+        case $missing in
+        *postgresql*) mkdir -p "${quiet%/*}" && echo 'create_main_cluster = false' >"$quiet" ;;
+        esac
         get="apt-get -o DPkg::Lock::Timeout=300 -qq"
         { $get update && $get install -y --no-install-recommends $missing; } >/dev/null 2>"${TMPDIR:-/tmp}/install.$$" || {
             tail -n 3 "${TMPDIR:-/tmp}/install.$$" >&2
-            rm -f "${TMPDIR:-/tmp}/install.$$"
+            rm -f "${TMPDIR:-/tmp}/install.$$" "$quiet"
             fail "the Debian packages$missing cannot be installed; install them by hand and try again"
         }
-        rm -f "${TMPDIR:-/tmp}/install.$$"
+        rm -f "${TMPDIR:-/tmp}/install.$$" "$quiet"
     elif [ -n "$missing" ]; then
         echo "not installed, and tests that need them will be skipped:$missing"
     fi

@@ -1,0 +1,244 @@
+"""The PostgreSQL writer as a process, event by event, with a real server on a plain directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("psycopg", reason="not installed: psycopg")
+
+from postgresql_server import Cluster, binaries, writer_config
+
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.components import Component
+from shadowset.vss.enums import ComponentType, FileRestoreStatus, Level, RollForward, WriterEvent
+from shadowset.vss.writer_protocol import EventVolume
+from shadowset.writers.postgresql.files import (
+    POSTGRESQL_WRITER_ID,
+    component_identity,
+    data_directory_of,
+    read_files,
+    server_process,
+)
+from shadowset.writers.postgresql.settings import discover, read_settings
+
+E = WriterEvent
+MAIN = "shadowset.writers.postgresql.main"
+
+
+@pytest.fixture(scope="module")
+def only_cluster() -> Iterator[Cluster]:
+    if os.geteuid():
+        pytest.skip("needs root, to run the server as its owner")
+    if not binaries():
+        pytest.skip("not installed: postgresql")
+    top = tempfile.mkdtemp(prefix="ss-pg-", dir="/tmp")
+    os.chmod(top, 0o755)
+    made = None
+    try:
+        made = Cluster(f"{top}/main", f"{top}/run", tablespace=f"{top}/away")
+        yield made
+    finally:
+        if made is not None:
+            made.end()
+            print(Path(f"{made.runtime}/log").read_text()[-3000:])
+        shutil.rmtree(top, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster(only_cluster: Cluster) -> Cluster:
+    """The same for all tests: it takes longer to make than they take to run."""
+    only_cluster.wait_for_sessions()
+    return only_cluster
+
+
+@pytest.fixture
+def side(cluster: Cluster, processes: Any, coordinator: Any, tmp_path: Path) -> Any:
+    config = writer_config(str(tmp_path / "postgresql.toml"), cluster)
+    side_process = processes.start("-m", MAIN, "--config", config)
+    found = coordinator.writer()
+    found.process = side_process
+    return found
+
+
+def chosen(cluster: Cluster, **fields: Any) -> list[Component]:
+    return [Component(ComponentType.FILEGROUP, *component_identity(cluster.data), **fields)]
+
+
+def prepare(side: Any, cluster: Cluster) -> None:
+    side.ok(E.PREPARE_BACKUP, components=chosen(cluster))
+    side.ok(E.PREPARE_SNAPSHOT)
+
+
+def sessions(cluster: Cluster) -> list[int]:
+    rows = cluster.sql("SELECT pid FROM pg_stat_activity WHERE application_name = 'shadowset writer'")
+    return [row[0] for row in rows]
+
+
+def test_the_document_names_every_directory(side: Any, cluster: Cluster) -> None:
+    document = side.ok(E.IDENTIFY).metadata
+    (component,) = document.components
+    assert side.hello.writer_id == POSTGRESQL_WRITER_ID
+    assert side.hello.level == Level.BACK_END
+    assert data_directory_of(component.logical_path, component.name) == cluster.data
+    away = os.path.dirname(cluster.data) + "/away"
+    assert [(files.path, files.filespec, files.recursive) for files in component.files] == [
+        (cluster.data, "*", True),
+        (away, "*", True),
+    ]
+    assert {files.filespec for files in document.exclude_files} == {"postmaster.pid", "postmaster.opts"}
+
+
+def test_a_cycle_leaves_position_and_no_session(side: Any, cluster: Cluster) -> None:
+    prepare(side, cluster)
+    assert len(sessions(cluster)) == 1
+    side.ok(E.FREEZE)
+    side.ok(E.THAW)
+    (component,) = side.ok(E.POST_SNAPSHOT, components=chosen(cluster)).components
+    assert '"method": "checkpoint and cut"' in component.backup_metadata
+    assert component.backup_stamp.count("/") == 1
+    side.ok(E.BACKUP_SHUTDOWN)
+    assert sessions(cluster) == []
+
+
+def test_a_directory_outside_the_set_is_named(side: Any, cluster: Cluster) -> None:
+    volumes = [EventVolume(name="data", mount_points=[cluster.data])]
+    side.ok(E.PREPARE_BACKUP, components=chosen(cluster), volumes=volumes)
+    answer = side.ask(E.PREPARE_SNAPSHOT, volumes=volumes)
+    assert (answer.code, answer.veto) == (Code.VSS_E_WRITERERROR_INCONSISTENTSNAPSHOT, False)
+    assert "/away lies on no volume" in answer.message
+
+
+def test_a_server_killed_before_the_freeze_vetoes(side: Any, cluster: Cluster) -> None:
+    prepare(side, cluster)
+    (backend,) = sessions(cluster)
+    os.kill(backend, signal.SIGKILL)  # the server restarts all of its processes
+    answer = side.ask(E.FREEZE)
+    assert answer.veto
+    assert answer.code == Code.VSS_E_WRITERERROR_RETRYABLE
+    side.ok(E.ABORT)
+
+
+def test_a_server_killed_while_frozen_is_told_at_thaw(side: Any, cluster: Cluster) -> None:
+    prepare(side, cluster)
+    side.ok(E.FREEZE)
+    (backend,) = sessions(cluster)
+    os.kill(backend, signal.SIGKILL)
+    answer = side.ask(E.THAW)
+    assert answer.code == Code.VSS_E_WRITERERROR_RETRYABLE
+    assert "lost amid the creation" in answer.message
+
+
+def test_a_tablespace_made_meanwhile_is_told(side: Any, cluster: Cluster) -> None:
+    prepare(side, cluster)
+    side.ok(E.FREEZE)
+    late = os.path.dirname(cluster.data) + "/late"
+    os.mkdir(late)
+    shutil.chown(late, "postgres", "postgres")
+    cluster.sql(f"CREATE TABLESPACE late LOCATION '{late}'")
+    answer = side.ask(E.THAW)
+    assert "tablespaces" in answer.message
+    assert answer.code == Code.VSS_E_WRITERERROR_RETRYABLE
+
+
+def test_a_session_that_hangs_is_given_up(side: Any, cluster: Cluster) -> None:
+    prepare(side, cluster)
+    (backend,) = sessions(cluster)
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        frozen = side.post(E.FREEZE, deadline_ms=2000)
+        aborted = side.post(E.ABORT, deadline_ms=20_000)
+        answers = [side.replies.get(timeout=60) for _ in range(2)]
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    assert {answer.seq for answer in answers} == {frozen, aborted}
+    prepare(side, cluster)  # and it goes on
+
+
+def wait_until_archived(cluster: Cluster) -> None:
+    end = time.monotonic() + 60
+    names = [row[0] for row in cluster.sql("SELECT pg_walfile_name(pg_switch_wal())")]
+    while not os.path.exists(f"{cluster.runtime}/archive/{names[0]}"):
+        assert time.monotonic() < end, "the log is not archived"
+        time.sleep(0.05)
+
+
+def test_a_running_server_is_stopped_and_the_copy_rolled_forward(side: Any, cluster: Cluster, tmp_path: Path) -> None:
+    cluster.sql("CREATE TABLE t (x int); INSERT INTO t VALUES (1)")
+    cluster.end("fast")
+    subprocess.run(["cp", "-a", cluster.data, str(tmp_path / "cut")], check=True)
+    cluster.begin()
+    cluster.sql("INSERT INTO t VALUES (2)")
+    point = str(cluster.sql("SELECT clock_timestamp()")[0][0])
+    time.sleep(0.01)
+    cluster.sql("INSERT INTO t VALUES (3)")
+    wait_until_archived(cluster)
+    old_log = f"{point} timeline 1"
+    for roll_forward, rows in ((RollForward.NONE, [1]), (RollForward.PARTIAL, [1, 2]), (RollForward.NONE, [1])):
+        wanted = chosen(cluster, selected_for_restore=True, roll_forward=roll_forward, roll_forward_point=old_log)
+        side.ok(E.PRE_RESTORE, components=wanted, deadline_ms=120_000)
+        assert server_process(cluster.data) == 0
+        shutil.rmtree(cluster.data)
+        subprocess.run(["cp", "-a", str(tmp_path / "cut"), cluster.data], check=True)
+        wanted[0].file_restore_status = FileRestoreStatus.ALL
+        side.ok(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
+        assert [row[0] for row in cluster.sql("SELECT x FROM t ORDER BY 1")] == rows
+
+
+def test_another_cluster_in_its_place_is_noticed(side: Any, cluster: Cluster) -> None:
+    wanted = chosen(cluster, selected_for_restore=True, backup_metadata='{"system": "17"}')
+    side.ok(E.PRE_RESTORE, components=wanted, deadline_ms=120_000)
+    wanted[0].file_restore_status = FileRestoreStatus.ALL
+    answer = side.ask(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
+    assert answer.code == Code.VSS_E_WRITERERROR_RECOVERY_FAILED
+    assert "another cluster" in answer.message
+
+
+def test_files_tell_running_from_stale(tmp_path: Path) -> None:
+    for directory in ("pg_wal", "pg_tblspc", "elsewhere"):
+        (tmp_path / directory).mkdir()
+    with pytest.raises(VssError, match="no PostgreSQL cluster"):
+        read_files(str(tmp_path))
+    (tmp_path / "PG_VERSION").write_text("15\n")
+    (tmp_path / "pg_tblspc" / "16385").symlink_to(tmp_path / "elsewhere")
+    files = read_files(str(tmp_path))
+    assert files.directories == [str(tmp_path), str(tmp_path / "elsewhere")]
+    assert server_process(str(tmp_path)) == 0
+    for text in ("", "not a number\n", f"{os.getpid()}\n", "0\n", "-1\n"):
+        (tmp_path / "postmaster.pid").write_text(text)
+        assert server_process(str(tmp_path)) == 0  # this process lives, and its directory is another one
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[[cluster]]\n", "neither connection nor data_directory"),
+        ('[[cluster]]\ndata_directory = "relative"\n', "absolute"),
+        ('[[cluster]]\nconnection = "x"\nstop_command = ["y"]\n', "add data_directory"),
+        ('[[cluster]]\ndata_directory = "/x"\nstart_command = ["y"]\n', "add connection"),
+        ("clusters = 1\n", "unknown field"),
+        ("[[", "cannot be used"),
+    ],
+)
+def test_a_wrong_configuration_is_told(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    with pytest.raises(VssError, match=problem) as caught:
+        read_settings(str(path))
+    assert str(path) in caught.value.message
+
+
+def test_running_servers_are_found_by_their_sockets(cluster: Cluster) -> None:
+    assert [each.connection for each in discover(cluster.runtime)] == [
+        f"host={cluster.runtime} port={cluster.port} dbname=postgres"
+    ]
+    assert discover("/nonexistent") == []

@@ -1,0 +1,200 @@
+"""What a restore of a cluster needs around the files: a server that lets go before, one that recovers after."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+
+from psycopg.conninfo import make_conninfo
+
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.components import Component
+from shadowset.vss.enums import RollForward
+from shadowset.writers.postgresql.files import server_process
+from shadowset.writers.postgresql.server import Server
+from shadowset.writers.postgresql.settings import ClusterSettings
+
+POLL_SECONDS = 0.1
+LAST_WORDS = 300
+SETTINGS = (
+    "restore_command",
+    "recovery_target",
+    "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_timeline",
+    "recovery_target_xid",
+)
+FAILED = Code.VSS_E_WRITERERROR_RECOVERY_FAILED
+
+Cancelled = Callable[[], bool]
+
+
+def make_way(settings: ClusterSettings, data: str, seconds: float, cancelled: Cancelled) -> None:
+    """Sees that no server runs on the data directory; stops it when the configuration says how.
+
+    Errors: VSS_E_WRITERERROR_RETRYABLE when it runs on.
+    """
+    if not server_process(data):
+        return
+    if not settings.stop_command:
+        message = f"the server of {data} runs (process {server_process(data)}); stop it and restore again"
+        raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
+    end = time.monotonic() + seconds
+    run_command(settings.stop_command, seconds, Code.VSS_E_WRITERERROR_RETRYABLE)
+    while server_process(data):
+        if cancelled() or time.monotonic() >= end:
+            message = f"the server of {data} still runs after its stop_command; stop it and restore again"
+            raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
+        time.sleep(POLL_SECONDS)
+
+
+def run_command(command: list[str], seconds: float, code: Code) -> None:
+    """Runs a configured command, without a shell. Errors: VssError with ``code`` and the command's last words."""
+    name = command[0]
+    try:
+        # a started server inherits the descriptors: with a pipe, this would wait until it ends
+        with open(os.devnull, "r+b") as null, tempfile.TemporaryFile() as log:
+            done = subprocess.run(command, stdin=null, stdout=log, stderr=log, timeout=seconds, check=False)
+            log.seek(max(0, log.tell() - LAST_WORDS))
+            words = " ".join(log.read().decode(errors="replace").split())
+    except subprocess.TimeoutExpired as error:
+        raise VssError(code, f"{name} did not end in {seconds:.0f} seconds; look at what it does") from error
+    except OSError as error:
+        raise VssError(code, f"{name} cannot be run ({error.strerror}); check the configuration") from error
+    if done.returncode:
+        raise VssError(code, f"{name} ended with status {done.returncode} ({words}); run it by hand to see why")
+
+
+def prepare_recovery(settings: ClusterSettings, data: str, component: Component) -> None:
+    """Removes what belongs to the lost server, and writes down how far the log is to be rolled forward.
+
+    Errors: VssError.
+    """
+    _remove(f"{data}/postmaster.pid")
+    wanted = recovery_settings(settings, data, component)
+    if not wanted:
+        return
+    try:
+        _write_recovery(data, wanted)
+    except OSError as error:
+        message = (
+            f"the recovery of {data} cannot be set up ({error.filename or data}: {error.strerror}); look at the disk"
+        )
+        raise VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message) from error
+
+
+def _write_recovery(data: str, wanted: dict[str, str]) -> None:
+    """An earlier restore's targets go: a server refuses a second one, even an empty one."""
+    path = f"{data}/postgresql.auto.conf"
+    with open(path, "a+", encoding="utf-8") as file:
+        file.seek(0)
+        kept = [line for line in file if line.split("=")[0].strip() not in SETTINGS]
+    lines = kept + [f"{name} = '{_quoted(value)}'\n" for name, value in wanted.items()]
+    owner = os.stat(data)
+    for name, content in (("postgresql.auto.conf", "".join(lines)), ("recovery.signal", "")):
+        fd = os.open(f"{data}/{name}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with open(fd, "w", encoding="utf-8") as new:
+            new.write(content)
+            new.flush()
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+            os.fsync(fd)
+        os.rename(f"{data}/{name}.new", f"{data}/{name}")
+
+
+def recovery_settings(settings: ClusterSettings, data: str, component: Component) -> dict[str, str]:
+    """What the server has to be told for the roll forward that the component wants.
+
+    Without a wish the cluster becomes what it was at the cut, on a time line of its own if there is an archive, so
+    that its new log is never taken for the old one. ALL goes to the end of the archived log; PARTIAL to
+    ``roll_forward_point``: a time as PostgreSQL reads it, followed by ``timeline N`` when it is not the latest one.
+    Errors: E_INVALIDARG.
+    """
+    if component.roll_forward in (RollForward.UNDEFINED, RollForward.NONE):
+        if not settings.restore_command:
+            return {}
+        # the archive is asked which time lines exist, and gives none of its log
+        histories = f'case "%f" in *.history) {settings.restore_command} ;; *) exit 1 ;; esac'
+        return {"restore_command": histories, "recovery_target_timeline": "current"}
+    if not settings.restore_command:
+        message = f"{data} is to be rolled forward, but has no restore_command in the writer's configuration; add it"
+        raise VssError(Code.E_INVALIDARG, message)
+    if component.roll_forward == RollForward.ALL:
+        return {"restore_command": settings.restore_command, "recovery_target_timeline": "latest"}
+    point, _, timeline = component.roll_forward_point.partition(" timeline ")
+    return {
+        "restore_command": settings.restore_command,
+        "recovery_target_time": point,
+        "recovery_target_timeline": timeline.strip() or "latest",
+        "recovery_target_action": "promote",
+    }
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        message = f"{path} of the lost server cannot be removed ({error.strerror}); remove it"
+        raise VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message) from error
+
+
+def _quoted(value: str) -> str:
+    if "\n" in value or "\r" in value:
+        raise VssError(Code.E_INVALIDARG, f"{value!r} has a line break, which a server's setting cannot hold")
+    return value.replace("\\", "\\\\").replace("'", "''")
+
+
+def start_and_check(settings: ClusterSettings, data: str, system: str, seconds: float, cancelled: Cancelled) -> None:
+    """Starts the server, waits for its recovery, and opens every database.
+
+    ``system`` is the system identifier that the cluster had at the cut, or empty.
+
+    Errors: VSS_E_WRITERERROR_RECOVERY_FAILED.
+    """
+    end = time.monotonic() + seconds
+    run_command(settings.start_command, seconds, FAILED)
+    server = _recovered(settings.connection, data, end, cancelled)
+    try:
+        if server.data_directory != os.path.realpath(data):
+            raise VssError(
+                FAILED, f"the server that was started is that of {server.data_directory}; check start_command"
+            )
+        if system and server.identity()["system"] != system:
+            raise VssError(FAILED, f"{data} is another cluster than the one in the backup; restore another backup")
+        names = server.databases()
+    except VssError as error:
+        raise VssError(FAILED, error.message) from error
+    finally:
+        server.close()
+    for name in names:
+        _open_once(settings.connection, name)
+
+
+def _open_once(connection: str, database: str) -> None:
+    try:
+        Server(make_conninfo(connection, dbname=database), f"database {database}").close()
+    except VssError as error:
+        raise VssError(FAILED, f"after the restore {error.message}") from error
+
+
+def _recovered(connection: str, data: str, end: float, cancelled: Cancelled) -> Server:
+    while True:
+        try:
+            server = Server(connection, data)
+            if not server.recovering():
+                return server
+            server.close()
+            problem = "it still recovers"
+        except VssError as error:
+            problem = error.message
+        if cancelled() or time.monotonic() >= end:
+            message = f"the server of {data} did not take up work in time ({problem}); look at its log"
+            raise VssError(FAILED, message)
+        time.sleep(POLL_SECONDS)
