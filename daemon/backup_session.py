@@ -9,16 +9,16 @@ from shadowset.daemon.creation import Tell, Turn
 from shadowset.daemon.cut import PlannedSnapshot
 from shadowset.daemon.document import add_component
 from shadowset.daemon.house import House
-from shadowset.daemon.nbd import PROVIDER_ID
 from shadowset.daemon.process import despite_cancel
-from shadowset.daemon.provider import Provider, translated
 from shadowset.daemon.snapshot_set import SetPlan, SnapshotSetMaker
 from shadowset.daemon.snapshots import Snapshots
+from shadowset.daemon.volume_checks import check_holds
 from shadowset.daemon.writer_session import WriterSession
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import BackupComponentsDocument
 from shadowset.vss.enums import Attribute, Context, WriterEvent
+from shadowset.vss.provider import Provider, VolumeFacts, translated
 from shadowset.vss.writer_protocol import EventVolume
 
 _KIND = Attribute.PERSISTENT | Attribute.CLIENT_ACCESSIBLE | Attribute.NO_AUTO_RELEASE | Attribute.NO_WRITERS
@@ -93,45 +93,45 @@ class BackupSession(WriterSession):
 
     async def is_supported(self, volume: str, provider_id: str) -> bool:
         """Whether copies of a volume can be made. Errors: VSS_E_PROVIDER_NOT_REGISTERED, VSS_E_OBJECT_NOT_FOUND."""
-        provider = self._provider(provider_id)
         try:
-            runtime = self.house.volumes.resolve(volume)
+            provider, facts = await self._choose(volume, provider_id)
         except VssError as error:
-            if error.code == Code.VSS_E_VOLUME_NOT_SUPPORTED:
+            if error.code in (Code.VSS_E_VOLUME_NOT_SUPPORTED, Code.VSS_E_VOLUME_NOT_SUPPORTED_BY_PROVIDER):
                 return False
             raise
-        return await provider.is_volume_supported(runtime.name)
+        return await provider.is_volume_supported(facts.name)
 
     async def add_volume(self, volume: str, provider_id: str) -> str:
         """The id of the copy to come. Errors: VssError."""
         plan = self._planned()
-        provider = self._provider(provider_id)
-        runtime = self.house.volumes.resolve(volume)
+        provider, facts = await self._choose(volume, provider_id)
         if self.context & _NOT_OFFERED:
             wish = Attribute(self.context & _NOT_OFFERED).name
-            raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, f"volume {runtime.name} cannot be copied with {wish}")
-        if any(each.volume == runtime.name for each in plan.snapshots):
-            raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"volume {runtime.name} is already in the set")
+            raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, f"volume {facts.name} cannot be copied with {wish}")
+        if any(each.volume == facts.name for each in plan.snapshots):
+            raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"volume {facts.name} is already in the set")
         limit = self.house.limits.volumes_per_set
         if len(plan.snapshots) >= limit:
             raise VssError(Code.VSS_E_MAXIMUM_NUMBER_OF_VOLUMES_REACHED, f"a set holds {limit} volumes at the most")
+        check_holds([*(each.facts for each in plan.snapshots), facts])
         snapshot_id = str(uuid.uuid4())
         try:
-            await provider.begin_prepare(runtime.name, plan.set_id, snapshot_id)
-            size = (await runtime.describe()).size
+            await provider.begin_prepare(facts.name, plan.set_id, snapshot_id)
+            facts = await provider.find(facts.name) or facts
         except VssError as error:
-            raise translated(error, runtime.name) from None
-        plan.snapshots.append(PlannedSnapshot(snapshot_id, runtime.name, provider, size))
+            raise translated(error, facts.name) from None
+        plan.snapshots.append(PlannedSnapshot(snapshot_id, facts.name, provider, facts))
         return snapshot_id
 
-    def _provider(self, provider_id: str) -> Provider:
-        found = self.house.providers.get(provider_id.strip("{}").lower() or PROVIDER_ID)
-        if found is None:
-            known = ", ".join(self.house.providers)
+    async def _choose(self, volume: str, provider_id: str) -> tuple[Provider, VolumeFacts]:
+        chosen = await self.house.providers.choose(volume, provider_id)
+        if chosen is None:
+            name = self.house.volumes.resolve(volume).name  # says why not
             raise VssError(
-                Code.VSS_E_PROVIDER_NOT_REGISTERED, f"there is no provider {provider_id[:60]!r} (known: {known})"
+                Code.VSS_E_VOLUME_NOT_SUPPORTED_BY_PROVIDER,
+                f"provider {provider_id[:60]} does not make copies of volume {name}; leave the choice to the service",
             )
-        return found
+        return chosen
 
     def _planned(self) -> SetPlan:
         if self._plan is None:
@@ -197,6 +197,5 @@ class BackupSession(WriterSession):
         return [self._event_volume(each, shown) for each in self._plan.snapshots]
 
     def _event_volume(self, each: PlannedSnapshot, shown: bool) -> EventVolume:
-        points = each.mount_points or self.house.volumes.mount_points(each.volume)
-        device = self.house.paths.device(each.device_number) if shown else ""
-        return EventVolume(each.volume, points, each.snapshot_id, device)
+        device = each.provider.place(each.device_number) if shown else ""
+        return EventVolume(each.volume, each.facts.mount_points, each.snapshot_id, device)

@@ -17,7 +17,7 @@ from shadowset.daemon.host import Host
 from shadowset.daemon.house import House
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.nbd import NbdProvider
-from shadowset.daemon.objects import DeviceObjects
+from shadowset.daemon.providers import Providers
 from shadowset.daemon.quiet import Quiet
 from shadowset.daemon.registry import Registry
 from shadowset.daemon.requester_session import RequesterSession
@@ -48,7 +48,6 @@ class Coordinator:
         for_all = bool(access.rules)
         catalogue = Catalogue(paths.catalogue)
         volumes = Volumes(paths, limits, commands, catalogue, quiet, self._volume_event)
-        nbd = NbdProvider(volumes.link_of)
         self.house = House(
             paths=paths,
             host=Host(paths),
@@ -57,12 +56,11 @@ class Coordinator:
             catalogue=catalogue,
             registry=Registry(limits),
             volumes=volumes,
-            objects=DeviceObjects(paths),
-            providers={nbd.info.provider_id: nbd},
+            providers=Providers(paths, catalogue, NbdProvider(paths, volumes), self._volume_event),
             event=self._event,
         )
         self._snapshots = Snapshots(self.house)
-        volumes.reconcile = self._snapshots.reconcile
+        volumes.reconcile = self._snapshots.came_online
         self._service = ServiceCalls(self.house, self._snapshots)
         self._devices = DeviceLayer(paths, commands, self._event)
         self._background: set[asyncio.Task[None]] = set()
@@ -80,7 +78,10 @@ class Coordinator:
         await self._snapshots.clean_up(self._rebooted())
         await self.house.volumes.start()
         check_own_files({"the state directory": self._paths.state}, self.house.volumes.rows())
-        self.house.objects.rewrite(self._snapshots.device_objects())
+        await self.house.providers.start()
+        for provider in self.house.providers:
+            if provider is not self.house.providers.builtin:
+                await self._snapshots.look_after_one(provider)
         self._devices.start()
         await self._writers.start()
         await self._requesters.start()
@@ -94,6 +95,7 @@ class Coordinator:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._devices.leave()
+        await self.house.providers.stop()
         await self.house.volumes.leave()
         self.house.catalogue.close()
 

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from shadowset.daemon.cast import Timeline
 from shadowset.daemon.clock import now
@@ -24,8 +24,8 @@ from shadowset.daemon.freeze import FrozenRoot, freeze_roots, sync_roots, thaw_r
 from shadowset.daemon.guardian_link import Guard
 from shadowset.daemon.house import House, together
 from shadowset.daemon.process import despite_cancel, within
-from shadowset.daemon.provider import Provider, translated
 from shadowset.vss.codes import Code, VssError
+from shadowset.vss.provider import Provider, VolumeFacts, translated
 from shadowset.vss.provider_protocol import Held, Released
 from shadowset.vss.requester_protocol import VolumeTimes
 
@@ -43,8 +43,7 @@ class PlannedSnapshot:
     snapshot_id: str
     volume: str
     provider: Provider
-    size: int
-    mount_points: list[str] = field(default_factory=list)
+    facts: VolumeFacts
     device_number: int = 0
     number: int = 0
     hold_sent: float = 0.0
@@ -80,8 +79,8 @@ class Cut:
 
     async def prepare(self) -> None:
         """Find and write out the file systems, start the guardian, leave the journal. Errors: VssError."""
-        devices = {each.volume: self._house.volumes.get(each.volume).device for each in self._snapshots}
-        self._roots = self._house.host.open_roots({name: device for name, device in devices.items() if device})
+        freeze = {each.volume: each.facts.freeze for each in self._snapshots if each.facts.freeze}
+        self._roots = self._house.host.open_roots(freeze)
         started = now()
         limit = self._house.limits.flush_ms
         sentence = (

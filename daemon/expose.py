@@ -72,8 +72,11 @@ class Exposer:
         return place
 
     async def mount(self, device_object: str, place: str, sector_size: int) -> None:
-        """Mount. Errors: VssError, and nothing is left behind."""
+        """Mount a device object or bind a directory. Errors: VssError, and nothing is left behind."""
         await self._wait_for(device_object)
+        if os.path.isdir(device_object):
+            await self._run("mount", "--bind", "-o", COMMON, device_object, place)
+            return
         loop = await self._run(
             "losetup", "--find", "--show", "--read-only", f"--sector-size={sector_size}", device_object
         )

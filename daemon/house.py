@@ -7,18 +7,15 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from shadowset.daemon.catalogue import Catalogue, VolumeRow
+from shadowset.daemon.catalogue import Catalogue
 from shadowset.daemon.creation import CreationQueue
 from shadowset.daemon.host import Host
 from shadowset.daemon.limits import Limits
-from shadowset.daemon.objects import DeviceObjects
-from shadowset.daemon.provider import Provider
+from shadowset.daemon.providers import Providers
 from shadowset.daemon.quiet import Quiet
 from shadowset.daemon.registry import Registry
 from shadowset.daemon.volumes import Volumes
-from shadowset.vss.objects import DeviceObject
 from shadowset.vss.paths import Paths
-from shadowset.vss.requester_protocol import SnapshotProperties
 
 T = TypeVar("T")
 
@@ -41,8 +38,7 @@ class House:
     catalogue: Catalogue
     registry: Registry
     volumes: Volumes
-    objects: DeviceObjects
-    providers: dict[str, Provider]
+    providers: Providers
     event: EventSink
     sessions: set[str] = field(default_factory=set)
     creation: CreationQueue = field(default_factory=CreationQueue)
@@ -51,23 +47,6 @@ class House:
     def creating_set(self) -> str:
         """The set that is being made, or ""."""
         return self.creation.holder.set_id if self.creation.holder else ""
-
-
-def device_object(copy: SnapshotProperties, volume: VolumeRow) -> DeviceObject:
-    """What the FUSE layer needs to serve a copy."""
-    return DeviceObject(
-        device_number=copy.device_number,
-        snapshot_id=copy.snapshot_id,
-        snapshot_set_id=copy.snapshot_set_id,
-        copy_id=copy.snapshot_id,
-        volume=volume.name,
-        storage=volume.storage,
-        origin=volume.origin,
-        size=copy.size,
-        created_ns=copy.created_ns,
-        attributes=copy.attributes,
-        originating_machine=copy.originating_machine,
-    )
 
 
 async def together(*work: Coroutine[Any, Any, T]) -> list[T]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from uuid import UUID, uuid5
 
 from shadowset import __version__
 from shadowset.daemon.control_link import ControlLink
+from shadowset.daemon.objects import DeviceObjects, device_object
+from shadowset.daemon.volumes import Volumes
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import ProviderCapability, ProviderType
-from shadowset.vss.provider_protocol import Committed, Held, Released
-from shadowset.vss.requester_protocol import ProviderInfo
+from shadowset.vss.paths import Paths
+from shadowset.vss.provider import VolumeFacts
+from shadowset.vss.provider_protocol import Committed, CopyInfo, Held, Released
+from shadowset.vss.requester_protocol import ProviderInfo, SnapshotProperties
 
 PROVIDER_ID = "7c1f0f5e-9a4c-4c39-8d2c-3a8e5a8d6b21"
 INFO = ProviderInfo(
@@ -25,13 +28,45 @@ INFO = ProviderInfo(
 
 
 class NbdProvider:
-    """Implements ``Provider``. ``link_of`` gives a volume's control connection, or raises when it is offline."""
+    """Implements ``Provider`` for the protected volumes; their copies are device objects of the FUSE layer."""
 
     info = INFO
 
-    def __init__(self, link_of: Callable[[str], ControlLink]) -> None:
-        self._link_of = link_of
+    def __init__(self, paths: Paths, volumes: Volumes) -> None:
+        self._paths = paths
+        self._volumes = volumes
+        self._link_of = volumes.link_of
+        self._objects = DeviceObjects(paths)
         self._prepared: dict[str, ControlLink] = {}
+
+    async def start(self, copies: list[SnapshotProperties]) -> None:
+        """Describe the device objects of these copies and no others."""
+        rows = {row.name: row for row in self._volumes.rows()}
+        known = [copy for copy in copies if copy.original_volume in rows]
+        self._objects.rewrite(device_object(copy, rows[copy.original_volume]) for copy in known)
+
+    async def stop(self) -> None:
+        """Nothing to do: the provider processes go on."""
+
+    async def find(self, volume: str) -> VolumeFacts | None:
+        """The protected volume that a name, a device or a path on it means."""
+        try:
+            runtime = self._volumes.resolve(volume)
+        except VssError:
+            return None
+        try:
+            await runtime.describe()
+        except VssError:
+            pass  # what it said last still says which volume it is
+        device = runtime.device
+        return VolumeFacts(
+            name=runtime.name,
+            size=runtime.description.size if runtime.description else 0,
+            mount_points=self._volumes.mount_points(runtime.name),
+            freeze=device,
+            devices=[device] if device else [],
+            lies_on=[runtime.row.origin],
+        )
 
     async def is_volume_supported(self, volume: str) -> bool:
         """A volume whose provider answers."""
@@ -98,3 +133,27 @@ class NbdProvider:
     async def delete(self, volume: str, snapshot_id: str) -> None:
         """Delete the copy."""
         await self._link_of(volume).delete(snapshot_id)
+
+    async def volumes(self) -> list[str]:
+        """Those that are online."""
+        return [row.name for row in self._volumes.rows() if self._volumes.get(row.name).state == "online"]
+
+    async def copies(self, volume: str) -> list[CopyInfo]:
+        """As the provider process has them, without those that are lost."""
+        return (await self._volumes.get(volume).describe()).copies
+
+    async def keep(self, volume: str, snapshot_id: str, priority: int | None, hold_until_ns: int | None) -> None:
+        """Durable when this returns."""
+        await self._link_of(volume).set_copy(snapshot_id, priority, hold_until_ns)
+
+    def place(self, device_number: int) -> str:
+        """The device object."""
+        return self._paths.device(device_number)
+
+    async def surface(self, copy: SnapshotProperties) -> None:
+        """Leave the description for the FUSE layer."""
+        self._objects.write(device_object(copy, self._volumes.get(copy.original_volume).row))
+
+    async def unsurface(self, copy: SnapshotProperties) -> None:
+        """Take the description away."""
+        self._objects.remove(copy.device_number)

@@ -7,8 +7,27 @@ from collections.abc import Iterable
 
 import msgspec
 
+from shadowset.daemon.catalogue import VolumeRow
 from shadowset.vss.objects import DeviceObject
 from shadowset.vss.paths import Paths
+from shadowset.vss.requester_protocol import SnapshotProperties
+
+
+def device_object(copy: SnapshotProperties, volume: VolumeRow) -> DeviceObject:
+    """What the FUSE layer needs to serve a copy."""
+    return DeviceObject(
+        device_number=copy.device_number,
+        snapshot_id=copy.snapshot_id,
+        snapshot_set_id=copy.snapshot_set_id,
+        copy_id=copy.snapshot_id,
+        volume=volume.name,
+        storage=volume.storage,
+        origin=volume.origin,
+        size=copy.size,
+        created_ns=copy.created_ns,
+        attributes=copy.attributes,
+        originating_machine=copy.originating_machine,
+    )
 
 
 class DeviceObjects:

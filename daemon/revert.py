@@ -12,8 +12,15 @@ from shadowset.vss.requester_protocol import RevertStatus, SnapshotProperties
 async def revert(house: House, copy: SnapshotProperties) -> RevertStatus:
     """Start it; the volume must have no device, so that nobody has its file system in memory.
 
-    Errors: VSS_E_UNSUPPORTED_CONTEXT, VSS_E_VOLUME_IN_USE, VSS_E_SNAPSHOT_SET_IN_PROGRESS; the provider's.
+    Errors: VSS_E_NOT_SUPPORTED, VSS_E_UNSUPPORTED_CONTEXT, VSS_E_VOLUME_IN_USE, VSS_E_SNAPSHOT_SET_IN_PROGRESS; and
+    the provider's.
     """
+    if copy.provider_id != house.providers.builtin.info.provider_id:
+        name = house.providers.get(copy.provider_id).info.name
+        raise VssError(
+            Code.VSS_E_NOT_SUPPORTED,
+            f"shadow copy {copy.snapshot_id} was made by {name}, which cannot revert; restore its files instead",
+        )
     runtime = house.volumes.get(copy.original_volume)
     if not copy.attributes & Attribute.PERSISTENT:
         raise VssError(
@@ -44,6 +51,8 @@ async def revert_status(house: House, volume: str) -> RevertStatus:
 
 def refuse_reverting(house: House, copy: SnapshotProperties) -> None:
     """Errors: VSS_E_REVERT_IN_PROGRESS for the copy that its volume is being reverted to."""
+    if copy.provider_id != house.providers.builtin.info.provider_id:
+        return
     told = house.volumes.get(copy.original_volume).description
     if told and told.revert and told.revert.copy_id == copy.snapshot_id:
         raise VssError(

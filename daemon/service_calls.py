@@ -37,6 +37,8 @@ class ServiceCalls:
             rp.GetSet: self._get_set,
             rp.ListWriters: self._list_writers,
             rp.ListProviders: self._list_providers,
+            rp.RegisterProvider: self._register_provider,
+            rp.UnregisterProvider: self._unregister_provider,
             rp.ListEvents: self._list_events,
             rp.VolumeAdd: self._volume_add,
             rp.VolumeAttach: self._volume_attach,
@@ -52,7 +54,7 @@ class ServiceCalls:
         return self.snapshots.get(call.snapshot_id)
 
     async def _query(self, call: rp.Query) -> list[rp.SnapshotProperties]:
-        return self.snapshots.query(call.snapshot_id, call.set_id, call.volume)
+        return await self.snapshots.query(call.snapshot_id, call.set_id, call.volume)
 
     async def _delete(self, call: rp.DeleteSnapshots) -> rp.DeleteResult:
         return await self.snapshots.delete(call.object_id, call.object_type, call.force)
@@ -84,9 +86,16 @@ class ServiceCalls:
     async def _list_providers(self, call: rp.ListProviders) -> list[rp.ProviderInfo]:
         copies = Counter(copy.provider_id for copy in self._house.catalogue.snapshots())
         return [
-            msgspec.structs.replace(provider.info, copies=copies[provider_id])
-            for provider_id, provider in self._house.providers.items()
+            msgspec.structs.replace(provider.info, copies=copies[provider.info.provider_id])
+            for provider in self._house.providers
         ]
+
+    async def _register_provider(self, call: rp.RegisterProvider) -> rp.ProviderInfo:
+        return (await self._house.providers.register(call.name)).info
+
+    async def _unregister_provider(self, call: rp.UnregisterProvider) -> None:
+        self._refuse_during_creation(f"provider {call.provider_id[:60]} cannot be unregistered")
+        await self._house.providers.unregister(call.provider_id)
 
     async def _list_events(self, call: rp.ListEvents) -> list[rp.EventRecord]:
         return self._house.catalogue.events(call.after)
@@ -104,7 +113,7 @@ class ServiceCalls:
         return await self._house.volumes.resize(call.name)
 
     async def _volume_remove(self, call: rp.VolumeRemove) -> None:
-        self._refuse_during_creation(call.name)
+        self._refuse_during_creation(f"volume {call.name} cannot be removed")
         runtime = self._house.volumes.get(call.name)
         if runtime.row.attached and not call.force:
             await self._house.volumes.remove(call.name, force=False)  # says why not
@@ -130,8 +139,6 @@ class ServiceCalls:
         name = self._house.volumes.resolve(call.volume).name
         return await self._house.volumes.configure_storage(name, call.max_size, call.policy, call.warn_percent)
 
-    def _refuse_during_creation(self, name: str) -> None:
+    def _refuse_during_creation(self, what: str) -> None:
         if self._house.creating_set:
-            raise VssError(
-                Code.VSS_E_SNAPSHOT_SET_IN_PROGRESS, f"volume {name} cannot be removed while a shadow copy set is made"
-            )
+            raise VssError(Code.VSS_E_SNAPSHOT_SET_IN_PROGRESS, f"{what} while a shadow copy set is made")

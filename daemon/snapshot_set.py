@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 from shadowset.daemon.cast import Cast, Participant, Timeline, first_refusal
 from shadowset.daemon.clock import now
 from shadowset.daemon.cut import Cut, PlannedSnapshot
-from shadowset.daemon.house import House, device_object, together
+from shadowset.daemon.house import House, together
 from shadowset.daemon.process import despite_cancel, within
-from shadowset.daemon.provider import translated
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Failure
 from shadowset.vss.enums import FREEZE_ORDER, Attribute, SnapshotState, WriterEvent
+from shadowset.vss.provider import translated
 from shadowset.vss.requester_protocol import SetRecord, SnapshotProperties
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,9 @@ class SnapshotSetMaker:
     # ---- before anything is frozen ----
 
     async def _prepare(self) -> None:
-        self._house.volumes.check_set([each.volume for each in self.plan.snapshots])
+        for each in self.plan.snapshots:
+            each.facts = await each.provider.find(each.volume) or each.facts
+        self._house.volumes.check_set([each.facts for each in self.plan.snapshots])
         if self._has_writers:
             await self._cast.tell(WriterEvent.PREPARE_SNAPSHOT, self._cast.taking_part(), self._timeline)
         await self._providers("end-prepare", lambda each: each.provider.end_prepare(each.volume, self.plan.set_id))
@@ -99,7 +101,6 @@ class SnapshotSetMaker:
         numbers = self._house.catalogue.next_device_numbers(len(self.plan.snapshots))
         for each, number in zip(self.plan.snapshots, numbers, strict=True):
             each.device_number = number
-            each.mount_points = self._house.volumes.mount_points(each.volume)
         await self._cut.prepare()
 
     async def _providers(self, phase: str, call: Any) -> None:
@@ -226,9 +227,9 @@ class SnapshotSetMaker:
             except VssError as error:
                 log.warning("%s; the copy is finished when the provider is back", error)
             try:
-                self._house.objects.write(device_object(copy, self._house.volumes.get(each.volume).row))
-            except OSError as error:
-                log.error("the device object of shadow copy %s cannot be described: %s", copy.snapshot_id, error)
+                await each.provider.surface(copy)
+            except (VssError, OSError) as error:
+                log.error("shadow copy %s cannot be made readable: %s", copy.snapshot_id, error)
         names = ", ".join(each.volume for each in self.plan.snapshots) or "no volume"
         self._house.event("set-created", f"shadow copy set of {names}", set_id=record.set_id)
 
@@ -277,7 +278,7 @@ class SnapshotSetMaker:
             snapshot_id=each.snapshot_id,
             snapshot_set_id=self.plan.set_id,
             snapshots_count=len(self.plan.snapshots),
-            device_object=self._house.paths.device(each.device_number),
+            device_object=each.provider.place(each.device_number),
             original_volume=each.volume,
             originating_machine=machine,
             service_machine=machine,
@@ -287,8 +288,8 @@ class SnapshotSetMaker:
             attributes=self.plan.context | Attribute.DIFFERENTIAL,
             created_ns=created_ns,
             status=status,
-            size=each.size,
+            size=each.facts.size,
             number=each.number,
             device_number=each.device_number,
-            mount_points=each.mount_points,
+            mount_points=each.facts.mount_points,
         )

@@ -10,14 +10,14 @@ import msgspec
 
 from shadowset.daemon.control_link import ControlLink
 from shadowset.daemon.expose import Exposer, is_mount_point, logical_sector_size
-from shadowset.daemon.house import House, device_object
+from shadowset.daemon.house import House
 from shadowset.daemon.process import despite_cancel
 from shadowset.daemon.provider_events import take_over
 from shadowset.daemon.revert import refuse_reverting
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import Attribute, ObjectType
-from shadowset.vss.objects import DeviceObject
-from shadowset.vss.provider_protocol import VolumeDescription
+from shadowset.vss.provider import Provider
+from shadowset.vss.provider_protocol import CopyInfo, VolumeDescription
 from shadowset.vss.requester_protocol import DeleteResult, SnapshotProperties
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Snapshots:
         self._house = house
         self._exposer = Exposer(house.paths, house.limits)
         self._changing = asyncio.Lock()
+        self._away: set[str] = set()
 
     def get(self, snapshot_id: str) -> SnapshotProperties:
         """Errors: VSS_E_OBJECT_NOT_FOUND."""
@@ -53,10 +54,17 @@ class Snapshots:
             raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no shadow copy {snapshot_id[:80]!r}")
         return found[0]
 
-    def query(self, snapshot_id: str, set_id: str, volume: str) -> list[SnapshotProperties]:
+    async def query(self, snapshot_id: str, set_id: str, volume: str) -> list[SnapshotProperties]:
         """Copies by id, set and volume (name, device or path); empty matches all. Errors: an unknown volume."""
-        name = self._house.volumes.resolve(volume).name if volume else ""
+        name = await self._name(volume) if volume else ""
         return self._house.catalogue.snapshots(snapshot_id, set_id, name)
+
+    async def _name(self, volume: str) -> str:
+        chosen = await self._house.providers.choose(volume)
+        if chosen:
+            return chosen[1].name
+        away = not volume.startswith("/") and self._house.catalogue.snapshots(volume=volume)
+        return volume if away else self._house.volumes.resolve(volume).name
 
     # ---- deleting ----
 
@@ -97,10 +105,11 @@ class Snapshots:
             await self._exposer.unmount(copy.exposed_name, lazy=True)
         await self._house.quiet.writable()
         self._house.catalogue.mark_deleting([copy.snapshot_id])
-        self._house.objects.remove(copy.device_number)
         self._event("snapshot-deleted", copy, cause)
         try:
-            await self._house.providers[copy.provider_id].delete(copy.original_volume, copy.snapshot_id)
+            provider = self._house.providers.get(copy.provider_id)
+            await provider.unsurface(copy)
+            await provider.delete(copy.original_volume, copy.snapshot_id)
         except VssError as error:
             if error.code != Code.VSS_E_OBJECT_NOT_FOUND:
                 log.warning("%s; it is deleted when the provider is back", error)
@@ -120,8 +129,8 @@ class Snapshots:
                     Code.VSS_E_BAD_STATE,
                     f"shadow copy {snapshot_id} goes with its session and cannot be held; make a persistent one",
                 )
-            link = self._house.volumes.link_of(copy.original_volume)
-            await link.set_copy(snapshot_id, priority, hold_until_ns)
+            provider = self._house.providers.get(copy.provider_id)
+            await provider.keep(copy.original_volume, snapshot_id, priority, hold_until_ns)
             changed = msgspec.structs.replace(
                 copy,
                 priority=copy.priority if priority is None else priority,
@@ -157,9 +166,11 @@ class Snapshots:
 
     async def _expose(self, copy: SnapshotProperties, path: str) -> str:
         place = self._exposer.place(copy.snapshot_id, path)
-        origin = self._house.volumes.get(copy.original_volume).row.origin
+        builtin = self._house.providers.builtin.info.provider_id
+        here = self._house.volumes.get(copy.original_volume) if copy.provider_id == builtin else None
         try:
-            await self._exposer.mount(copy.device_object, place, logical_sector_size(origin))
+            sector_size = logical_sector_size(here.row.origin) if here else 512
+            await self._exposer.mount(copy.device_object, place, sector_size)
         except VssError:
             await self._exposer.unmount(place, lazy=True)
             raise
@@ -188,8 +199,12 @@ class Snapshots:
 
     # ---- agreement with the providers ----
 
+    async def came_online(self, volume: str, link: ControlLink, told: VolumeDescription) -> None:
+        """The provider process of a protected volume was found or started."""
+        await self.reconcile(self._house.providers.builtin, volume, told.copies)
+
     async def reconcile(
-        self, volume: str, link: ControlLink, told: VolumeDescription, known: set[str] | None = None
+        self, provider: Provider, volume: str, told: list[CopyInfo], known: set[str] | None = None
     ) -> None:
         """Bring a provider's copies and the catalogue together.
 
@@ -200,21 +215,21 @@ class Snapshots:
         catalogue = self._house.catalogue
         copies = {copy.snapshot_id: copy for copy in catalogue.snapshots(volume=volume)}
         deleting = set(catalogue.deleting(volume))
-        present = {info.copy_id for info in told.copies if not info.lost}
-        for info in told.copies:
+        present = {info.copy_id for info in told if not info.lost}
+        for info in told:
             if info.set_id == self._house.creating_set:
                 continue
             if info.lost or info.copy_id in deleting or (info.pending and info.copy_id not in copies):
-                await self._settle(link.delete(info.copy_id))
+                await self._settle(provider.delete(volume, info.copy_id))
             elif info.pending:
-                await self._settle(link.finish(info.copy_id))
+                await self._settle(provider.post_final_commit(volume, info.copy_id))
             elif info.copy_id not in copies:
                 log.warning("volume %s holds shadow copy %s, which the catalogue does not know", volume, info.copy_id)
         await self._house.quiet.writable()
         for snapshot_id in deleting:
             catalogue.forget_snapshot(snapshot_id)
         for snapshot_id in (set(copies) if known is None else set(copies) & known) - present:
-            await self._lost(copies[snapshot_id])
+            await self._lost(provider, copies[snapshot_id])
 
     async def _settle(self, call: object) -> None:
         try:
@@ -223,12 +238,12 @@ class Snapshots:
             if error.code != Code.VSS_E_OBJECT_NOT_FOUND:
                 raise
 
-    async def _lost(self, copy: SnapshotProperties) -> None:
+    async def _lost(self, provider: Provider, copy: SnapshotProperties) -> None:
         if copy.exposed_name:
             await self._exposer.unmount(copy.exposed_name, lazy=True)
         await self._house.quiet.writable()
         self._house.catalogue.forget_snapshot(copy.snapshot_id)
-        self._house.objects.remove(copy.device_number)
+        await provider.unsurface(copy)
         self._event("snapshot-lost", copy, "is gone from its shadow storage: its provider had to give it up")
 
     async def look_after(self) -> None:
@@ -240,9 +255,35 @@ class Snapshots:
                 link = runtime.online()
                 told = await runtime.describe()
                 await take_over(self._house, row.name, link, told)
-                await self.reconcile(row.name, link, told, known)
+                await self.reconcile(self._house.providers.builtin, row.name, told.copies, known)
             except VssError as error:
                 log.debug("%s", error)
+        for provider in self._house.providers:
+            if provider is not self._house.providers.builtin:
+                await self.look_after_one(provider)
+
+    async def look_after_one(self, provider: Provider) -> None:
+        """One round over the volumes of a provider that lives in this process; copies that came back are surfaced."""
+        mine = provider.info.provider_id
+        try:
+            copies = [copy for copy in self._house.catalogue.snapshots() if copy.provider_id == mine]
+            for volume in {*await provider.volumes(), *(copy.original_volume for copy in copies)}:
+                await self._look_after_volume(provider, volume, [c for c in copies if c.original_volume == volume])
+        except Exception:
+            log.exception("looking after the copies of provider %s failed", provider.info.name)
+
+    async def _look_after_volume(self, provider: Provider, volume: str, copies: list[SnapshotProperties]) -> None:
+        try:
+            told = await provider.copies(volume)
+        except VssError as error:
+            self._away.add(volume)
+            log.debug("%s", error)
+            return
+        await self.reconcile(provider, volume, told, {copy.snapshot_id for copy in copies})
+        if volume in self._away:
+            self._away.discard(volume)
+            for copy in self._house.catalogue.snapshots(volume=volume):
+                await provider.surface(copy)
 
     # ---- after a restart ----
 
@@ -258,9 +299,3 @@ class Snapshots:
                 self._event("snapshot-deleted", copy, "was released: its session ended with the last run")
             elif copy.exposed_name and not mounted:
                 await self._store_exposed(copy, "")
-
-    def device_objects(self) -> list[DeviceObject]:
-        """Of all copies."""
-        rows = {row.name: row for row in self._house.volumes.rows()}
-        copies = self._house.catalogue.snapshots()
-        return [device_object(copy, rows[copy.original_volume]) for copy in copies if copy.original_volume in rows]

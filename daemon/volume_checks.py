@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from shadowset.daemon.catalogue import VolumeRow
 from shadowset.daemon.mounts import device_family, device_number, device_of_path, devices_below, mounts_of
 from shadowset.vss.codes import Code, VssError
+from shadowset.vss.provider import VolumeFacts
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 SECTOR = 512
@@ -163,14 +164,29 @@ def check_own_files(places: dict[str, str], volumes: list[VolumeRow]) -> None:
             )
 
 
-def check_nesting(chosen: list[VolumeRow]) -> None:
+def check_nesting(chosen: list[VolumeFacts]) -> None:
     """No volume of a set may lie in a file of another one, loop device or not. Errors: VSS_E_NESTED_VOLUME_LIMIT."""
-    families = {each.name: device_family(device_number(each.device)) for each in chosen if each.device}
+    families = {each.name: _families(each.devices) for each in chosen}
     for volume in chosen:
-        below = devices_below(volume.origin)
+        below = set().union(*map(devices_below, volume.lies_on))
         for name, family in families.items():
             if name != volume.name and below & family:
                 raise VssError(
                     Code.VSS_E_NESTED_VOLUME_LIMIT,
-                    f"volume {volume.name} lies in a file on volume {name}; make a set of one of them only",
+                    f"volume {volume.name} lies on volume {name}; make a set of one of them only",
                 )
+
+
+def _families(devices: list[str]) -> set[str]:
+    return set().union(*(device_family(device_number(device)) for device in devices))
+
+
+def check_holds(chosen: list[VolumeFacts]) -> None:
+    """One volume whose writes cannot be held is enough. Errors: VSS_E_VOLUME_NOT_SUPPORTED."""
+    loose = [each.name for each in chosen if not each.holds]
+    if len(loose) > 1:
+        raise VssError(
+            Code.VSS_E_VOLUME_NOT_SUPPORTED,
+            f"nobody can hold the writes of volumes {loose[0]} and {loose[1]}, so they cannot be cut at one instant; "
+            f"put them into sets of their own",
+        )

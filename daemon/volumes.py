@@ -19,6 +19,7 @@ from shadowset.daemon.volume_checks import check_name, check_nesting, check_orig
 from shadowset.daemon.volume_runtime import Tools, VolumeRuntime
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
+from shadowset.vss.provider import VolumeFacts
 from shadowset.vss.provider_protocol import VolumeDescription
 from shadowset.vss.requester_protocol import StorageInfo, VolumeInfo
 
@@ -102,9 +103,9 @@ class Volumes:
             f"the volume's own device",
         )
 
-    def check_set(self, names: list[str]) -> None:
+    def check_set(self, chosen: list[VolumeFacts]) -> None:
         """Whether these can be frozen together. Errors: VSS_E_NESTED_VOLUME_LIMIT, E_INVALIDARG."""
-        check_nesting([self.get(name).row for name in names])
+        check_nesting(chosen)
         self._check_own_files()
 
     def _check_own_files(self) -> None:

@@ -108,6 +108,15 @@ class Administration:
         providers: list[protocol.ProviderInfo] = self.connection.call(protocol.ListProviders)
         return providers
 
+    def register_provider(self, name: str) -> protocol.ProviderInfo:
+        """Take in a provider that an installed package offers. Errors: VssError."""
+        provider: protocol.ProviderInfo = self.connection.call(protocol.RegisterProvider, name=name)
+        return provider
+
+    def unregister_provider(self, provider_id: str) -> None:
+        """Leave a provider out. Errors: VSS_E_PROVIDER_IN_USE while it has shadow copies."""
+        self.connection.call(protocol.UnregisterProvider, provider_id=provider_id)
+
     def list_events(self, after: int = 0) -> list[protocol.EventRecord]:
         """The coordinator's events with an id over ``after``, oldest first."""
         events: list[protocol.EventRecord] = self.connection.call(protocol.ListEvents, after=after)

@@ -56,6 +56,11 @@ class Paths:
         return f"{self.runtime}/devices"
 
     @property
+    def trees(self) -> str:
+        """Shadow copies that are directories instead of device objects."""
+        return f"{self.runtime}/trees"
+
+    @property
     def objects(self) -> str:
         """Descriptions of the device objects, one JSON file each, from which the FUSE layer serves."""
         return f"{self.runtime}/objects"
@@ -91,6 +96,18 @@ class Paths:
     def control_socket(self, name: str) -> str:
         """Control socket of one volume's provider."""
         return f"{self.volume(name)}/control.sock"
+
+    def provider_runtime(self, name: str) -> str:
+        """Run-time directory of a provider that lives in the coordinator."""
+        return f"{self.runtime}/providers/{name}"
+
+    def provider_state(self, name: str) -> str:
+        """What such a provider keeps for good."""
+        return f"{self.state}/providers/{name}"
+
+    def tree(self, number: int) -> str:
+        """Directory of one shadow copy that is no device."""
+        return f"{self.trees}/{DEVICE_PREFIX}{number}"
 
     def device(self, number: int) -> str:
         """Device object of one shadow copy."""

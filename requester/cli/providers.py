@@ -18,18 +18,26 @@ def register(commands: Commands) -> None:
         "providers",
         run_providers,
         "list the providers, which make the shadow copies",
-        "List the registered providers: id, type, version, what each can do, and how many shadow copies it has.",
-        "shadowset providers\nshadowset providers --json",
+        "List the registered providers: id, type, version, what each can do, and how many shadow copies it has.\n"
+        "Providers of installed packages are registered by themselves, unless they were left out.",
+        "shadowset providers\nshadowset providers --unregister 3c9f…\nshadowset providers --register btrfs",
     )
+    change = providers.add_mutually_exclusive_group()
+    change.add_argument("--register", metavar="NAME", help="take in the provider that an installed package offers")
+    change.add_argument("--unregister", metavar="ID", help="leave a provider without shadow copies out")
     add_json(providers)
 
 
 def run_providers(options: argparse.Namespace) -> int:
-    """List the providers."""
+    """List the providers, after the change that is asked for."""
     from shadowset.requester.administration import Administration
     from shadowset.requester.cli.output import emit_json, say
 
     with Administration(client="shadowset providers") as administration:
+        if options.register:
+            administration.register_provider(options.register)
+        if options.unregister:
+            administration.unregister_provider(options.unregister)
         providers = administration.list_providers()
     if options.json:
         emit_json(providers)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from shadowset.daemon.provider import ALLOWED_CODES
 from shadowset.requester.asynchronous import AsyncOperation
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.create import create_set
@@ -21,6 +20,7 @@ from shadowset.vss import requester_protocol as rp
 from shadowset.vss import writer_protocol as wp
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import Context, Level, SnapshotState, WriterState
+from shadowset.vss.provider import ALLOWED_CODES
 
 pytestmark = pytest.mark.host
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from shadowset.daemon.catalogue import VolumeRow
 from shadowset.daemon.volume_checks import check_nesting
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import Context, Level, ObjectType, ProviderCapability, ProviderType, SnapshotState, WriterState
+from shadowset.vss.provider import VolumeFacts
 
 pytestmark = pytest.mark.host
 
@@ -248,10 +248,13 @@ def test_nested_volumes_are_refused(host: Any, backup: Any, through_loop: bool) 
         with pytest.raises(VssError, match="lies on volume outer") as caught:
             r.call(rp.VolumeAdd, "inner", inner, host.storage("inner"))
         assert caught.value.code == Code.VSS_E_NESTED_VOLUME_LIMIT
-        rows = [VolumeRow("inner", inner, "/x", 4096), VolumeRow("outer", outer, "/y", 4096, True, "fuse", device)]
+        volumes = [
+            VolumeFacts("inner", lies_on=[inner]),
+            VolumeFacts("outer", devices=[device], lies_on=[outer]),
+        ]
         with pytest.raises(VssError, match="set of one of them only"):
-            check_nesting(rows)
-        check_nesting(rows[1:])
+            check_nesting(volumes)
+        check_nesting(volumes[1:])
     finally:
         if through_loop:
             subprocess.run(["losetup", "-d", inner], check=True)

@@ -77,6 +77,25 @@ class ListProviders(Call, tag="list-providers"):
     """Registered providers. Result: list of ProviderInfo."""
 
 
+class RegisterProvider(Call, tag="register-provider"):
+    """Take in the provider that an installed package offers by this name. Result: ProviderInfo.
+
+    Errors: VSS_E_OBJECT_NOT_FOUND, VSS_E_PROVIDER_ALREADY_REGISTERED, VSS_E_UNEXPECTED_PROVIDER_ERROR.
+    """
+
+    name: str
+
+
+class UnregisterProvider(Call, tag="unregister-provider"):
+    """Leave a provider out until it is registered again.
+
+    Errors: VSS_E_PROVIDER_NOT_REGISTERED, VSS_E_PROVIDER_IN_USE while it has shadow copies,
+    VSS_E_SNAPSHOT_SET_IN_PROGRESS.
+    """
+
+    provider_id: str
+
+
 class ListEvents(Call, tag="list-events"):
     """Result: list of EventRecord with an id over ``after``."""
 

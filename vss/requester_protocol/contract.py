@@ -16,10 +16,12 @@ from shadowset.vss.requester_protocol.administration import (
     ListWriters,
     Query,
     QueryRevertStatus,
+    RegisterProvider,
     RevertToSnapshot,
     StorageConfigure,
     StorageList,
     UnexposeSnapshot,
+    UnregisterProvider,
     VolumeAdd,
     VolumeAttach,
     VolumeDetach,
@@ -133,6 +135,8 @@ ToCoordinator = (
     | GetSet
     | ListWriters
     | ListProviders
+    | RegisterProvider
+    | UnregisterProvider
     | ListEvents
     | VolumeAdd
     | VolumeAttach
@@ -168,6 +172,7 @@ RESULTS: dict[type[Call], Any] = {
     GetSet: SetRecord,
     ListWriters: list[WriterStatus],
     ListProviders: list[ProviderInfo],
+    RegisterProvider: ProviderInfo,
     ListEvents: list[EventRecord],
     VolumeAdd: VolumeInfo,
     VolumeAttach: VolumeInfo,
