@@ -45,7 +45,7 @@ class Served:
 OURS = Server(
     "shadowset",
     [sys.executable, "-m", "shadowset.nbd_provider.main", "vol", "--origin", "{image}", "--storage", "{dir}/storage",
-     "--nbd", "{socket}", "--control", "{dir}/control", "--log-level", "error"],
+     "--nbd", "{socket}", "--control", "{dir}/control", "--losses", "{dir}/losses", "--log-level", "error"],
 )  # fmt: skip
 QEMU_EXPORT = ["--nbd-server", "addr.type=unix,addr.path={socket}"]
 PLAIN = [

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.store.changes import ChangeReader
-from shadowset.nbd_provider.store.reader import list_copies
+from shadowset.nbd_provider.store.rows import list_copies
 from shadowset.vss.codes import VssError
 
 MAX_EXTENTS: Final = 4096

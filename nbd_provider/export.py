@@ -16,7 +16,7 @@ from shadowset.nbd_provider.handshake import Tls
 from shadowset.nbd_provider.listening import is_loopback, is_tcp, listen_tcp, listen_unix, passed_socket
 from shadowset.nbd_provider.process import start_logging
 from shadowset.nbd_provider.server import Server
-from shadowset.nbd_provider.store.reader import list_copies
+from shadowset.nbd_provider.store.rows import list_copies
 from shadowset.nbd_provider.tls import certificate_context, psk_context
 from shadowset.vss.codes import Code, VssError
 

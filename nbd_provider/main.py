@@ -61,6 +61,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--origin", required=True, metavar="PATH", help="block device or image file to protect")
     parser.add_argument("--storage", required=True, metavar="DIR", help="shadow storage directory, on another volume")
     parser.add_argument(
+        "--losses",
+        metavar="DIR",
+        help="where a lost copy is recorded when the storage takes no write, on another file system than the storage "
+        "(default: /var/lib/shadowset/losses, or /run/shadowset/losses where that is the storage's file system)",
+    )
+    parser.add_argument(
         "--nbd", metavar="SOCKET", help="Unix socket to serve NBD on, unless systemd passes one (LISTEN_FDS)"
     )
     parser.add_argument("--control", required=True, metavar="SOCKET", help="Unix socket for the coordinator's calls")
@@ -82,7 +88,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def serve(options: argparse.Namespace) -> None:
     """Serve until SIGTERM, SIGINT or a stop call. Errors: VssError before anything is served."""
     passed = nbd_socket(options.nbd)
-    volume = Volume(options.name, options.origin, options.storage, options.chunk_size)
+    volume = Volume(options.name, options.origin, options.storage, options.chunk_size, options.losses)
     try:
         volume.configure(options.max_size, options.policy, options.warn_at)
         server = Server(LiveDirectory(volume))

@@ -7,13 +7,15 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from shadowset.nbd_provider.copy_queue import CopyQueue
-from shadowset.nbd_provider.origin import Origin, device_stack, refuse
+from shadowset.nbd_provider.origin import Origin, refuse
 from shadowset.nbd_provider.origin_mark import changed_since, take_mark
 from shadowset.nbd_provider.page_cache import read_cached
+from shadowset.nbd_provider.places import check_storage_place, loss_places
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import write_all
 from shadowset.nbd_provider.store.revert import Progress, Reverter
@@ -36,23 +38,6 @@ MAX_HOLD_MS = 10_000
 CHEAP_BYTES: Final = 4 << 20
 SLOW_SECONDS: Final = 0.02
 SLOW_REST: Final = 50
-
-
-def check_storage_place(origin: str, storage: str) -> None:
-    """Refuse shadow storage on the protected volume itself: copying out would wait for itself.
-
-    Errors: VSS_E_VOLUME_NOT_SUPPORTED.
-    """
-    place = storage
-    while not os.path.exists(place):
-        place = os.path.dirname(os.path.abspath(place))
-    below = device_stack(place)
-    status = os.stat(origin)
-    if os.path.realpath(origin) in below or (os.major(status.st_rdev), os.minor(status.st_rdev)) in below:
-        raise VssError(
-            Code.VSS_E_VOLUME_NOT_SUPPORTED,
-            f"shadow storage {storage} lies on the protected volume {origin} itself; choose a directory elsewhere",
-        )
 
 
 class Gate:
@@ -112,14 +97,22 @@ class Gate:
 class Volume:
     """One protected volume; methods belong to the server's thread unless they say otherwise."""
 
-    def __init__(self, name: str, origin: str, storage: str, chunk_size: int = layout.DEFAULT_CHUNK_SIZE) -> None:
+    def __init__(
+        self,
+        name: str,
+        origin: str,
+        storage: str,
+        chunk_size: int = layout.DEFAULT_CHUNK_SIZE,
+        losses: str | None = "",
+    ) -> None:
+        """``losses`` as for ``loss_places``; empty: the place that the storage has stays."""
         self.name = name
         self.origin = Origin(origin)
         try:
             check_storage_place(origin, storage)
-            self.store = ShadowStore(
-                storage, self.origin.fd, self.origin.size, chunk_size, lambda mark: changed_since(mark, self.origin)
-            )
+            places = loss_places(origin, losses) if losses != "" else []
+            mark = partial(changed_since, origin=self.origin)
+            self.store = ShadowStore(storage, self.origin.fd, self.origin.size, chunk_size, mark, places)
         except BaseException:
             self.origin.close()
             raise

@@ -85,6 +85,11 @@ class Paths:
         """Where shadow storage goes unless another place is named, a directory per volume."""
         return f"{self.state}/storage"
 
+    @property
+    def losses(self) -> tuple[str, str]:
+        """Where a provider records lost copies when their shadow storage takes no write, the lasting place first."""
+        return f"{self.state}/losses", f"{self.runtime}/losses"
+
     def volume(self, name: str) -> str:
         """Run-time directory of one volume."""
         return f"{self.runtime}/volumes/{name}"

@@ -34,7 +34,8 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.files import Segments, read_header
+from shadowset.nbd_provider.store.files import Segments
+from shadowset.nbd_provider.store.rows import LivingRows
 from shadowset.vss.codes import Code, VssError
 
 WORD: Final = 8
@@ -54,38 +55,22 @@ class Run(NamedTuple):
     end: int
 
 
-class CopyRow:
-    """A copy's row in the table. Errors: VSS_E_OBJECT_NOT_FOUND when no living copy has this id."""
+class _Copy:
+    """A copy that a question is about. Errors: VSS_E_OBJECT_NOT_FOUND when no living copy has this id."""
 
-    def __init__(self, storage: str, table: int, capacity: int, copy_id: UUID) -> None:
-        self._table = table
+    def __init__(self, rows: LivingRows, copy_id: UUID) -> None:
+        self._rows = rows
         self.copy_id = copy_id
-        for index in range(capacity):
-            self._offset = layout.entry_offset(index)
-            entry = self._read()
-            if entry is not None and entry.copy_id == copy_id and entry.state in layout.LIVE_STATES:
-                self.number = entry.number
-                self.size = entry.size
-                return
-        raise VssError(
-            Code.VSS_E_OBJECT_NOT_FOUND,
-            f"shadow copy {copy_id} is not in shadow storage {storage}, so what changed since it is not known; "
-            "make a full backup",
-        )
-
-    def _read(self) -> layout.Entry | None:
-        """The row, looked at again while the writer is just changing it."""
-        for _ in range(TRIES):
-            try:
-                return layout.Entry.unpack(os.pread(self._table, layout.ENTRY_SIZE, self._offset))
-            except ValueError:
-                continue
-        return None
+        try:
+            self._offset, entry = rows.find(copy_id)
+        except VssError as error:
+            reason = f"{error.message}, so what changed since it is not known; make a full backup"
+            raise VssError(error.code, reason) from None
+        self.number, self.size = entry.number, entry.size
 
     def check(self) -> None:
         """Errors: ChangesLost when the copy no longer lives."""
-        entry = self._read()
-        if entry is None or entry.number != self.number or entry.state not in layout.LIVE_STATES:
+        if not self._rows.alive(self._offset, self.number):
             reason = f"shadow copy {self.copy_id} no longer exists, so what changed since it is not known"
             raise ChangesLost(errno.ESTALE, f"{reason}; make a full backup")
 
@@ -99,19 +84,19 @@ class ChangeReader:
     """
 
     def __init__(self, storage: str, since: UUID, until: UUID | None = None) -> None:
-        header = read_header(storage)
-        self.chunk_size = header.chunk_size
-        self._table = os.open(f"{storage}/table", os.O_RDONLY | os.O_CLOEXEC)
+        self._rows = LivingRows(storage)
         try:
-            self._since = CopyRow(storage, self._table, header.capacity, since)
-            self._until = None if until is None else CopyRow(storage, self._table, header.capacity, until)
+            self._since = _Copy(self._rows, since)
+            self._until = None if until is None else _Copy(self._rows, until)
             if self._until is not None and self._until.number <= self._since.number:
                 message = f"shadow copy {until} is not later than {since}; ask for changes the other way round"
                 raise VssError(Code.E_INVALIDARG, message)
             self._head = os.open(f"{storage}/head", os.O_RDONLY | os.O_CLOEXEC)
         except BaseException:
-            os.close(self._table)
+            self._rows.close()
             raise
+        header = self._rows.header
+        self.chunk_size = header.chunk_size
         self._segments = Segments(storage, header.chunk_size)
         self.size = header.size if self._until is None else self._until.size
         self.chunks = layout.chunk_count(self.size, self.chunk_size)
@@ -204,7 +189,7 @@ class ChangeReader:
         """Let go of all files."""
         self._segments.close()
         os.close(self._head)
-        os.close(self._table)
+        self._rows.close()
 
 
 @lru_cache(maxsize=64)

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import storage_error
+from shadowset.nbd_provider.store.losses import LossWatch
 from shadowset.nbd_provider.store.recovery import boot_id
 from shadowset.nbd_provider.store.segment_check import Record, SegmentView, open_views
 from shadowset.vss.codes import Code, VssError
@@ -97,6 +98,7 @@ class _Check:
         if header is None:
             return self.report
         self._table(table, header)
+        self._losses(header)
         self._origin_size(header)
         self._views, faults = open_views(self._storage)
         for where, what in faults:
@@ -160,6 +162,14 @@ class _Check:
             if row is not None and row.state != layout.STATE_DELETED:
                 self._row(index, row, header)
                 self._rows.append(row)
+
+    def _losses(self, header: layout.Header) -> None:
+        """Copies whose loss is recorded beside the storage do not live."""
+        watch = LossWatch(self._storage, header)
+        lost = [row for row in self._rows if row.state in layout.LIVE_STATES and watch.lost(row)]
+        self._rows = [row for row in self._rows if row not in lost]
+        for row in lost:
+            self.report.notes.append(f"the loss of copy {row.copy_id} is recorded beside the storage only")
         self.report.copies = list(self._hit(0, layout.MAX_GENERATION))
 
     def _row(self, index: int, row: layout.Entry, header: layout.Header) -> None:

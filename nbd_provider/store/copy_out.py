@@ -70,6 +70,8 @@ class CopyOut:
         except OSError as problem:  # going on would let its readers see wrong data
             raise self._refusal(problem) from error
         event.freed = store.make_room()
+        if not event.freed:
+            return
         try:
             with store.lock:
                 store.table.change(entry, lost_bytes=event.freed)

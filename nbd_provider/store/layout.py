@@ -1,6 +1,7 @@
 """The format of shadow storage on disk, version 1; ``docs/shadow-storage.md`` describes it for other readers.
 
-All integers are little-endian. A storage directory holds ``lock``, ``table``, ``head`` and ``segments/``.
+All integers are little-endian. A storage directory holds ``lock``, ``table``, ``head`` and ``segments/``,
+and the link ``losses``.
 """
 
 from __future__ import annotations

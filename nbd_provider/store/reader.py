@@ -6,36 +6,14 @@ import os
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.files import Segments, Words, read_header
-from shadowset.vss.codes import Code, VssError
+from shadowset.nbd_provider.store.files import Segments, Words
+from shadowset.nbd_provider.store.rows import LivingRows
 
 ATTEMPTS = 8
 
 
 class CopyLost(OSError):
     """The copy was deleted or given up while it was being read."""
-
-
-def list_copies(storage: str) -> list[layout.Entry]:
-    """The living copies of a shadow storage, oldest first. Errors: VssError when there is no storage."""
-    header = read_header(storage)
-    entries = []
-    with open(f"{storage}/table", "rb") as file:
-        for index in range(header.capacity):
-            entry = _read_row(file.fileno(), layout.entry_offset(index))
-            if entry is not None and entry.state in layout.LIVE_STATES:
-                entries.append(entry)
-    return sorted(entries, key=lambda entry: entry.number)
-
-
-def _read_row(table: int, offset: int) -> layout.Entry | None:
-    """One row of the table, once more when the writer was just changing it."""
-    for _ in range(100):
-        try:
-            return layout.Entry.unpack(os.pread(table, layout.ENTRY_SIZE, offset))
-        except ValueError:
-            continue
-    return None
 
 
 class CopyReader:
@@ -45,14 +23,14 @@ class CopyReader:
     """
 
     def __init__(self, storage: str, origin: str, copy_id: UUID) -> None:
-        header = read_header(storage)
-        self._table = os.open(f"{storage}/table", os.O_RDONLY | os.O_CLOEXEC)
+        self._rows = LivingRows(storage)
         try:
-            self._row, self.entry = self._find(header, storage, copy_id)
+            self._row, self.entry = self._rows.find(copy_id)
             self._origin = os.open(origin, os.O_RDONLY | os.O_CLOEXEC)
         except BaseException:
-            os.close(self._table)
+            self._rows.close()
             raise
+        header = self._rows.header
         self.size = self.entry.size
         self.chunk_size = header.chunk_size
         chunks = layout.chunk_count(header.size, header.chunk_size)
@@ -61,19 +39,10 @@ class CopyReader:
         self._number = self.entry.number
         self._limit = self._number << layout.SLOT_BITS
 
-    def _find(self, header: layout.Header, storage: str, copy_id: UUID) -> tuple[int, layout.Entry]:
-        for index in range(header.capacity):
-            offset = layout.entry_offset(index)
-            entry = _read_row(self._table, offset)
-            if entry is not None and entry.copy_id == copy_id and entry.state in layout.LIVE_STATES:
-                return offset, entry
-        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"shadow copy {copy_id} is not in shadow storage {storage}")
-
     @property
     def alive(self) -> bool:
         """Whether the copy still exists."""
-        entry = _read_row(self._table, self._row)
-        return entry is not None and entry.number == self._number and entry.state in layout.LIVE_STATES
+        return self._rows.alive(self._row, self._number)
 
     def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``, fewer at the end of the copy. Errors: CopyLost, OSError."""
@@ -145,4 +114,4 @@ class CopyReader:
         self._head.close()
         self._segments.close()
         os.close(self._origin)
-        os.close(self._table)
+        self._rows.close()

@@ -98,11 +98,27 @@ class CopyTable:
         """Change a copy, in the file and then here; a deleted one leaves its row free for later. Errors: OSError."""
         index = next(i for i, row in self._rows.items() if row is entry)
         self._put(replace(entry, **fields).pack(), layout.entry_offset(index))
+        self._set(entry, fields)
+        if entry.state == layout.STATE_DELETED:
+            self._rows = {i: row for i, row in self._rows.items() if row is not entry}
+
+    def change_later(self, entry: layout.Entry, **fields: Any) -> None:
+        """Change a copy here; the row follows as soon as the file takes a write again."""
+        offset = layout.entry_offset(next(i for i, row in self._rows.items() if row is entry))
+        with self._putting:
+            self._image[offset : offset + layout.ENTRY_SIZE] = replace(entry, **fields).pack()
+            self._torn[offset] = layout.ENTRY_SIZE
+        self._set(entry, fields)
+
+    def _set(self, entry: layout.Entry, fields: dict[str, Any]) -> None:
         for name, value in fields.items():
             setattr(entry, name, value)
         self._refresh()
-        if entry.state == layout.STATE_DELETED:
-            self._rows = {i: row for i, row in self._rows.items() if row is not entry}
+
+    @property
+    def settled(self) -> bool:
+        """Whether the file holds all that was changed, durably as far as it was to be so."""
+        return not self._torn and not self.in_doubt
 
     def write_header(self) -> None:
         """Put the header into the file."""

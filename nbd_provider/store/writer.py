@@ -13,6 +13,7 @@ from uuid import UUID
 from shadowset.nbd_provider.store import copy_out, layout
 from shadowset.nbd_provider.store.create import create_storage, new_head, put_in_place
 from shadowset.nbd_provider.store.files import Segments, Words, read_header, storage_error, sync_directory
+from shadowset.nbd_provider.store.loss_record import LossKeeper, LossRecord
 from shadowset.nbd_provider.store.reclaim import Reclaimer
 from shadowset.nbd_provider.store.recovery import boot_id, rebuild
 from shadowset.nbd_provider.store.room import COPY_LOST, Event, Room, used_bytes
@@ -38,6 +39,7 @@ class ShadowStore:
         size: int,
         chunk_size: int = layout.DEFAULT_CHUNK_SIZE,
         changed_since: Callable[[OriginMark], str] = lambda _: "",
+        losses: Sequence[str] = (),
     ) -> None:
         os.makedirs(storage, mode=0o700, exist_ok=True)
         self.storage = storage
@@ -48,6 +50,7 @@ class ShadowStore:
         self._origin = origin_fd
         self._copy_out = copy_out.CopyOut(self, origin_fd)
         self._changed_since = changed_since
+        self._places = losses
         self._lock = self._take_lock()
         try:
             if not os.path.exists(f"{storage}/table"):
@@ -81,6 +84,8 @@ class ShadowStore:
         self.table = CopyTable(self.storage, header)
         self.segments = Segments(self.storage, header.chunk_size, writable=True)
         self.head = Words(f"{self.storage}/head", self.chunks, writable=True)
+        self._losses = LossKeeper(self.table, LossRecord(self.storage, header, self._places), self.lock)
+        self._losses.take_over()
         if not header.clean and header.boot_id != boot_id():
             self._recover()
         self._check_origin()
@@ -89,9 +94,9 @@ class ShadowStore:
         header.generation = max([header.generation, *(entry.number for entry in self.table.entries)])
         self._copy_out.start_at(max(header.next_slot, self._used_end()))
         self.garbage = bool(self._copy_out.next_slot)
-        self.newest = self.table.newest
-        self.durable = self.table.durable
+        self._update()
         self._write_header()
+        self._losses.connect()
         self._remember_losses()
         if not self.table.live and self._copy_out.next_slot:
             self.reset()
@@ -155,7 +160,7 @@ class ShadowStore:
         with self.lock:
             self.header.next_slot = self._copy_out.next_slot
             self.table.write_header()
-        self.table.sync()
+        self._sync()
 
     # ---- cuts ----
 
@@ -215,7 +220,7 @@ class ShadowStore:
         with self.lock:
             self.table.change(entry, state=layout.STATE_DELETED)
         if entry.persistent:
-            self.table.sync()
+            self._sync()
         self._update()
         self.garbage = True
         if not self.table.live:
@@ -256,34 +261,47 @@ class ShadowStore:
         with self.work:
             with self.lock:
                 self.table.change(entry, **{name: value for name, value in fields.items() if value is not None})
-            self.table.sync()
+            self._sync()
 
     def lose(self, entry: layout.Entry, reason: str, cause: int = layout.CAUSE_ERROR) -> Event:
         """Give a copy up because its old data cannot be kept; the live volume goes on.
 
         Durable first and only then in effect: once ``newest`` is lower the origin may change, and a copy that was back
-        after a power loss would be wrong.
+        after a restart would be wrong. Errors: OSError when it can be made known, or durable, nowhere.
         """
-        with self.lock:
-            self.table.change(entry, state=layout.STATE_LOST, cause=cause, lost_ns=time.time_ns())
-        if entry.persistent and not (self._synced() or self._synced()):
-            log.error("that shadow copy %s is lost could not be made durable; it is tried again", entry.copy_id)
+        known = entry.state
+        try:
+            where = self._losses.note(entry, cause)
+        except OSError:
+            if entry.state != known:
+                self._tell_loss(entry, reason)
+                self._update()
+            raise
         self._update()
+        beside = f"; recorded in {where}, since the storage takes no write" if where else ""
+        return self._tell_loss(entry, reason + beside)
+
+    def _tell_loss(self, entry: layout.Entry, reason: str) -> Event:
         message = f"shadow copy {entry.copy_id} (generation {entry.number}) is lost: {reason}"
         return self.room.add(COPY_LOST, message, entry)
 
-    def _synced(self) -> bool:
-        try:
-            self.table.sync()
-        except OSError as error:
-            log.error("shadow storage %s: its table could not be made durable: %s", self.storage, error)
-            return False
-        return True
+    def _mend(self) -> None:
+        """Make good a sync or a write of the table that failed, if that is possible by now."""
+        if not self.table.settled:
+            try:
+                self._sync()
+            except OSError as error:
+                log.error("shadow storage %s: its table could not be made durable: %s", self.storage, error)
+
+    def _sync(self) -> None:
+        """Make the table durable. Errors: OSError."""
+        self._losses.sync()
+        self._update()
 
     def _update(self) -> None:
         with self.lock:
-            self.newest = self.table.newest
-            self.durable = self.table.durable
+            self.newest = max(self.table.newest, self._losses.in_doubt)
+            self.durable = self.table.durable or self._losses.in_doubt > 0
 
     def reset(self) -> None:
         """Without any living copy all slots are garbage: start afresh. Readers of old files keep them open.
@@ -291,7 +309,8 @@ class ShadowStore:
         Does nothing when a cut was made meanwhile, whose readers may have opened the old files already.
         """
         with self.work:
-            if not self._replace_head(new_head(self.storage, self.chunks), only_unused=True):
+            self._mend()
+            if self.table.in_doubt or not self._replace_head(new_head(self.storage, self.chunks), only_unused=True):
                 self.garbage = True
                 return
             self.segments.close()
@@ -348,8 +367,7 @@ class ShadowStore:
         """
         if self.missing(ranges):
             with self.work:
-                if self.table.in_doubt:
-                    self._synced()
+                self._mend()
                 self._copy_out.copy(sorted(self.missing(ranges)))
 
     def copy_out_now(self, chunks: Iterable[int]) -> bool:
@@ -360,7 +378,7 @@ class ShadowStore:
         if not self.work.acquire(blocking=False):
             return False
         try:
-            if self.table.in_doubt:
+            if not self.table.settled:
                 return False
             if self.newest:
                 self._copy_out.plain(sorted(chunks))
@@ -422,6 +440,9 @@ class ShadowStore:
     def reclaim(self) -> Iterator[int]:
         """Free the space that no living copy needs, a little at each step; yields the bytes freed by the step."""
         self.garbage = False
+        with self.work:
+            if self.table.in_doubt:  # a power loss could bring back a copy that needs the space
+                self._sync()
         files = self.segments, self.head
         steps = Reclaimer(*files, self.table, self._copy_out.next_slot, self.chunk_size).steps()
         while True:

@@ -85,7 +85,7 @@ class Provider:
     def start(self) -> None:
         self.process = self._spawn(
             "shadowset.nbd_provider.main", "vol", "--origin", self.origin, "--storage", self.storage,
-            "--nbd", self.nbd, "--control", self.control_socket,
+            "--nbd", self.nbd, "--control", self.control_socket, "--losses", f"{self.directory}/losses",
         )  # fmt: skip
         wait_for_socket(self.process, self.control_socket)
 
@@ -156,6 +156,8 @@ class PatchedProvider(Provider):
         Path(self.origin).write_bytes(os.urandom(self.size))
 
     def _spawn(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        if not module.endswith("main"):
+            return super()._spawn(module, *arguments)
         with open(f"{self.directory}/log", "ab") as log:
             return subprocess.Popen([sys.executable, "-c", self._code, *arguments, str(self.flag)], stderr=log)
 

@@ -43,7 +43,7 @@ def listener(workdir: str) -> Iterator[socket.socket]:
 
 def provider_command(provider: Any) -> list[str]:
     command = ["shadowset.nbd_provider.main", "vol", "--origin", provider.origin, "--storage", provider.storage]
-    return [*command, "--control", provider.control_socket]
+    return [*command, "--control", provider.control_socket, "--losses", f"{provider.directory}/losses"]
 
 
 def test_provider_serves_the_passed_socket(workdir: str, provider_class: Any, nbd_module: Any, listener: Any) -> None:

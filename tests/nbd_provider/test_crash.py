@@ -15,7 +15,8 @@ from uuid import UUID
 import pytest
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.reader import CopyReader, list_copies
+from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.rows import list_copies
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss import provider_protocol as m
 

@@ -1,4 +1,4 @@
-"""A storage that takes no write any more costs the writes that need it an error, and nobody anything else."""
+"""A storage that takes no write any more costs its copies, and writes only where no loss can be recorded either."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from shadowset.vss import provider_protocol as m
 CHUNK = 16384
 DYING = """
     import errno, os, sys
-    storage, flag = sys.argv[sys.argv.index("--storage") + 1], sys.argv.pop()
+    storage, losses = (sys.argv[sys.argv.index(option) + 1] for option in ("--storage", "--losses"))
+    flag = sys.argv.pop()
 
     def dying(real):
         def call(target, *rest, **keywords):
             path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else target
-            if path.startswith(storage) and os.path.exists(flag):
+            dead = path.startswith((storage, losses)) and os.path.exists(flag)
+            if dead and (path.startswith(storage) or os.path.getsize(flag)):
                 raise OSError(errno.EIO, "Input/output error")
             return real(target, *rest, **keywords)
         return call
@@ -37,7 +39,7 @@ DYING = """
 
 @pytest.fixture
 def dying(patched_provider: Any) -> Any:
-    """A provider whose storage takes nothing while the flag is there."""
+    """A provider whose storage takes nothing while the flag is there; nor do its losses while the flag has bytes."""
     return patched_provider(DYING)
 
 
@@ -55,7 +57,7 @@ def test_one_write_fails_and_everything_else_goes_on(dying: Any, nbd_module: Any
     client, other = connect(nbd_module, dying), connect(nbd_module, dying)
     client.pwrite(b"a" * CHUNK, 0)
     content[:CHUNK] = b"a" * CHUNK
-    dying.flag.touch()
+    dying.flag.write_text("losses too")
     for action in (lambda: client.pwrite(b"b" * CHUNK, CHUNK), lambda: client.zero(CHUNK, CHUNK)):
         with pytest.raises(nbd_module.Error) as caught:
             action()
@@ -74,13 +76,41 @@ def test_one_write_fails_and_everything_else_goes_on(dying: Any, nbd_module: Any
     reader.close()
 
 
+def test_the_volume_goes_on_and_the_copy_is_lost_for_good(dying: Any, nbd_module: Any) -> None:
+    """Readers in other processes see it at once, and it is still so after a kill with a storage that works again."""
+    content = bytearray(Path(dying.origin).read_bytes())
+    control = dying.control()
+    copy = control.snapshot(persistent=True)
+    reading = nbd_module.NBD()
+    reading.connect_uri(f"nbd+unix:///{copy}?socket={dying.export()}")
+    reading.pread(512, 0)
+    dying.flag.touch()
+    client = connect(nbd_module, dying)
+    client.pwrite(b"a" * CHUNK, CHUNK)
+    client.pwrite(b"b" * CHUNK, 3 * CHUNK)
+    client.flush()
+    with pytest.raises(nbd_module.Error):
+        reading.pread(512, 0)
+    for _ in range(2):
+        [event] = dying.control().value(m.ListEvents)["events"]
+        assert (event["event"], event["cause"], event["copy_id"]) == ("copy-lost", "error", copy)
+        [row] = dying.control().value(m.Describe)["copies"]
+        assert row["lost"] and row["cause"] == "error"
+        dying.kill()
+        dying.flag.unlink(missing_ok=True)
+        dying.start()
+    content[CHUNK : 2 * CHUNK], content[3 * CHUNK : 4 * CHUNK] = b"a" * CHUNK, b"b" * CHUNK
+    assert connect(nbd_module, dying).pread(dying.size, 0) == content
+    assert not os.listdir(f"{dying.directory}/losses")
+
+
 def test_writes_of_one_batch_fail_one_by_one(dying: Any, nbd_module: Any) -> None:
     control = dying.control()
     control.snapshot()
     client = connect(nbd_module, dying)
     before = client.pread(4 * CHUNK, 0) + client.pread(3 * CHUNK, 5 * CHUNK)
     client.pwrite(bytes(CHUNK), 4 * CHUNK)
-    dying.flag.touch()
+    dying.flag.write_text("losses too")
     buffer = nbd_module.Buffer.from_bytearray
     waiting = {client.aio_pwrite(buffer(bytearray(b"x" * CHUNK)), chunk * CHUNK): chunk for chunk in range(8)}
     failed = set()

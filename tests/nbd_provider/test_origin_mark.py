@@ -14,7 +14,8 @@ import pytest
 from shadowset.nbd_provider.origin import Origin
 from shadowset.nbd_provider.origin_mark import changed_since, take_mark
 from shadowset.nbd_provider.store.check import check_storage
-from shadowset.nbd_provider.store.reader import CopyReader, list_copies
+from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.rows import list_copies
 from shadowset.nbd_provider.store.settings import MarkKind, OriginMark
 from shadowset.nbd_provider.volume import Volume
 from shadowset.vss import provider_protocol as m

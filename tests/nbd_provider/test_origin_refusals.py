@@ -73,7 +73,7 @@ def test_storage_on_the_volume_itself(workdir: str, loop: str) -> None:
     subprocess.run(["mkfs.ext4", "-q", loop], check=True)
     os.mkdir(f"{workdir}/mnt")
     subprocess.run(["mount", loop, f"{workdir}/mnt"], check=True)
-    from shadowset.nbd_provider.volume import check_storage_place
+    from shadowset.nbd_provider.places import check_storage_place
 
     for origin in (loop, f"{workdir}/backing"):
         with pytest.raises(VssError, match="lies on the protected volume"):

@@ -13,9 +13,10 @@ from uuid import UUID
 import pytest
 from crash_disk import abandon
 
-from shadowset.nbd_provider.store import create, layout, reclaim
-from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store import create, layout, loss_record, reclaim
+from shadowset.nbd_provider.store.reader import CopyLost, CopyReader
 from shadowset.nbd_provider.store.room import WriteRefused
+from shadowset.nbd_provider.store.rows import list_copies
 from shadowset.nbd_provider.volume import Volume
 from shadowset.vss.codes import VssError
 
@@ -26,12 +27,15 @@ CALLS = ("pread", "pwrite", "pwritev", "fdatasync", "fsync", "posix_fallocate", 
 
 
 class Faults:
-    """Lets the nth call fail, or all from it on, for calls on the storage or on the origin."""
+    """Lets the nth call fail, or all from it on, for calls on the storage, on the origin or on the record of losses.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, nth: int, how: str, where: str, origin: str) -> None:
+    "everywhere" is the storage and the record; where the record fails, the storage is ``dead`` from some step on.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, nth: int, how: str, where: str, run: Run) -> None:
         self.active, self.count, self.hits, self.failed = False, 0, 0, ""
         self._nth, self._how, self._where = nth, how, where
-        self._origin = os.stat(origin).st_ino
+        self._run, self.dead = run, False
         for name in CALLS:
             monkeypatch.setattr(os, name, self._wrap(name, getattr(os, name)))
         monkeypatch.setattr(reclaim, "fallocate", self._wrap("fallocate", reclaim.fallocate))
@@ -59,9 +63,11 @@ class Faults:
             return False
         if self._how == "torn" and name not in ("pwrite", "pwritev"):
             return False
-        if not isinstance(arguments[0], int):
-            return self._where == "storage"
-        return (os.fstat(arguments[0]).st_ino == self._origin) == (self._where == "origin")
+        path = arguments[0] if isinstance(arguments[0], str) else os.readlink(f"/proc/self/fd/{arguments[0]}")
+        place = next((place for place in ("origin", "losses") if path.startswith(getattr(self._run, place))), "storage")
+        if place == "storage" and self._where == "losses" and self.dead:
+            raise OSError(errno.EIO, "the storage is dead")
+        return place == self._where or (self._where == "everywhere" and place != "origin")
 
     def _half(self, name: str, real: Callable[..., Any], arguments: Any) -> Any:
         self.hits += 1
@@ -79,7 +85,7 @@ class Run:
     """The same work for every fault; ``copies`` are what each living copy must be."""
 
     def __init__(self, directory: str) -> None:
-        self.origin, self.storage = f"{directory}/origin", f"{directory}/storage"
+        self.origin, self.storage, self.losses = (f"{directory}/{name}" for name in ("origin", "storage", "losses"))
         self.chance = random.Random(7)
         self.content = bytearray(self.chance.randbytes(SIZE))
         with open(self.origin, "wb") as file:
@@ -97,7 +103,7 @@ class Run:
         return True
 
     def open(self) -> None:
-        self.volume = Volume("vol", self.origin, self.storage, CHUNK)
+        self.volume = Volume("vol", self.origin, self.storage, CHUNK, self.losses)
 
     def stop(self) -> None:
         volume, self.volume = self.volume, None
@@ -162,6 +168,7 @@ class Run:
             if self.volume is None and step[0] != self.open:
                 continue
             faults.active = True
+            faults.dead |= step == (self.write, 38, 2)
             try:
                 self.try_(*step) if step[0] in (self.open, self.stop) else step[0](*step[1:])
             finally:
@@ -186,15 +193,17 @@ class Run:
     ("how", "where"),
     [
         ("once", "storage"), ("dead", "storage"), ("full", "storage"), ("short", "storage"), ("torn", "storage"),
-        ("once", "origin"), ("short", "origin"),
+        ("once", "origin"), ("short", "origin"), ("dead", "everywhere"), ("once", "losses"), ("torn", "losses"),
+        ("dead", "losses"),
     ],
 )  # fmt: skip
 def test_every_call_fails_in_turn(
     memory_directory: str, small_segments: None, monkeypatch: pytest.MonkeyPatch, how: str, where: str
 ) -> None:
     monkeypatch.setattr(create.create_storage, "__defaults__", (16,))
+    monkeypatch.setattr(loss_record, "VOLATILE", ())
     logging.disable(logging.CRITICAL)
-    errors = nth = 0
+    errors = refused = nth = 0
     try:
         while True:
             nth += 1
@@ -202,41 +211,58 @@ def test_every_call_fails_in_turn(
             os.mkdir(directory)
             run = Run(directory)
             with monkeypatch.context() as patches:
-                faults = Faults(patches, nth, how, where, run.origin)
+                faults = Faults(patches, nth, how, where, run)
                 run.work(faults)
             if run.volume is not None:
                 run.volume.close()
             run.open()
             run.check(faults.failed)
-            assert not run.refused or how == "dead", f"the storage's error reached a writer: {faults.failed}"
+            assert not run.refused or where in ("everywhere", "losses"), f"an error reached a writer: {faults.failed}"
+            refused += run.refused
             lost = [entry for entry in run.volume.store.table.entries if entry.state == layout.STATE_LOST]
             if not faults.hits:
-                assert not lost and set(run.copies) - run.deleted == {UUID(int=5)}
+                assert where == "losses" or (not lost and set(run.copies) - run.deleted == {UUID(int=5)})
                 break
             run.volume.close()
             errors += run.write_errors
         run.volume.close()
     finally:
         logging.disable(logging.NOTSET)
-    assert nth > 10
+    assert nth > (2 if where == "losses" else 10)
+    assert bool(refused) or (how, where) not in (("dead", "everywhere"), ("dead", "losses"))
     assert bool(errors) == (where == "origin" and how == "once")
     print(f"{nth - 1} faults of kind {how} beneath the {where}, {errors} reached the writer")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a loss that cannot be written into the table is not told, so the write is refused"
-)
+@pytest.mark.parametrize("persistent", [False, True])
 def test_storage_that_takes_nothing_any_more_does_not_stop_the_live_volume(
-    memory_directory: str, small_segments: None, monkeypatch: pytest.MonkeyPatch
+    memory_directory: str, workdir: str, small_segments: None, monkeypatch: pytest.MonkeyPatch, persistent: bool
 ) -> None:
     run = Run(memory_directory)
+    run.losses = f"{workdir}/losses"
     run.open()
-    run.cut(1, False)
+    run.cut(1, persistent)
+    reader = CopyReader(run.storage, run.origin, UUID(int=1))
     with monkeypatch.context() as patches:
-        faults = Faults(patches, 1, "dead", "storage", run.origin)
+        faults = Faults(patches, 1, "dead", "storage", run)
         faults.active = True
         run.write(0, 3)
         run.write(8, 3)
-    refused = run.refused
+        faults.active = False  # a dead disk may still be read, from memory at least
+        assert not run.refused and os.listdir(run.losses)
+        with pytest.raises(CopyLost):
+            reader.read(0, SIZE)
+        assert not list_copies(run.storage)
+        [event] = run.volume.store.room.events
+        assert (event.kind, event.cause, event.copy_id) == ("copy-lost", "error", str(UUID(int=1)))
+        assert run.losses in event.message
+    abandon(run.volume.store)
+    run.volume.origin.close()
+    run.open()
+    [entry] = run.volume.store.table.entries
+    assert (entry.state, entry.cause) == (layout.STATE_LOST, layout.CAUSE_ERROR)
+    [event] = run.volume.store.room.events
+    assert (event.kind, event.cause) == ("copy-lost", "error")
+    assert not os.listdir(run.losses), "the table says it by now"
+    reader.close()
     run.volume.close()
-    assert not refused

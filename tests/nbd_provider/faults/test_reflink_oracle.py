@@ -14,7 +14,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from shadowset.nbd_provider.store.reader import CopyReader, list_copies
+from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.rows import list_copies
 from shadowset.vss import provider_protocol as m
 
 SIZE = 8 << 20

@@ -28,7 +28,7 @@ class Place:
         with open(self.origin, "wb") as file:
             file.write(os.urandom(SIZE))
         self.fd = os.open(self.origin, os.O_RDWR)
-        self.store = ShadowStore(self.storage, self.fd, SIZE, CHUNK)
+        self.store = ShadowStore(self.storage, self.fd, SIZE, CHUNK, losses=[f"{directory}/losses"])
         self.failing, self.refusals = 0, 1
         self.newest_at: list[tuple[str, int]] = []
         self._table = os.stat(f"{self.storage}/table").st_ino
@@ -95,7 +95,7 @@ def test_a_loss_is_written_and_synced_again_before_it_takes_effect(place: Place)
 def test_a_loss_in_doubt_is_tried_again_at_the_next_copy_out(place: Place) -> None:
     for number in (1, 2):
         place.cut(number, persistent=True)
-    place.failing = 2
+    place.failing = 3
     place.overwrite(0)
     assert place.store.table.in_doubt
     place.newest_at.clear()

@@ -1,0 +1,72 @@
+"""A copy's row of the table and the record of losses, as those see them who read beside the writer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from uuid import UUID
+
+from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.files import read_header
+from shadowset.nbd_provider.store.losses import LossWatch
+from shadowset.vss.codes import Code, VssError
+
+TRIES = 100
+
+
+class LivingRows:
+    """The rows of one storage, read from its file again at each look. Errors: VssError when there is no storage."""
+
+    def __init__(self, storage: str) -> None:
+        self.storage = storage
+        self.header = read_header(storage)
+        self._losses = LossWatch(storage, self.header)
+        self._table = os.open(f"{storage}/table", os.O_RDONLY | os.O_CLOEXEC)
+
+    def find(self, copy_id: UUID) -> tuple[int, layout.Entry]:
+        """The row's offset and the living copy in it. Errors: VSS_E_OBJECT_NOT_FOUND."""
+        for offset, entry in self._living():
+            if entry.copy_id == copy_id:
+                return offset, entry
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"shadow copy {copy_id} is not in shadow storage {self.storage}")
+
+    def entries(self) -> list[layout.Entry]:
+        """The living copies, oldest first."""
+        return sorted((entry for _, entry in self._living()), key=lambda entry: entry.number)
+
+    def _living(self) -> Iterator[tuple[int, layout.Entry]]:
+        for index in range(self.header.capacity):
+            offset = layout.entry_offset(index)
+            entry = self._read(offset)
+            if entry is not None and self._lives(entry):
+                yield offset, entry
+
+    def alive(self, offset: int, number: int) -> bool:
+        """Whether the copy with this number still lives: what was read before counts only if it does."""
+        entry = self._read(offset)
+        return entry is not None and entry.number == number and self._lives(entry)
+
+    def _lives(self, entry: layout.Entry) -> bool:
+        return entry.state in layout.LIVE_STATES and not self._losses.lost(entry)
+
+    def _read(self, offset: int) -> layout.Entry | None:
+        """One row, once more when the writer was just changing it."""
+        for _ in range(TRIES):
+            try:
+                return layout.Entry.unpack(os.pread(self._table, layout.ENTRY_SIZE, offset))
+            except ValueError:
+                continue
+        return None
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._table)
+
+
+def list_copies(storage: str) -> list[layout.Entry]:
+    """The living copies of a shadow storage, oldest first. Errors: VssError when there is no storage."""
+    rows = LivingRows(storage)
+    try:
+        return rows.entries()
+    finally:
+        rows.close()
