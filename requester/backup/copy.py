@@ -14,12 +14,13 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import msgspec
 
 from shadowset.vss.codes import Code, VssError
+from shadowset.vss.ranges import Range
 
 BLOCK = 1024 * 1024
 _ZEROS = bytes(BLOCK)
@@ -150,6 +151,26 @@ def copy_contents(source: int, target: int, target_path: str, on_bytes: OnBytes)
         done = end
     _hash_hole(digest, size - done, on_bytes)
     return size, digest.hexdigest()
+
+
+def copy_ranges(
+    source: int, target: int, ranges: Sequence[Range], target_path: str, on_bytes: OnBytes
+) -> tuple[int, str]:
+    """Copy only these ranges, one behind the other; returns bytes and SHA-256. Errors: as ``copy_contents``."""
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(BLOCK))
+    done = 0
+    for each in ranges:
+        position = each.offset
+        while position < each.end:
+            count = _read_some(source, buffer[: min(BLOCK, each.end - position)], position)
+            digest.update(buffer[:count])
+            with writing(target_path):
+                _write_all(target, buffer[:count], done)
+            position += count
+            done += count
+            on_bytes(count)
+    return done, digest.hexdigest()
 
 
 def data_ranges(source: int, size: int) -> Iterator[tuple[int, int]]:

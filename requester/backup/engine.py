@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import socket
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from dataclasses import dataclass
 
 import msgspec
 
 from shadowset.requester.administration import Administration
 from shadowset.requester.backup import manifest as bundle
-from shadowset.requester.backup.copy import OnBytes, sync_file_system
-from shadowset.requester.backup.listing import Listing, list_component
+from shadowset.requester.backup.chain import open_chain, require_base
+from shadowset.requester.backup.copies import Copies
+from shadowset.requester.backup.kinds import Earlier, Kinds
 from shadowset.requester.backup.mounts import VolumeMap, read_mounts
-from shadowset.requester.backup.plan import Choice, JobPlan, PlannedComponent, dropped_text, make_plan, missing
-from shadowset.requester.backup.store import Target, component_directories, copy_one
+from shadowset.requester.backup.plan import Choice, JobPlan, dropped_text, make_plan, missing
+from shadowset.requester.backup.record import component_entry, count_files, new_manifest, save_documents
+from shadowset.requester.backup.store import Target
 from shadowset.requester.backup.undescribed import (
     is_concerned,
     refuse_wanted,
@@ -31,12 +32,12 @@ from shadowset.requester.backup.undescribed import (
     undescribed_text,
     without_selectors_of,
 )
+from shadowset.requester.backup.verdicts import Verdicts
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.observer import Observer, Silent
-from shadowset.vss.codes import Code, VssError, describe
-from shadowset.vss.documents import metadata_to_xml
-from shadowset.vss.enums import Context, WriterState
-from shadowset.vss.metadata import WriterMetadata
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.documents import components_from_xml
+from shadowset.vss.enums import Context
 from shadowset.vss.paths import Paths
 from shadowset.vss.requester_protocol import SetRecord, VolumeInfo, WriterStatus
 
@@ -55,12 +56,31 @@ class BackupReport(msgspec.Struct, kw_only=True):
     bytes: int
     seconds: float
     skew_ms: float
+    backup_type: str
+    base: str
     volumes: list[str]
     components: list[bundle.ManifestComponent]
     dropped: list[str]
     left_out: list[str]
     skipped: list[str]
     problems: list[str]
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How the calls are made, for programs that test writers: a context, and what to leave out.
+
+    Without ``complete`` the writers never hear BackupComplete. Without ``copying`` no file is copied, and every
+    component that did not fail counts as backed up. ``previous_document`` (XML) stands for a base of which only the
+    document is known. ``stop_at_error`` ends the backup with the first failure that a writer tells.
+    """
+
+    context: int = Context.BACKUP
+    bootable_system_state: bool = False
+    complete: bool = True
+    copying: bool = True
+    previous_document: str = ""
+    stop_at_error: bool = False
 
 
 class BackupJob:
@@ -75,29 +95,29 @@ class BackupJob:
         observer: Observer | None = None,
         variables: Mapping[str, str] | None = None,
         wait: float = 0.0,
+        manner: Manner = Manner(),
     ) -> None:
         """``wait``: seconds to wait while other sets are made."""
         self._wait = wait
         self._where = target
         self._choice = choice
+        self._manner = manner
         self._paths = paths or Paths.from_environment(os.environ)
         self._observer: Observer = observer or Silent()
         self._variables = os.environ if variables is None else variables
-        self._reasons: dict[int, str] = {}
-        self._problems: list[str] = []
         self._silent: list[str] = []
-        self._files: list[bundle.ManifestFile] = []
-        self._skipped: list[str] = []
 
     def run(self) -> BackupReport:
         """Do it; a backup of which only part succeeded is told by the report. Errors: VssError when there is none."""
         began = time.monotonic()
+        self._earlier = self._open_base()
         with Administration(self._paths, client="shadowset backup") as administration:
             volumes = administration.volume_list()
             registered = administration.list_writers()
+        self._volume_map = VolumeMap(volumes, read_mounts())
         with BackupComponents(self._paths, "shadowset backup", on_notice=self._observer.notice) as calls:
-            plan = self._plan(calls, volumes, registered)
-            refuse_target_on(self._where, plan, VolumeMap(volumes, read_mounts()))
+            plan = self._plan(calls, registered)
+            refuse_target_on(self._where, plan, self._volume_map)
             target = Target(self._where)
             try:
                 return self._run(calls, plan, target, volumes, began)
@@ -105,15 +125,23 @@ class BackupJob:
                 target.discard()
                 raise
 
-    def _plan(self, calls: BackupComponents, volumes: list[VolumeInfo], registered: list[WriterStatus]) -> JobPlan:
+    def _open_base(self) -> Earlier | None:
+        if self._manner.previous_document:
+            return Earlier(components_from_xml(self._manner.previous_document), [])
+        chain = open_chain(self._choice.base) if self._choice.base else []
+        require_base(self._choice.backup_type, chain[-1] if chain else None)
+        return Earlier(chain[-1].document, chain) if chain else None
+
+    def _plan(self, calls: BackupComponents, registered: list[WriterStatus]) -> JobPlan:
         self._observer.phase("asking the writers")
         calls.initialize_for_backup()
-        calls.set_context(Context.BACKUP)
-        calls.set_backup_state(True, False, self._choice.backup_type)
+        calls.set_context(self._manner.context)
+        calls.set_backup_state(True, self._manner.bootable_system_state, self._choice.backup_type, partial_files=True)
         self._writers = calls.gather_writer_metadata().result()
         choice = self._note_silent_writers(registered)
+        kinds = Kinds(choice.backup_type, self._earlier)
         try:
-            return make_plan(self._writers, VolumeMap(volumes, read_mounts()), self._variables, choice)
+            return make_plan(self._writers, self._volume_map, self._variables, choice, kinds)
         except VssError as error:
             raise VssError(error.code, "; ".join([error.message, *self._silent])) from None
 
@@ -132,21 +160,21 @@ class BackupJob:
     def _run(
         self, calls: BackupComponents, plan: JobPlan, target: Target, volumes: list[VolumeInfo], began: float
     ) -> BackupReport:
+        self._verdicts = Verdicts(plan)
         record, snapshots = self._cut(calls, plan)
         exposed = {name: calls.expose_snapshot(snapshot_id) for name, snapshot_id in snapshots.items()}
-        self._copy_all(plan, target, exposed)
-        self._observer.phase("telling the writers")
-        for number, component in enumerate(plan.components):
-            calls.set_backup_succeeded(component.key, number not in self._reasons)
-        calls.backup_complete().result()
-        self._note_failed_writers(calls, plan, "after the backup")
+        copies = Copies(target, exposed, self._volume_map, self._variables)
+        if self._manner.copying:
+            bases = self._files_of_bases(plan)
+            copies.take(plan, bases, self._verdicts, self._observer)
+        self._complete(calls, plan)
+        manifest = self._manifest(plan, record, copies)
         mounts = {volume.name: volume.mount_points for volume in volumes}
-        manifest = self._manifest(plan, record)
         manifest.volumes = [
             bundle.ManifestVolume(name=name, snapshot_id=snapshot_id, mount_points=mounts[name])
             for name, snapshot_id in snapshots.items()
         ]
-        manifest.documents = self._save_documents(calls, plan, target)
+        manifest.documents = save_documents(calls, plan, target)
         bundle.save(target.directory, manifest)
         for snapshot_id in snapshots.values():
             calls.unexpose_snapshot(snapshot_id)
@@ -158,191 +186,84 @@ class BackupJob:
             calls.add_component(component.key)
         calls.start_snapshot_set(self._wait)
         snapshots = {name: calls.add_to_snapshot_set(name) for name in plan.volumes}
+        self._tell_components(calls, plan)
         self._observer.phase("preparing the writers")
         calls.prepare_for_backup().result()
-        self._judge(calls, plan)
+        self._judge(calls)
         self._observer.phase("making the shadow copies")
         record = calls.do_snapshot_set().result()
-        self._judge(calls, plan)
+        self._judge(calls)
         return record, snapshots
 
-    # ---- what failed ----
+    def _tell_components(self, calls: BackupComponents, plan: JobPlan) -> None:
+        """Stamps of the base, and the user's options. One that is taken whole builds on nothing."""
+        for component in plan.components:
+            stamp = ""
+            if self._earlier is not None and component.builds_on_base:
+                stamp = self._earlier.stamp(component.writer, component.info)
+            if stamp:
+                calls.set_previous_backup_stamp(component.key, stamp)
+            for selector, options in self._choice.options:
+                if selector.names(component.writer) and selector.path in ("", component.info.full_path):
+                    calls.set_backup_options(component.key, options)
 
-    def _fail(self, number: int, reason: str) -> None:
-        self._reasons.setdefault(number, reason)
+    def _judge(self, calls: BackupComponents) -> None:
+        self._verdicts.judge(calls)
+        if self._manner.stop_at_error and self._verdicts.reasons:
+            raise VssError(Code.VSS_E_UNEXPECTED_WRITER_ERROR, next(iter(self._verdicts.reasons.values())))
 
-    def _judge(self, calls: BackupComponents, plan: JobPlan) -> None:
-        """A writer that failed takes all its components with it; one that failed in part, those that say so."""
-        failed = [status for status in calls.gather_writer_status().result() if has_failed(status)]
-        self._fail_components_of([status for status in failed if not failed_in_part(status)], plan)
-        self._fail_components_that_say_so(calls, plan)
-        named = self._writers_with_failed_components(plan)
-        self._fail_components_of([status for status in failed if status.instance_id not in named], plan)
-
-    def _writers_with_failed_components(self, plan: JobPlan) -> set[str]:
-        return {plan.components[number].writer.instance_id for number in self._reasons}
-
-    def _fail_components_of(self, failed: list[WriterStatus], plan: JobPlan) -> None:
-        by_instance = {status.instance_id: status for status in failed}
+    def _complete(self, calls: BackupComponents, plan: JobPlan) -> None:
+        self._observer.phase("telling the writers")
         for number, component in enumerate(plan.components):
-            status = by_instance.get(component.writer.instance_id)
-            if status is not None:
-                self._fail(number, writer_failure_text(status))
-
-    def _fail_components_that_say_so(self, calls: BackupComponents, plan: JobPlan) -> None:
-        document = calls.get_document()
-        for number, component in enumerate(plan.components):
-            writer = document.writer(component.writer.writer_id, component.writer.instance_id)
-            found = writer.component(component.info.logical_path, component.info.name) if writer else None
-            if found is not None and found.failure.code:
-                self._fail(number, f"its writer says: {found.failure.message} [{describe(found.failure.code)}]")
-
-    def _note_failed_writers(self, calls: BackupComponents, plan: JobPlan, when: str) -> None:
-        taking_part = {component.writer.instance_id for component in plan.components}
-        for status in calls.gather_writer_status().result():
-            named = any(writer_failure_text(status) == reason for reason in self._reasons.values()) or (
-                failed_in_part(status) and status.instance_id in self._writers_with_failed_components(plan)
-            )
-            if status.instance_id in taking_part and has_failed(status) and not named:
-                self._problems.append(f"{when} {writer_failure_text(status)}")
-
-    # ---- copying ----
-
-    def _copy_all(self, plan: JobPlan, target: Target, exposed: dict[str, str]) -> None:
-        self._observer.phase("listing the files")
-        listings = {
-            number: listing
-            for number, component in enumerate(plan.components)
-            if number not in self._reasons and (listing := self._list(number, component, exposed)) is not None
-        }
-        directories = component_directories(plan.components)
-        self._observer.phase("copying the files")
-        on_bytes = self._observer.begin(sum(listing.size for listing in listings.values()))
-        for number, listing in listings.items():
-            self._copy_component(number, plan.components[number], listing, target, directories[number], on_bytes)
-        sync_file_system(target.directory)
-        self._observer.end()
-
-    def _list(self, number: int, component: PlannedComponent, exposed: dict[str, str]) -> Listing | None:
-        try:
-            listing = list_component(component, exposed, self._variables)
-        except OSError as error:
-            self._fail(number, f"{error.filename} cannot be read: {error.strerror}")
-            return None
-        self._skipped += [f"{path} is a socket, FIFO or device node" for path in listing.skipped]
-        return listing
-
-    def _copy_component(
-        self,
-        number: int,
-        component: PlannedComponent,
-        listing: Listing,
-        target: Target,
-        directory: str,
-        on_bytes: OnBytes,
-    ) -> None:
-        entries = []
-        for found in listing.found:
-            try:
-                entries.append(copy_one(target.directory, component, directory, found, on_bytes))
-            except OSError as error:
-                self._fail(number, f"{found.path} cannot be read: {error.strerror}")
-                target.discard_component(directory)
-                return
-        self._files += entries
+            calls.set_backup_succeeded(component.key, number not in self._verdicts.reasons)
+        if self._manner.complete:
+            calls.backup_complete().result()
+        self._verdicts.note_failed_writers(calls, "after the backup")
 
     # ---- the record ----
 
-    def _component_entries(
-        self, plan: JobPlan, files_of: dict[bundle.ComponentId, list[bundle.ManifestFile]]
-    ) -> list[bundle.ManifestComponent]:
-        entries = []
-        for number, component in enumerate(plan.components):
-            entry = bundle.ManifestComponent(
-                writer_id=component.writer.writer_id,
-                instance_id=component.writer.instance_id,
-                writer=component.writer.name,
-                type=component.info.type.name,
-                logical_path=component.info.logical_path,
-                name=component.info.name,
-                succeeded=number not in self._reasons,
-                reason=self._reasons.get(number, ""),
-            )
-            mine = files_of.get(entry.key, [])
-            entry.files = sum(1 for file in mine if file.kind == bundle.REGULAR)
-            entry.bytes = sum(file.size for file in mine)
-            entries.append(entry)
-        return entries
+    def _files_of_bases(self, plan: JobPlan) -> dict[int, dict[str, bundle.ManifestFile] | None]:
+        if self._earlier is None:
+            return {}
+        return {
+            number: self._earlier.files(component.writer, component.info)
+            for number, component in enumerate(plan.components)
+            if component.builds_on_base
+        }
 
-    def _manifest(self, plan: JobPlan, record: SetRecord) -> bundle.Manifest:
-        from shadowset import __version__
-
-        manifest = bundle.Manifest(
-            version=__version__,
-            created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-            host=socket.gethostname(),
-            set_id=record.set_id,
-            backup_type=self._choice.backup_type.name,
-            skew_ms=record.skew_ms,
-            dropped=[*self._silent, *(dropped_text(one) for one in plan.dropped)],
-            skipped=self._skipped,
-            files=self._files,
-        )
-        manifest.components = self._component_entries(plan, manifest.files_by_component())
+    def _manifest(self, plan: JobPlan, record: SetRecord, copies: Copies) -> bundle.Manifest:
+        manifest = new_manifest(record, self._choice.backup_type.name)
+        if self._earlier is not None and self._earlier.chain:
+            manifest.base = self._earlier.chain[-1].as_base_of(self._where)
+        manifest.dropped = [*self._silent, *(dropped_text(one) for one in plan.dropped)]
+        manifest.skipped = copies.skipped
+        manifest.files = copies.files
+        manifest.components = [
+            component_entry(component, self._verdicts.reasons.get(number, ""), copies.gone.get(number, []))
+            for number, component in enumerate(plan.components)
+        ]
+        count_files(manifest)
         return manifest
 
-    def _save_documents(self, calls: BackupComponents, plan: JobPlan, target: Target) -> list[bundle.ManifestDocument]:
-        documents = [_save(target, bundle.COMPONENTS_DOCUMENT, calls.save_as_xml(), None)]
-        taking_part = {component.writer.instance_id: component.writer for component in plan.components}
-        for number, writer in enumerate(taking_part.values()):
-            documents.append(_save(target, f"WriterMetadata{number}.xml", metadata_to_xml(writer), writer))
-        return documents
-
     def _report(self, target: Target, manifest: bundle.Manifest, left_out: list[str], seconds: float) -> BackupReport:
+        problems = self._verdicts.problems
         return BackupReport(
             target=target.directory,
             set_id=manifest.set_id,
-            succeeded=not self._reasons and not self._problems and not left_out,
+            succeeded=not self._verdicts.reasons and not problems and not left_out,
             files=sum(1 for file in manifest.files if file.kind == bundle.REGULAR),
             bytes=manifest.total_bytes,
             seconds=seconds,
             skew_ms=manifest.skew_ms,
+            backup_type=manifest.backup_type,
+            base=self._earlier.chain[-1].directory if self._earlier and self._earlier.chain else "",
             volumes=[volume.name for volume in manifest.volumes],
             components=manifest.components,
             dropped=manifest.dropped,
             left_out=left_out,
             skipped=manifest.skipped,
-            problems=self._problems,
+            problems=problems,
         )
-
-
-def has_failed(status: WriterStatus) -> bool:
-    """Whether a writer is out of this backup."""
-    return status.state >= WriterState.FAILED_AT_IDENTIFY or not status.connected
-
-
-def failed_in_part(status: WriterStatus) -> bool:
-    """Whether a writer says that only some of its components failed."""
-    return status.connected and status.failure.code == Code.VSS_E_WRITERERROR_PARTIAL_FAILURE
-
-
-def writer_failure_text(status: WriterStatus) -> str:
-    """What is wrong with a writer, as a sentence."""
-    state = status.state.name.lower().replace("_", " ")
-    if not status.connected:
-        state += ", its process is gone"
-    why = f": {status.failure.message} [{describe(status.failure.code)}]" if status.failure.code else ""
-    return f"writer {status.name} {state}{why}"
-
-
-def _save(target: Target, name: str, text: str, writer: WriterMetadata | None) -> bundle.ManifestDocument:
-    bundle.write_atomically(f"{target.directory}/{name}", text.encode("utf-8", "surrogateescape"))
-    return bundle.ManifestDocument(
-        path=name,
-        sha256=bundle.digest_text(text),
-        writer_id=writer.writer_id if writer else "",
-        instance_id=writer.instance_id if writer else "",
-    )
 
 
 def refuse_target_on(target: str, plan: JobPlan, volume_map: VolumeMap) -> None:

@@ -4,56 +4,92 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from shadowset.requester.backup.leftovers import is_leftover
-from shadowset.requester.backup.manifest import DIRECTORY, PARENT, REGULAR, SYMLINK
+from shadowset.requester.backup.manifest import DIRECTORY, PARENT, REGULAR, STORED, SYMLINK
 from shadowset.requester.backup.plan import PlannedComponent, Root
-from shadowset.vss.filespec import FileSelection, name_matches, normal_path
+from shadowset.vss.filespec import FileSelection, created_during_backup, name_matches, normal_path
+from shadowset.vss.metadata import ExcludedFiles
+from shadowset.vss.ranges import Range
 
 EVERYTHING = ("*", "*.*")
 
 
 @dataclass(frozen=True)
 class Found:
-    """Something to back up: where to read it, where it belongs, and which component of a set named it."""
+    """Something to back up: where to read it, where it belongs, and which component of a set named it.
+
+    ``ranges`` are all that is taken of a file, unless empty.
+    """
 
     read_path: str
     path: str
     kind: str
     member: str
     status: os.stat_result
+    ranges: tuple[Range, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes to copy."""
+        if self.kind not in STORED:
+            return 0
+        return sum(each.length for each in self.ranges) if self.ranges else self.status.st_size
 
 
 @dataclass(frozen=True)
 class Listing:
-    """All that a component has; ``skipped`` are sockets, FIFOs and device nodes, which hold no data of their own."""
+    """All that a component has.
+
+    ``skipped`` are sentences about what is passed over; ``gone`` are files of the base that are there no more.
+    """
 
     found: list[Found]
     skipped: list[str]
+    gone: list[str] = field(default_factory=list)
 
     @property
     def size(self) -> int:
-        """Bytes of all regular files."""
-        return sum(one.status.st_size for one in self.found if one.kind == REGULAR)
+        """Bytes to copy."""
+        return sum(one.size for one in self.found)
 
 
 def list_component(component: PlannedComponent, exposed: Mapping[str, str], variables: Mapping[str, str]) -> Listing:
     """Look a component's file sets up. ``exposed`` is where each volume's copy is mounted. Errors: OSError."""
-    selection = FileSelection((), component.writer.exclude_files, variables)
+    return list_roots(component.roots, component.writer.exclude_files, exposed, variables)
+
+
+def list_roots(
+    roots: Sequence[Root],
+    excluded: Iterable[ExcludedFiles],
+    exposed: Mapping[str, str],
+    variables: Mapping[str, str],
+) -> Listing:
+    """All that there is in these directories and is not excluded. Errors: OSError."""
+    selection = FileSelection((), excluded, variables)
     entries: dict[str, Found] = {}
     skipped: list[str] = []
-    directories = {root.directory for root in component.roots if root.nested}
-    for root in component.roots:
+    directories = {root.directory for root in roots if root.nested}
+    for root in [*roots, *_made_after_the_cut(roots)]:
         for one in _look_through(root, directories, exposed, variables):
             if one.kind == "":
                 if not selection.is_excluded(one.path):
-                    skipped.append(one.path)
+                    skipped.append(f"{one.path} is a socket, FIFO or device node")
             elif one.kind == PARENT or not selection.is_excluded(one.path):
                 _keep(entries, one)
-    ordered = sorted(entries.values(), key=lambda one: one.path)
-    return Listing(_without_idle_parents(ordered), skipped)
+    return Listing(in_order(entries), skipped)
+
+
+def in_order(entries: Mapping[str, Found]) -> list[Found]:
+    """Entries by path, with only those directories above file sets that something lies in."""
+    return _without_idle_parents(sorted(entries.values(), key=lambda one: one.path))
+
+
+def _made_after_the_cut(roots: Sequence[Root]) -> list[Root]:
+    """Where to look on the live volume as well: for what a writer makes in PostSnapshot, unless a copy has it."""
+    return [replace(root, place=None) for root in roots if root.place and created_during_backup(root.files.mask)]
 
 
 def _keep(entries: dict[str, Found], one: Found) -> None:

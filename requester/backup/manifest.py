@@ -27,6 +27,9 @@ FILES = "files"
 COMPONENTS_DOCUMENT = "BackupComponents.xml"
 
 REGULAR, DIRECTORY, SYMLINK, PARENT = "file", "directory", "symlink", "parent"
+UNCHANGED, RANGES_FILE = "unchanged", "ranges-file"
+STORED = (REGULAR, RANGES_FILE)
+FILE_KINDS = (REGULAR, UNCHANGED)
 
 
 ComponentId = tuple[str, str, str]
@@ -43,9 +46,13 @@ class BundleError(VssError):
 class ManifestFile(msgspec.Struct, omit_defaults=True, kw_only=True):
     """One file, directory or symbolic link of a component.
 
-    ``path`` is where it belongs, ``stored`` where it lies in the backup (regular files only). ``parent`` entries are
-    directories above a file set: only made again where they are missing. ``component`` and ``member`` are full logical
+    ``path`` is where it belongs, ``stored`` where it lies in the backup. ``parent`` entries are directories above a
+    file set: only made again where they are missing. ``unchanged`` is a file whose contents an earlier backup of the
+    chain holds, ``ranges-file`` one that the restore hands to the writer. ``component`` and ``member`` are full logical
     paths: of the explicitly included component, and of the one in its set that named the file, when another.
+
+    ``ranges`` (``offset:length,…``) says that only these bytes are stored, one behind the other, of a file of
+    ``whole_size`` bytes; ``size`` and ``sha256`` are always those of what is stored.
     """
 
     writer_id: str
@@ -59,10 +66,16 @@ class ManifestFile(msgspec.Struct, omit_defaults=True, kw_only=True):
     size: int = 0
     sha256: str = ""
     link: str = ""
+    ranges: str = ""
+    whole_size: int = 0
 
 
 class ManifestComponent(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One explicitly included component and how its backup went; ``reason`` says why it failed."""
+    """One explicitly included component and how its backup went; ``reason`` says why it failed.
+
+    Not ``whole`` builds on the base backup; ``gone`` are files that the base has and that were there no more. ``why``
+    is a sentence where a backup that builds on another one took the component whole.
+    """
 
     writer_id: str
     instance_id: str
@@ -74,6 +87,10 @@ class ManifestComponent(msgspec.Struct, omit_defaults=True, kw_only=True):
     reason: str = ""
     files: int = 0
     bytes: int = 0
+    instance_name: str = ""
+    whole: bool = True
+    why: str = ""
+    gone: list[str] = []
 
     @property
     def full_path(self) -> str:
@@ -103,6 +120,15 @@ class ManifestVolume(msgspec.Struct, kw_only=True):
     mount_points: list[str]
 
 
+class ManifestBase(msgspec.Struct, kw_only=True):
+    """The backup that this one builds on; ``directory`` is relative to this one's, ``sha256`` its manifest's digest."""
+
+    set_id: str
+    backup_type: str
+    directory: str
+    sha256: str
+
+
 class Manifest(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The whole record; ``created`` is ISO 8601 in UTC."""
 
@@ -112,6 +138,7 @@ class Manifest(msgspec.Struct, omit_defaults=True, kw_only=True):
     set_id: str
     backup_type: str
     skew_ms: float = 0.0
+    base: ManifestBase | None = None
     volumes: list[ManifestVolume] = []
     documents: list[ManifestDocument] = []
     components: list[ManifestComponent] = []
@@ -167,6 +194,11 @@ def save(bundle: str, manifest: Manifest) -> None:
 
 def load(bundle: str) -> Manifest:
     """Read the manifest of the directory ``bundle`` and check it against its own digest. Errors: BundleError."""
+    return load_with_digest(bundle)[0]
+
+
+def load_with_digest(bundle: str) -> tuple[Manifest, str]:
+    """As ``load``; the digest is what a backup that builds on this one remembers of it."""
     path = f"{bundle}/{NAME}"
     whole = _parse(path)
     if not isinstance(whole, dict) or "backup" not in whole or not isinstance(whole.get("sha256"), str):
@@ -183,7 +215,7 @@ def load(bundle: str) -> Manifest:
     for file in manifest.files:
         _require_places(path, file)
         file.instance_id = file.instance_id or instances.get((file.writer_id, file.component), "")
-    return manifest
+    return manifest, whole["sha256"]
 
 
 def _parse(path: str) -> Any:
@@ -203,7 +235,7 @@ def _parse(path: str) -> Any:
 def _require_places(manifest: str, file: ManifestFile) -> None:
     """A manifest may come from anywhere: no path in it may lead out of the backup or be written in an odd way."""
     stored_well = not file.stored or _is_plain(f"/{file.stored}", f"/{FILES}")
-    if not _is_plain(file.path, "/") or not stored_well or (file.kind == REGULAR) != bool(file.stored):
+    if not _is_plain(file.path, "/") or not stored_well or (file.kind in STORED) != bool(file.stored):
         raise BundleError(f"{manifest} names an impossible place for {file.path!r}; use another backup")
 
 
@@ -235,7 +267,7 @@ def verify_files(bundle: str, files: list[ManifestFile], on_bytes: OnBytes) -> N
     """Read all stored files and check size and digest. Errors: BundleError for the first that is missing or differs."""
     root = os.path.realpath(bundle)
     for file in files:
-        if file.kind == REGULAR:
+        if file.kind in STORED:
             _verify_file(root, file, on_bytes)
 
 

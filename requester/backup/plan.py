@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 
+from msgspec import structs
+
+from shadowset.requester.backup.kinds import NEEDED, Kinds, Unsupported
 from shadowset.requester.backup.mounts import Place, VolumeMap
 from shadowset.requester.backup_components import ComponentKey
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import BackupType
-from shadowset.vss.filespec import created_during_backup, required_file_sets, snapshot_required, source_directory
+from shadowset.vss.filespec import (
+    candidate_file_sets,
+    created_during_backup,
+    required_file_sets,
+    snapshot_required,
+    source_directory,
+)
 from shadowset.vss.metadata import ComponentInfo, FileSet, WriterMetadata
 from shadowset.vss.selection import Dropped, DropReason, PlannedWriter, Selector, plan_backup
 
@@ -36,12 +45,25 @@ class Root:
 
 @dataclass(frozen=True)
 class PlannedComponent:
-    """One component to be added explicitly, with the roots of its own file sets and those of its set's members."""
+    """One component to be added explicitly, with the roots of its own file sets and those of its set's members.
+
+    ``backup_type`` is FULL for one that is taken whole in a backup of another type; ``why`` then says so. ``volumes``
+    are those that its files may lie on, also the files that its writer names only in the course of the backup.
+    """
 
     writer: WriterMetadata
     info: ComponentInfo
     key: ComponentKey
     roots: tuple[Root, ...]
+    members: tuple[ComponentInfo, ...] = ()
+    backup_type: BackupType = BackupType.FULL
+    why: str = ""
+    volumes: frozenset[str] = frozenset()
+
+    @property
+    def builds_on_base(self) -> bool:
+        """Whether only what changed is taken."""
+        return self.backup_type in NEEDED
 
 
 @dataclass(frozen=True)
@@ -55,12 +77,18 @@ class JobPlan:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user asked for: None as ``wanted`` is everything; ``volumes`` are cut whether needed or not."""
+    """What the user asked for: None as ``wanted`` is everything; ``volumes`` are cut whether needed or not.
+
+    ``base`` is the directory of the backup that this one builds on; ``options`` are handed to components' writers.
+    """
 
     backup_type: BackupType = BackupType.COPY
     wanted: tuple[Selector, ...] | None = None
     excluded: tuple[Selector, ...] = ()
     volumes: tuple[str, ...] = ()
+    base: str = ""
+    unsupported: Unsupported = Unsupported.WHOLE
+    options: tuple[tuple[Selector, str], ...] = ()
 
 
 def parse_selector(text: str) -> Selector:
@@ -72,12 +100,38 @@ def parse_selector(text: str) -> Selector:
 
 
 def make_plan(
-    writers: list[WriterMetadata], volume_map: VolumeMap, variables: Mapping[str, str], choice: Choice
+    writers: list[WriterMetadata], volume_map: VolumeMap, variables: Mapping[str, str], choice: Choice, kinds: Kinds
 ) -> JobPlan:
-    """Decide what to back up.
+    """Decide what to back up. Errors: those of ``_make_plan``; VSS_E_NOT_SUPPORTED by the choice of ``unsupported``."""
+    plan = _make_plan(writers, volume_map, variables, choice, kinds)
+    unable = {(one.writer.instance_id, one.info.full_path): one for one in plan.components if one.why}
+    if choice.unsupported is Unsupported.REFUSE:
+        kinds.refuse([whole_text(one) for one in unable.values()])
+    if choice.unsupported is not Unsupported.SKIP or not unable:
+        return plan
+    if len(unable) == len(plan.components):
+        reasons = "; ".join(one.why for one in unable.values())
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is nothing to back up: {reasons}")
+    left_out = tuple(Selector(instance, path) for instance, path in unable)
+    plan = _make_plan(writers, volume_map, variables, replace(choice, excluded=choice.excluded + left_out), kinds)
+    dropped = [
+        structs.replace(one, cause=unable[one.instance_id, one.path].why)
+        if (one.instance_id, one.path) in unable
+        else one
+        for one in plan.dropped
+    ]
+    return replace(plan, dropped=tuple(dropped))
 
-    Errors: VSS_E_OBJECT_NOT_FOUND when something asked for by name is not there or cannot be had, or nothing is left.
-    """
+
+def whole_text(component: PlannedComponent) -> str:
+    """A component that does not build on the base, as a sentence."""
+    return f"component {component.info.full_path} of writer {component.writer.name} is taken whole: {component.why}"
+
+
+def _make_plan(
+    writers: list[WriterMetadata], volume_map: VolumeMap, variables: Mapping[str, str], choice: Choice, kinds: Kinds
+) -> JobPlan:
+    """Errors: VSS_E_OBJECT_NOT_FOUND when what is asked for by name cannot be had, or nothing is left."""
 
     def volumes_of(files: FileSet) -> Collection[str]:
         return _volumes_of(files, volume_map, variables)
@@ -86,19 +140,17 @@ def make_plan(
         writers,
         volume_map.names,
         volumes_of,
-        backup_type=choice.backup_type,
+        backup_type=kinds.type_of,
         wanted=choice.wanted,
         excluded=choice.excluded,
         required=choice.wanted or (),
     )
     components = [
-        _component(writer, info, volume_map, variables, choice.backup_type)
-        for writer in plan.writers
-        for info in writer.explicit
+        _component(writer, info, volume_map, variables, kinds) for writer in plan.writers for info in writer.explicit
     ]
     if not components:
         raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, _nothing_left(plan.dropped))
-    needed = {root.place.volume for component in components for root in component.roots if root.place}
+    needed = {name for component in components for name in component.volumes}
     volumes = tuple(name for name in volume_map.names if name in needed or name in choice.volumes)
     for name in choice.volumes:
         if name not in volumes:
@@ -154,25 +206,35 @@ def _component(
     info: ComponentInfo,
     volume_map: VolumeMap,
     variables: Mapping[str, str],
-    backup_type: BackupType,
+    kinds: Kinds,
 ) -> PlannedComponent:
     writer = planned.metadata
     members = [info]
     if info.selectable:
         members += [other for other in planned.implied if other.full_path.startswith(info.full_path + SEPARATOR)]
-    roots = [
-        root
-        for member in members
-        for files in required_file_sets(member, backup_type)
-        for root in _roots(member, files, volume_map, variables, snapshot_required(files.mask, backup_type))
-    ]
+    why = next(filter(None, (kinds.reason(writer, member) for member in members)), "")
+    backup_type = BackupType.FULL if why else kinds.type_of(writer, info)
+
+    def look_up(sets_of: Callable[[ComponentInfo, BackupType], tuple[FileSet, ...]]) -> list[Root]:
+        return [
+            root
+            for member in members
+            for files in sets_of(member, backup_type)
+            for root in roots_of(member, files, volume_map, variables, snapshot_required(files.mask, backup_type))
+        ]
+
+    roots = look_up(required_file_sets)
+    # A writer may name any file of its file sets after the cut, whether this backup type asks for it or not.
+    reach = look_up(candidate_file_sets) if backup_type in NEEDED else roots
+    volumes = frozenset(root.place.volume for root in reach if root.place)
     key = ComponentKey(writer.writer_id, writer.instance_id, info.type, info.logical_path, info.name)
-    return PlannedComponent(writer, info, key, tuple(roots))
+    return PlannedComponent(writer, info, key, tuple(roots), tuple(members), backup_type, why, volumes)
 
 
-def _roots(
-    member: ComponentInfo, files: FileSet, volume_map: VolumeMap, variables: Mapping[str, str], from_copy: bool
+def roots_of(
+    member: ComponentInfo, files: FileSet, volume_map: VolumeMap, variables: Mapping[str, str], from_copy: bool = False
 ) -> list[Root]:
+    """The directories to look through for a file set; only those on protected volumes, with ``from_copy``."""
     directory = source_directory(files, variables)
     roots = [Root(member, files, directory, volume_map.locate(directory))]
     for nested in volume_map.nested(directory) if files.recursive else ():

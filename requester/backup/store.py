@@ -13,14 +13,16 @@ from shadowset.requester.backup.copy import (
     OnBytes,
     apply_attributes,
     copy_contents,
+    copy_ranges,
     open_source,
     read_attributes,
     writing,
 )
 from shadowset.requester.backup.listing import Found
-from shadowset.requester.backup.manifest import FILES, REGULAR, SYMLINK, ManifestFile
+from shadowset.requester.backup.manifest import FILES, STORED, SYMLINK, UNCHANGED, ManifestFile
 from shadowset.requester.backup.plan import PlannedComponent
 from shadowset.vss.codes import Code, VssError
+from shadowset.vss.ranges import ranges_text
 
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 -_.()")
 _LONGEST = 120
@@ -104,7 +106,9 @@ def copy_one(
     )
     if found.kind == SYMLINK:
         entry.link = os.readlink(found.read_path)
-    elif found.kind == REGULAR:
+    elif found.kind == UNCHANGED:
+        entry.whole_size = found.status.st_size
+    elif found.kind in STORED:
         entry.stored = f"{component_directory}{found.path}"
         _copy_regular(f"{target}/{entry.stored}", found, entry, on_bytes)
     return entry
@@ -118,7 +122,11 @@ def _copy_regular(path: str, found: Found, entry: ManifestFile, on_bytes: OnByte
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            entry.size, entry.sha256 = copy_contents(source, target, path, on_bytes)
+            if found.ranges:
+                entry.ranges, entry.whole_size = ranges_text(found.ranges), os.fstat(source).st_size
+                entry.size, entry.sha256 = copy_ranges(source, target, found.ranges, path, on_bytes)
+            else:
+                entry.size, entry.sha256 = copy_contents(source, target, path, on_bytes)
             with writing(path):
                 apply_attributes(target, entry.attributes, strict=False)
         finally:

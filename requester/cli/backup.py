@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from shadowset.requester.cli.options import Commands, add_command, add_json, add_wait
 
+UNSUPPORTED = ("whole", "skip", "refuse")
+
 if TYPE_CHECKING:
     from shadowset.requester.backup.engine import BackupReport
     from shadowset.vss.selection import Selector
@@ -25,8 +27,11 @@ def register(commands: Commands) -> None:
         "with a digest of every file. It must be new or empty, and on none of the volumes that are cut. A component\n"
         "fails as a whole when one of its files cannot be read; the others are backed up all the same, and the exit\n"
         "status is 1. So it is when something is left out that your options do not leave out: a component whose files\n"
-        "lie on an unprotected file system, or a writer that runs and did not describe itself.",
-        "shadowset backup /backup/monday\n"
+        "lie on an unprotected file system, or a writer that runs and did not describe itself.\n\n"
+        "An incremental, differential or log backup needs the one that it builds on (--base). Its files alone are no\n"
+        "backup: keep the whole chain. Components whose writers do not make such backups are taken whole and named.",
+        "shadowset backup /backup/monday --type full\n"
+        "shadowset backup /backup/tuesday --type incremental --base /backup/monday\n"
         "shadowset backup /backup/monday --writer 'SQLite Writer' --json\n"
         "shadowset backup /backup/monday --component 'SQLite Writer:databases/orders'",
     )
@@ -41,9 +46,27 @@ def register(commands: Commands) -> None:
     )
     command.add_argument(
         "--type",
-        choices=("copy", "full"),
+        choices=("copy", "full", "incremental", "differential", "log"),
         default="copy",
-        help="full lets the writers count it as their full backup and cut logs; copy changes nothing (default: copy)",
+        help="copy changes nothing; full is one that writers count and others build on; incremental takes what changed "
+        "since the last full or incremental one, differential since the last full one, log only log files "
+        "(default: copy)",
+    )
+    command.add_argument("--base", default="", metavar="DIR", help="the backup that this one builds on")
+    command.add_argument(
+        "--unsupported",
+        choices=UNSUPPORTED,
+        default="whole",
+        help="what to do with components that cannot build on the base: take them whole, skip them, or refuse the "
+        "whole backup (default: whole)",
+    )
+    command.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        nargs=2,
+        metavar=("WRITER:PATH", "TEXT"),
+        help="hand the component's writer this text; may be repeated",
     )
     add_wait(command)
     add_json(command)
@@ -78,13 +101,22 @@ def selection(options: argparse.Namespace) -> tuple[tuple[Selector, ...] | None,
 def run(options: argparse.Namespace) -> int:
     """Make a backup."""
     from shadowset.requester.backup.engine import BackupJob
-    from shadowset.requester.backup.plan import Choice
+    from shadowset.requester.backup.kinds import Unsupported
+    from shadowset.requester.backup.plan import Choice, parse_selector
     from shadowset.requester.cli.output import emit_json, note, say
     from shadowset.requester.cli.watch import TerminalObserver
     from shadowset.vss.enums import BackupType
 
     wanted, excluded = selection(options)
-    choice = Choice(BackupType[options.type.upper()], wanted, excluded, tuple(options.volume))
+    choice = Choice(
+        BackupType[options.type.upper()],
+        wanted,
+        excluded,
+        tuple(options.volume),
+        options.base,
+        Unsupported(options.unsupported),
+        tuple((parse_selector(who), text) for who, text in options.option),
+    )
     report = BackupJob(options.target, choice, observer=TerminalObserver(), wait=options.wait).run()
     if options.json:
         emit_json(report)
@@ -119,6 +151,11 @@ def report_text(report: BackupReport) -> str:
         for component in report.components
     ]
     lines = [table(["WRITER", "COMPONENT", "RESULT", "FILES", "SIZE", "REASON"], rows, right=(3, 4))]
+    lines += [
+        printable(f"component {component.full_path} of writer {component.writer} is whole: {component.why}")
+        for component in report.components
+        if component.why
+    ]
     lines += [printable(sentence) for sentence in (*report.dropped, *report.skipped, *report.problems)]
     lines.append(
         printable(

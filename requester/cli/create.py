@@ -105,8 +105,8 @@ def _execute(calls: BackupComponents, record: SetRecord, command: str) -> int:
 
 def _warn(record: SetRecord, registered: list[WriterStatus]) -> int:
     """Say which writers failed without vetoing or did not describe themselves: for them the set is as after a crash."""
-    from shadowset.requester.backup.engine import has_failed, writer_failure_text
     from shadowset.requester.backup.undescribed import undescribed
+    from shadowset.requester.backup.verdicts import has_failed, writer_failure_text
     from shadowset.requester.cli.output import note
 
     silent = undescribed(registered, {(one.writer_id, one.instance_id) for one in record.writers})

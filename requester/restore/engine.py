@@ -15,8 +15,8 @@ import msgspec
 from shadowset.requester.administration import Administration
 from shadowset.requester.backup import manifest as bundle
 from shadowset.requester.backup.copy import OnBytes
-from shadowset.requester.backup.engine import has_failed, writer_failure_text
 from shadowset.requester.backup.mounts import read_mounts
+from shadowset.requester.backup.verdicts import has_failed, writer_failure_text
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.observer import Observer, Silent
 from shadowset.requester.restore.choose import RestoreItem, choose, refuse_methods, stored_metadata
@@ -122,6 +122,8 @@ class RestoreJob:
     def _open(self) -> tuple[dict[str, str], list[RestoreItem]]:
         self._manifest = bundle.load(self._source)
         texts = bundle.verify_documents(self._source, self._manifest)
+        if any(not component.whole for component in self._manifest.components):
+            raise bundle.BundleError(f"{self._source} builds on another backup; chains are not restored yet")
         items = choose(self._manifest, stored_metadata(self._manifest, texts), self._wanted, self._excluded)
         return texts, items
 

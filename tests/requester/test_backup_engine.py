@@ -23,7 +23,7 @@ from shadowset.requester.backup.plan import Choice, parse_selector
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Failure
 from shadowset.vss.documents import components_from_xml, metadata_from_xml
-from shadowset.vss.enums import BackupType, ComponentType, WriterState
+from shadowset.vss.enums import BackupType, ComponentType, FileSetMask, WriterState
 from shadowset.vss.metadata import ComponentInfo, ExcludedFiles, FileSet, WriterMetadata
 from shadowset.vss.requester_protocol import WriterStatus
 from shadowset.vss.selection import Selector
@@ -165,6 +165,47 @@ def test_one_unreadable_file_fails_its_component_only(
     manifest = bundle.load(str(tmp_path / "b"))
     assert all(file.component == "databases\\stock" for file in manifest.files)
     assert sorted(os.listdir(tmp_path / "b/files/SQLite Writer")) == ["databases+stock"]
+
+
+@pytest.mark.vss(64)
+def test_one_unreadable_file_of_a_member_fails_the_whole_set(
+    coordinator: Any, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_components(
+        coordinator,
+        group("all", FileSet(str(data / "db/orders"), "*")),
+        group("member", FileSet(str(data / "db/stock"), "*"), logical_path="all", selectable=False),
+        group("other", FileSet(str(data / "db/stock"), "*.db")),
+    )
+    real = store.open_source
+
+    def failing(path: str) -> int:
+        if path.endswith("stock.db-wal"):
+            raise OSError(5, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(store, "open_source", failing)
+    report = backup(tmp_path / "b")
+    assert [(one.name, one.succeeded) for one in report.components] == [("all", False), ("other", True)]
+    told = {one.name: one.backup_succeeded for one in coordinator.last_document().writers[0].components}
+    assert told == {"all": False, "other": True}
+    assert {file.component for file in bundle.load(str(tmp_path / "b")).files} == {"other"}
+
+
+@pytest.mark.vss(44)
+def test_files_that_a_writer_makes_after_the_cut(coordinator: Any, data: Path, tmp_path: Path) -> None:
+    def make(session: Any) -> None:
+        for name in ("late.txt", "late.bin", "early.txt"):
+            (data / name).write_bytes(b"made after the cut")
+
+    (data / "early.txt").write_bytes(b"early")
+    mask = 0x0F0F | int(FileSetMask.CREATED_DURING_BACKUP)
+    replace_components(coordinator, group("c", FileSet(str(data), "*.txt", mask=mask), FileSet(str(data), "*.bin")))
+    coordinator.on_call["expose-snapshot"] = make
+    assert backup(tmp_path / "b").succeeded
+    files = {Path(file.path).name: file for file in bundle.load(str(tmp_path / "b")).files if file.stored}
+    assert files.keys() == {"early.txt", "late.txt"}
+    assert (tmp_path / "b" / files["early.txt"].stored).read_bytes() == b"early", "what a copy has is read there"
 
 
 def test_a_failed_writer_fails_its_components(coordinator: Any, data: Path, tmp_path: Path) -> None:

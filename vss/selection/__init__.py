@@ -16,6 +16,7 @@ from shadowset.vss.selection.dependencies import (
 )
 from shadowset.vss.selection.plan import BackupPlan, Dropped, DropReason, PlannedWriter, Selector, plan_backup
 from shadowset.vss.selection.rules import (
+    ComponentTree,
     RestoreSelection,
     check_explicit,
     component_at,
@@ -36,6 +37,7 @@ from shadowset.vss.selection.rules import (
 __all__ = [
     "BackupPlan",
     "ComponentKey",
+    "ComponentTree",
     "DependencyTarget",
     "DropReason",
     "Dropped",

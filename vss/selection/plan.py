@@ -34,6 +34,7 @@ from shadowset.vss.selection.rules import (
 )
 
 VolumesOf = Callable[[FileSet], Collection[str]]
+TypeOf = Callable[[WriterMetadata, ComponentInfo], BackupType]
 
 
 class DropReason(StrEnum):
@@ -171,7 +172,7 @@ def plan_backup(
     volumes: Collection[str],
     volumes_of: VolumesOf,
     *,
-    backup_type: BackupType = BackupType.FULL,
+    backup_type: BackupType | TypeOf = BackupType.FULL,
     wanted: Collection[Selector] | None = None,
     excluded: Collection[Selector] = (),
     required: Collection[Selector] = (),
@@ -180,15 +181,17 @@ def plan_backup(
 
     ``volumes_of`` names the volumes on which the files of a file set lie (their alternate place, when they have one);
     none at all means that there are no such files. Only file sets that this backup type must read from the shadow copy
-    bind a component to the set. ``wanted`` limits the backup to these components, and what they depend on; None takes
-    everything that can be had. Errors: VSS_E_OBJECT_NOT_FOUND when a selector names nothing or a required component is
-    not in the plan, E_INVALIDARG when a wanted component only comes with another one.
+    bind a component to the set; the type may differ by component. ``wanted`` limits the backup to these components, and
+    what they depend on; None takes everything that can be had. Errors: VSS_E_OBJECT_NOT_FOUND when a selector
+    names nothing or a required component is not in the plan, E_INVALIDARG when a wanted component only comes with
+    another one.
     """
     for selector in (*excluded, *required, *(wanted or ())):
         _check_named(writers, selector)
     drafts = [_Draft(metadata, _wanted_of(metadata, wanted)) for metadata in writers]
+    type_of = backup_type if callable(backup_type) else lambda metadata, component: backup_type
     for draft in drafts:
-        _drop_directly(draft, volumes, volumes_of, backup_type, excluded)
+        _drop_directly(draft, volumes, volumes_of, type_of, excluded)
         draft.settle()
     while _meet_dependencies(drafts):
         pass
@@ -224,7 +227,7 @@ def _drop_directly(
     draft: _Draft,
     volumes: Collection[str],
     volumes_of: VolumesOf,
-    backup_type: BackupType,
+    type_of: TypeOf,
     excluded: Collection[Selector],
 ) -> None:
     if not draft.metadata.components:
@@ -233,7 +236,7 @@ def _drop_directly(
     for component in draft.metadata.components:
         if component.full_path in paths or "" in paths:
             draft.drop(component.full_path, DropReason.EXCLUDED, "it was excluded by request")
-        outside = _outside(component, volumes, volumes_of, backup_type)
+        outside = _outside(component, volumes, volumes_of, type_of(draft.metadata, component))
         if outside:
             draft.drop(component.full_path, DropReason.OUTSIDE_VOLUMES, outside)
 

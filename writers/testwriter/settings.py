@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-from shadowset.vss.codes import Code
+from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import DifferencedFile, PartialFile
 from shadowset.vss.documents.metadata_xml import (
     LEVEL_WORDS,
@@ -36,12 +36,12 @@ from shadowset.vss.metadata import (
     LocationMapping,
     RestoreMethod,
 )
+from shadowset.vss.ranges import names_ranges_file, parse_ranges
 from shadowset.writers.testwriter.table import Table
 
 WRITER_ID = "5affb034-969f-4919-8875-88f830d0ef89"
 LONGEST_MS = 24 * 3600 * 1000
 GUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", re.ASCII)
-RANGES = re.compile(r"[0-9]+:[0-9]+(,[0-9]+:[0-9]+)*", re.ASCII)
 
 EVENTS = {
     "Identify": WriterEvent.IDENTIFY,
@@ -82,6 +82,14 @@ SCHEMAS = {
     "supports_differential": BackupSchema.DIFFERENTIAL,
     "supports_incremental": BackupSchema.INCREMENTAL,
     "supports_log": BackupSchema.LOG,
+    "supports_timestamps": BackupSchema.TIMESTAMPED,
+    "supports_last_modify": BackupSchema.LAST_MODIFY,
+    "supports_lsn": BackupSchema.LSN,
+    "exclusive_incremental_differential": BackupSchema.EXCLUSIVE_INCREMENTAL_DIFFERENTIAL,
+    "supports_restore_with_move": BackupSchema.WRITER_SUPPORTS_RESTORE_WITH_MOVE,
+    "supports_roll_forward": BackupSchema.ROLLFORWARD_RESTORE,
+    "supports_restore_rename": BackupSchema.RESTORE_RENAME,
+    "supports_authoritative_restore": BackupSchema.AUTHORITATIVE_RESTORE,
 }
 MASKS = {
     "full_backup_required": FileSetMask.FULL_BACKUP_REQUIRED,
@@ -163,13 +171,18 @@ class Action:
 
 @dataclass(frozen=True)
 class ComponentSettings:
-    """One component, and what the writer puts into the backup components document for it."""
+    """One component, and what the writer puts into the backup components document for it.
+
+    With ``stamps`` its stamp is the time of PrepareForSnapshot in Unix nanoseconds, and differenced files are those
+    changed since the previous stamp.
+    """
 
     info: ComponentInfo
     partial_files: tuple[PartialFile, ...] = ()
     differenced_files: tuple[DifferencedFile, ...] = ()
     backup_stamp: str = ""
     backup_metadata: str = ""
+    stamps: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,6 +201,7 @@ class Settings:
     delete_files: bool
     delete_partial_files: bool
     delete_differenced_files: bool
+    cut_logs: bool
     check_includes: bool
     check_excludes: bool
     schema: int
@@ -224,6 +238,7 @@ def read_settings(root: Table) -> Settings:
         delete_files=root.flag("delete_files", False),
         delete_partial_files=root.flag("delete_partial_files", False),
         delete_differenced_files=root.flag("delete_differenced_files", False),
+        cut_logs=root.flag("cut_logs", False),
         check_includes=root.flag("check_includes", False),
         check_excludes=root.flag("check_excludes", False),
         schema=_schema(root),
@@ -321,6 +336,7 @@ def _component(table: Table) -> ComponentSettings:
         tuple(_differenced(each) for each in table.tables("differenced_file")),
         table.text("backup_stamp", ""),
         table.text("backup_metadata", ""),
+        table.flag("stamps", False),
     )
     table.done()
     return component
@@ -338,13 +354,14 @@ def _files(table: Table, kind: ComponentType) -> tuple[tuple[FileSet, ...], tupl
 
 
 def _file_set(table: Table) -> FileSet:
-    mask = sum(bit for name, bit in MASKS.items() if table.flag(name, True))
+    mask = int(sum(bit for name, bit in MASKS.items() if table.flag(name, True)))
+    mask |= int(FileSetMask.CREATED_DURING_BACKUP) if table.flag("created_during_backup", False) else 0
     files = FileSet(
         _place(table),
         table.text("filespec"),
         table.flag("recursive", False),
         _place(table, "alternate_path", ""),
-        int(mask),
+        mask,
     )
     table.done()
     return files
@@ -358,21 +375,31 @@ def _dependency(table: Table) -> Dependency:
 
 def _partial(table: Table) -> PartialFile:
     partial = PartialFile(_place(table), table.text("filespec"), table.text("ranges"), table.text("metadata", ""))
-    if not RANGES.fullmatch(partial.ranges):
-        table.refuse(f"the ranges {partial.ranges[:60]!r} have to be offset:length pairs such as 0:5,100:20")
+    try:
+        if not names_ranges_file(partial.ranges):
+            parse_ranges(partial.ranges)
+    except VssError as error:
+        table.refuse(f"{error.message}, as in 0:5,100:20, or the path of a ranges file")
     table.done()
     return partial
 
 
 def _differenced(table: Table) -> DifferencedFile:
-    numbers = [table.number(name, low if low == 0 else None, low, high) for name, (low, high) in TIME_PARTS.items()]
+    since = table.number("since", 0, 0, 2**63 - 1) if table.has("since") else None
     files = _place(table), table.text("filespec"), table.flag("recursive", False)
+    lsn = table.text("lsn", "")
+    if since is None and not lsn:
+        since = _time(table)
     table.done()
+    return DifferencedFile(*files, since or 0, lsn)
+
+
+def _time(table: Table) -> int:
+    numbers = [table.number(name, low if low == 0 else None, low, high) for name, (low, high) in TIME_PARTS.items()]
     try:
-        since = datetime.datetime(*numbers).astimezone()  # type: ignore[arg-type]
+        return int(datetime.datetime(*numbers).astimezone().timestamp()) * 1_000_000_000  # type: ignore[arg-type]
     except ValueError as error:
         table.refuse(f"there is no such day: {error}")
-    return DifferencedFile(*files, int(since.timestamp()) * 1_000_000_000)
 
 
 def _fail_event(table: Table) -> Action:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 
 import msgspec
 
@@ -35,6 +36,8 @@ NEEDED_SCHEMA = {
     BackupType.COPY: BackupSchema.COPY,
 }
 
+CUTS_LOGS = (BackupType.FULL, BackupType.INCREMENTAL, BackupType.LOG)
+
 
 class ConfiguredWriter(Writer):
     """One instance; every one has the same class id unless its configuration gives another."""
@@ -52,6 +55,8 @@ class ConfiguredWriter(Writer):
         self._answers: dict[int, SpoiltAnswers] = {}
         self._chosen: dict[str, list[ComponentInfo]] = {}
         self._spat: dict[str, dict[str, str]] = {}
+        self._stamps: dict[str, str] = {}
+        self._logs: dict[str, dict[str, list[str]]] = {}
         self._ending = threading.Event()
 
     def stop(self) -> None:
@@ -134,6 +139,9 @@ class ConfiguredWriter(Writer):
 
     def on_prepare_snapshot(self, event: CurrentEvent) -> None:
         chosen = self._chosen.get(event.session, [])
+        self._stamps[event.session] = str(time.time_ns())
+        excluded = self.settings.excluded
+        self._logs[event.session] = {i.full_path: files_of(i.log_files, excluded, os.environ) for i in chosen}
         self._verifier.record(event.session, chosen)
         spat = self._spat.setdefault(event.session, {})
         for files in self._file_sets(chosen):
@@ -152,9 +160,19 @@ class ConfiguredWriter(Writer):
                 continue
             component.differenced_files = list(configured.differenced_files)
             component.backup_stamp = configured.backup_stamp or component.backup_stamp
+            if configured.stamps:
+                self._stamp(component, self._stamps.get(event.session, ""))
             component.backup_metadata = configured.backup_metadata or component.backup_metadata
         self._verifier.keep(event.session)
         self._delete(event)
+
+    @staticmethod
+    def _stamp(component: Component, stamp: str) -> None:
+        component.backup_stamp = stamp
+        since = int(component.previous_backup_stamp or 0)
+        component.differenced_files = [
+            msgspec.structs.replace(each, last_modified_ns=since) for each in component.differenced_files
+        ]
 
     def _delete(self, event: CurrentEvent) -> None:
         """Deletes what the configuration wants deleted, as far as it is safe in a shadow copy of the set."""
@@ -187,6 +205,8 @@ class ConfiguredWriter(Writer):
         for component in event.components:
             if not component.backup_succeeded:
                 LOG.warning("the requester says that %s was not backed up", component.full_path)
+            elif self.settings.cut_logs and event.backup_type in CUTS_LOGS:
+                delete(self._logs.get(event.session, {}).get(component.full_path, ()))
 
     def on_backup_shutdown(self, event: CurrentEvent) -> None:
         self._forget(event)
@@ -194,6 +214,8 @@ class ConfiguredWriter(Writer):
     def _forget(self, event: CurrentEvent) -> None:
         self._chosen.pop(event.session, None)
         self._spat.pop(event.session, None)
+        self._stamps.pop(event.session, None)
+        self._logs.pop(event.session, None)
         self._verifier.forget(event.session)
 
     def on_post_restore(self, event: CurrentEvent) -> None:

@@ -36,14 +36,14 @@ class Service:
         self.data = directory / "data"
         self.data.mkdir()
         self.writers: list[ConfiguredWriter] = []
-        self.log = open(directory / "log", "wb")  # noqa: SIM115 -- closed by close
+        self.log = open(directory / "service.log", "wb")  # noqa: SIM115 -- closed by close
         self.process = subprocess.Popen(
             [sys.executable, "-m", "shadowset.daemon.main"], stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL
         )
         self.wait(self._answers)
 
     def _answers(self) -> bool:
-        assert self.process.poll() is None, (self.directory / "log").read_text()
+        assert self.process.poll() is None, (self.directory / "service.log").read_text()
         try:
             with Administration(self.paths):
                 return True
@@ -53,7 +53,7 @@ class Service:
     def wait(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, (self.directory / "log").read_text()
+            assert time.monotonic() < end, (self.directory / "service.log").read_text()
             time.sleep(0.02)
 
     def instances(self) -> set[str]:
