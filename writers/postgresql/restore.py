@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable
 
 from psycopg.conninfo import make_conninfo
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
 from shadowset.vss.enums import RollForward
-from shadowset.writers.postgresql.files import server_process
 from shadowset.writers.postgresql.server import Server
 from shadowset.writers.postgresql.settings import ClusterSettings
+from shadowset.writers.service import Cancelled, run_command, wait_for_service
 
-POLL_SECONDS = 0.1
-LAST_WORDS = 300
 SETTINGS = (
     "restore_command",
     "recovery_target",
@@ -31,44 +26,6 @@ SETTINGS = (
     "recovery_target_xid",
 )
 FAILED = Code.VSS_E_WRITERERROR_RECOVERY_FAILED
-
-Cancelled = Callable[[], bool]
-
-
-def make_way(settings: ClusterSettings, data: str, seconds: float, cancelled: Cancelled) -> None:
-    """Sees that no server runs on the data directory; stops it when the configuration says how.
-
-    Errors: VSS_E_WRITERERROR_RETRYABLE when it runs on.
-    """
-    if not server_process(data):
-        return
-    if not settings.stop_command:
-        message = f"the server of {data} runs (process {server_process(data)}); stop it and restore again"
-        raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
-    end = time.monotonic() + seconds
-    run_command(settings.stop_command, seconds, Code.VSS_E_WRITERERROR_RETRYABLE)
-    while server_process(data):
-        if cancelled() or time.monotonic() >= end:
-            message = f"the server of {data} still runs after its stop_command; stop it and restore again"
-            raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
-        time.sleep(POLL_SECONDS)
-
-
-def run_command(command: list[str], seconds: float, code: Code) -> None:
-    """Runs a configured command, without a shell. Errors: VssError with ``code`` and the command's last words."""
-    name = command[0]
-    try:
-        # a started server inherits the descriptors: with a pipe, this would wait until it ends
-        with open(os.devnull, "r+b") as null, tempfile.TemporaryFile() as log:
-            done = subprocess.run(command, stdin=null, stdout=log, stderr=log, timeout=seconds, check=False)
-            log.seek(max(0, log.tell() - LAST_WORDS))
-            words = " ".join(log.read().decode(errors="replace").split())
-    except subprocess.TimeoutExpired as error:
-        raise VssError(code, f"{name} did not end in {seconds:.0f} seconds; look at what it does") from error
-    except OSError as error:
-        raise VssError(code, f"{name} cannot be run ({error.strerror}); check the configuration") from error
-    if done.returncode:
-        raise VssError(code, f"{name} ended with status {done.returncode} ({words}); run it by hand to see why")
 
 
 def prepare_recovery(settings: ClusterSettings, data: str, component: Component) -> None:
@@ -160,21 +117,26 @@ def start_and_check(settings: ClusterSettings, data: str, system: str, seconds: 
     """
     end = time.monotonic() + seconds
     run_command(settings.start_command, seconds, FAILED)
-    server = _recovered(settings.connection, data, end, cancelled)
+    wait_for_service(data, lambda: _problem(settings.connection, data), end - time.monotonic(), cancelled)
     try:
-        if server.data_directory != os.path.realpath(data):
-            raise VssError(
-                FAILED, f"the server that was started is that of {server.data_directory}; check start_command"
-            )
-        if system and server.identity()["system"] != system:
-            raise VssError(FAILED, f"{data} is another cluster than the one in the backup; restore another backup")
-        names = server.databases()
+        names = _check_identity(settings.connection, data, system)
     except VssError as error:
         raise VssError(FAILED, error.message) from error
-    finally:
-        server.close()
     for name in names:
         _open_once(settings.connection, name)
+
+
+def _check_identity(connection: str, data: str, system: str) -> list[str]:
+    server = Server(connection, data)
+    try:
+        if server.data_directory != os.path.realpath(data):
+            message = f"the server that was started is that of {server.data_directory}; check start_command"
+            raise VssError(FAILED, message)
+        if system and server.identity()["system"] != system:
+            raise VssError(FAILED, f"{data} is another cluster than the one in the backup; restore another backup")
+        return server.databases()
+    finally:
+        server.close()
 
 
 def _open_once(connection: str, database: str) -> None:
@@ -184,17 +146,14 @@ def _open_once(connection: str, database: str) -> None:
         raise VssError(FAILED, f"after the restore {error.message}") from error
 
 
-def _recovered(connection: str, data: str, end: float, cancelled: Cancelled) -> Server:
-    while True:
-        try:
-            server = Server(connection, data)
-            if not server.recovering():
-                return server
-            server.close()
-            problem = "it still recovers"
-        except VssError as error:
-            problem = error.message
-        if cancelled() or time.monotonic() >= end:
-            message = f"the server of {data} did not take up work in time ({problem}); look at its log"
-            raise VssError(FAILED, message)
-        time.sleep(POLL_SECONDS)
+def _problem(connection: str, data: str) -> str:
+    try:
+        server = Server(connection, data)
+    except VssError as error:
+        return error.message
+    try:
+        return "it still recovers" if server.recovering() else ""
+    except VssError as error:
+        return error.message
+    finally:
+        server.close()

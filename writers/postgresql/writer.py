@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 from dataclasses import dataclass
+from functools import partial
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
@@ -33,10 +34,11 @@ from shadowset.writers.postgresql.files import (
     read_files,
     server_process,
 )
-from shadowset.writers.postgresql.restore import make_way, prepare_recovery, start_and_check
+from shadowset.writers.postgresql.restore import prepare_recovery, start_and_check
 from shadowset.writers.postgresql.server import Server
 from shadowset.writers.postgresql.settings import ClusterSettings, Settings, discover
 from shadowset.writers.sdk import CurrentEvent, MetadataBuilder, Writer
+from shadowset.writers.service import make_way
 
 LOG = logging.getLogger("shadowset.writer.postgresql")
 EXCLUDED = ("postmaster.pid", "postmaster.opts")
@@ -202,7 +204,8 @@ class PostgresqlWriter(Writer):
             data = data_directory_of(component.logical_path, component.name)
             seconds = min(self.settings.command_seconds, event.remaining)
             try:
-                make_way(self._settings_of(data), data, seconds, lambda: event.cancelled)
+                stop = self._settings_of(data).stop_command
+                make_way(data, partial(server_process, data), stop, seconds, lambda: event.cancelled)
             except VssError as error:
                 component.pre_restore_failure_message = error.message
                 raise
