@@ -18,7 +18,8 @@ from shadowset.vss.codes import Code
 from shadowset.vss.components import Component
 from shadowset.vss.enums import ComponentType, FileRestoreStatus, Level, RestoreMethodType, WriterEvent, WriterRestore
 from shadowset.vss.writer_protocol import EventVolume
-from shadowset.writers.sqlite.naming import SQLITE_WRITER_ID, component_identity
+from shadowset.writers.naming import component_identity
+from shadowset.writers.sqlite.naming import SQLITE_WRITER_ID
 
 E = WriterEvent
 Make = Callable[..., Any]

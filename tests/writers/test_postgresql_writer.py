@@ -22,11 +22,10 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
 from shadowset.vss.enums import ComponentType, FileRestoreStatus, Level, RollForward, WriterEvent
 from shadowset.vss.writer_protocol import EventVolume
+from shadowset.writers.naming import component_identity, component_path
 from shadowset.writers.postgresql.files import (
     POSTGRESQL_WRITER_ID,
-    component_identity,
-    data_directory_of,
-    read_files,
+    directories,
     server_process,
 )
 from shadowset.writers.postgresql.settings import discover, read_settings
@@ -89,7 +88,7 @@ def test_the_document_names_every_directory(side: Any, cluster: Cluster) -> None
     (component,) = document.components
     assert side.hello.writer_id == POSTGRESQL_WRITER_ID
     assert side.hello.level == Level.BACK_END
-    assert data_directory_of(component.logical_path, component.name) == cluster.data
+    assert component_path(component.logical_path, component.name) == cluster.data
     away = os.path.dirname(cluster.data) + "/away"
     assert [(files.path, files.filespec, files.recursive) for files in component.files] == [
         (cluster.data, "*", True),
@@ -146,7 +145,7 @@ def test_a_tablespace_made_meanwhile_is_told(side: Any, cluster: Cluster) -> Non
     shutil.chown(late, "postgres", "postgres")
     cluster.sql(f"CREATE TABLESPACE late LOCATION '{late}'")
     answer = side.ask(E.THAW)
-    assert "tablespaces" in answer.message
+    assert "directories" in answer.message
     assert answer.code == Code.VSS_E_WRITERERROR_RETRYABLE
 
 
@@ -207,11 +206,10 @@ def test_files_tell_running_from_stale(tmp_path: Path) -> None:
     for directory in ("pg_wal", "pg_tblspc", "elsewhere"):
         (tmp_path / directory).mkdir()
     with pytest.raises(VssError, match="no PostgreSQL cluster"):
-        read_files(str(tmp_path))
+        directories(str(tmp_path))
     (tmp_path / "PG_VERSION").write_text("15\n")
     (tmp_path / "pg_tblspc" / "16385").symlink_to(tmp_path / "elsewhere")
-    files = read_files(str(tmp_path))
-    assert files.directories == [str(tmp_path), str(tmp_path / "elsewhere")]
+    assert directories(str(tmp_path)) == [str(tmp_path), str(tmp_path / "elsewhere")]
     assert server_process(str(tmp_path)) == 0
     for text in ("", "not a number\n", f"{os.getpid()}\n", "0\n", "-1\n"):
         (tmp_path / "postmaster.pid").write_text(text)

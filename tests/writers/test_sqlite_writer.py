@@ -25,7 +25,8 @@ from shadowset.vss.components import Component
 from shadowset.vss.enums import ComponentType, FileRestoreStatus, Level, WriterEvent
 from shadowset.vss.metadata import LocationMapping
 from shadowset.vss.writer_protocol import EventVolume
-from shadowset.writers.sqlite.naming import SQLITE_WRITER_ID, component_identity, database_path
+from shadowset.writers.naming import component_identity, component_path
+from shadowset.writers.sqlite.naming import SQLITE_WRITER_ID
 
 E = WriterEvent
 CLIENT = """
@@ -138,9 +139,9 @@ def test_each_database_is_a_component(start: Any, tmp_path: Path) -> None:
 
 def test_a_path_and_its_component_correspond() -> None:
     assert component_identity("/srv/shop/orders.db") == ("srv\\shop", "orders.db")
-    assert database_path("srv\\shop", "orders.db") == "/srv/shop/orders.db"
+    assert component_path("srv\\shop", "orders.db") == "/srv/shop/orders.db"
     assert component_identity("/orders.db") == ("", "orders.db")
-    assert database_path("", "orders.db") == "/orders.db"
+    assert component_path("", "orders.db") == "/orders.db"
 
 
 def test_frozen_databases_do_not_change_and_their_clients_only_wait(

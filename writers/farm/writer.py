@@ -26,8 +26,9 @@ from shadowset.vss.enums import BackupSchema, ComponentType, Level, RestoreMetho
 from shadowset.writers.farm.app import Farm, FarmErrors, FreezeTimeoutError, empty_directory, remove_side_files
 from shadowset.writers.farm.gate import GateShutError
 from shadowset.writers.farm.thirdparty import ThirdParty
+from shadowset.writers.naming import component_identity
 from shadowset.writers.sdk import CurrentEvent, MetadataBuilder, Writer
-from shadowset.writers.sqlite.naming import SQLITE_WRITER_ID, component_identity
+from shadowset.writers.sqlite.naming import SQLITE_WRITER_ID
 
 FARM_WRITER_ID = "c7140fe6-4a35-47a6-9df6-2f7a27b2e5e4"
 FARM = "Farm"

@@ -52,6 +52,7 @@ class Server:
     def __init__(self, connection_string: str, where: str = "") -> None:
         """Errors: VssError naming ``where`` (or the connection string, which holds no password in a good set-up)."""
         self.where = where or "the configured connection"
+        self._facts: dict[str, str] = {}
         try:
             self._connection = psycopg.connect(
                 connection_string, autocommit=True, application_name=APPLICATION, connect_timeout=CONNECT_SECONDS
@@ -59,9 +60,10 @@ class Server:
         except psycopg.Error as error:
             raise translate(self.where, "the log-in", error) from error
         try:
-            self.data_directory = os.path.realpath(self._value("SHOW data_directory", "telling its data directory"))
+            self.data_directory: str = os.path.realpath(
+                self._value("SHOW data_directory", "telling its data directory")
+            )
             self.where = self.where if where else self.data_directory
-            self.started = str(self._value("SELECT pg_postmaster_start_time()", "telling its start"))
         except BaseException:
             self.close()
             raise
@@ -88,18 +90,31 @@ class Server:
         """Whether the server is a standby, or is still being rolled forward."""
         return bool(self._value("SELECT pg_is_in_recovery()", "telling whether it recovers"))
 
-    def checkpoint(self, seconds: float) -> None:
+    def facts(self) -> dict[str, str]:
+        return self._facts
+
+    def stamp(self) -> str:
+        return self._facts.get("before", "")
+
+    def prepare(self, seconds: float) -> None:
         """Writes a checkpoint, so that a start from the copy has little to recover.
 
         Errors: VSS_E_WRITERERROR_NONRETRYABLE when the role may not (pg_checkpoint); VSS_E_WRITERERROR_RETRYABLE when
         it takes longer than ``seconds``.
         """
+        self._facts = {"method": "checkpoint and cut", **self.identity()}
         if self.recovering():
             return  # a standby writes restart points by itself
         try:
             self._execute("CHECKPOINT", seconds)
         except psycopg.Error as error:
             raise translate(self.where, "a checkpoint", error) from error
+
+    def hold(self, seconds: float, window: float) -> None:
+        self._facts["before"] = self.position(seconds)
+
+    def release(self) -> None:
+        self._facts["after"] = self.position()
 
     def position(self, seconds: float = CONNECT_SECONDS) -> str:
         """The position in the log up to which everything was written, as ``0/1A2B3C4D``. It writes nothing itself.

@@ -25,6 +25,7 @@ from shadowset.vss.enums import (
     SourceType,
     WriterRestore,
 )
+from shadowset.writers.naming import component_identity, component_path
 from shadowset.writers.sdk import CurrentEvent, MetadataBuilder, Writer
 from shadowset.writers.sqlite.database import (
     HeldDatabase,
@@ -32,12 +33,7 @@ from shadowset.writers.sqlite.database import (
     remove_side_files,
     wait_until_free,
 )
-from shadowset.writers.sqlite.naming import (
-    SQLITE_WRITER_ID,
-    SQLITE_WRITER_NAME,
-    component_identity,
-    database_path,
-)
+from shadowset.writers.sqlite.naming import SQLITE_WRITER_ID, SQLITE_WRITER_NAME
 
 LOG = logging.getLogger("shadowset.writer.sqlite")
 RESTORE_SHARE = 0.8  # of the time for pre-restore; the rest is for the other databases and the answer
@@ -46,7 +42,7 @@ NO_FILES = (FileRestoreStatus.NONE, FileRestoreStatus.FAILED)
 
 def restored_path(component: Component) -> str:
     """Where the database file of a component goes: its own place, or the requester's new target for it."""
-    path = database_path(component.logical_path, component.name)
+    path = component_path(component.logical_path, component.name)
     for target in component.new_targets:
         if target.path.rstrip("/") == os.path.dirname(path) and target.filespec in (component.name, "*", "*.*"):
             return os.path.join(target.alternate_path, component.name)
@@ -117,7 +113,7 @@ class SqliteWriter(Writer):
 
     def on_prepare_backup(self, event: CurrentEvent) -> None:
         if event.select_components:
-            paths = [database_path(component.logical_path, component.name) for component in event.components]
+            paths = [component_path(component.logical_path, component.name) for component in event.components]
         else:
             paths = [path for path in self.databases() if event.is_path_affected(path)]
         known = set(self.databases())
@@ -162,7 +158,7 @@ class SqliteWriter(Writer):
 
     def on_post_snapshot(self, event: CurrentEvent) -> None:
         for component in event.components:
-            path = database_path(component.logical_path, component.name)
+            path = component_path(component.logical_path, component.name)
             component.backup_metadata = json.dumps({"database": path})
 
     def on_backup_shutdown(self, event: CurrentEvent) -> None:
