@@ -26,15 +26,20 @@ def create_set(calls: BackupComponents, volumes: list[str], context: int, wait: 
         calls.add_to_snapshot_set(volume)
     if writers:
         calls.prepare_for_backup().result()
+    return make_set(calls, set_id)
+
+
+def make_set(calls: BackupComponents, set_id: str) -> SetRecord:
+    """Let the prepared set be made. Errors: VssError, after which nothing of it is left."""
     making = calls.do_snapshot_set()
     try:
         return making.result()
     except BaseException:
-        _take_back(calls, set_id)
+        take_back(calls, set_id)
         raise
 
 
-def _take_back(calls: BackupComponents, set_id: str) -> None:
+def take_back(calls: BackupComponents, set_id: str) -> None:
     """Whoever is interrupted says that there is no set, so one that had come to be by then is deleted.
 
     The answer to abort-backup comes after the end of do-snapshot-set, whichever that is.

@@ -133,13 +133,13 @@ def _make_plan(
 ) -> JobPlan:
     """Errors: VSS_E_OBJECT_NOT_FOUND when what is asked for by name cannot be had, or nothing is left."""
 
-    def volumes_of(files: FileSet) -> Collection[str]:
-        return _volumes_of(files, volume_map, variables)
+    def where(files: FileSet) -> Collection[str]:
+        return volumes_of(files, volume_map, variables)
 
     plan = plan_backup(
         writers,
         volume_map.names,
-        volumes_of,
+        where,
         backup_type=kinds.type_of,
         wanted=choice.wanted,
         excluded=choice.excluded,
@@ -189,7 +189,8 @@ def _unprotected(path: str) -> str:
     return f"the unprotected file system of {path}"
 
 
-def _volumes_of(files: FileSet, volume_map: VolumeMap, variables: Mapping[str, str]) -> list[str]:
+def volumes_of(files: FileSet, volume_map: VolumeMap, variables: Mapping[str, str]) -> list[str]:
+    """The protected volumes that a file set's files lie on, and words for each unprotected file system."""
     directory = source_directory(files, variables)
     place = volume_map.locate(directory)
     if place is None and not os.path.isdir(directory) and not created_during_backup(files.mask):

@@ -1,0 +1,54 @@
+"""The command ``diskshadow``: Windows's script language for shadow copies, at a prompt or from a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+
+from shadowset.requester.cli import EXIT_OK, UsageError, guarded
+
+USAGE = """\
+usage: diskshadow [/s SCRIPT] [/l LOG]
+
+Without a script it asks for commands; HELP lists them. With one it does the commands of
+the file SCRIPT ('-' is standard input) up to the first that fails. What is printed also
+goes to the file LOG. Exit status: 0 done, 1 a command failed, 2 wrong usage or no coordinator."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a script or a prompt; returns the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return guarded("Error", lambda: _run(given))
+
+
+def _run(given: list[str]) -> int:
+    from shadowset import __version__
+    from shadowset.requester.cli.output import say
+    from shadowset.requester.windows.diskshadow.interpreter import run_prompt, run_script
+    from shadowset.requester.windows.diskshadow.session import Session
+
+    if any(one in ("/?", "-?", "-h", "--help") for one in given):
+        say(USAGE)
+        return EXIT_OK
+    files = _files(given)
+    with ExitStack() as stack:
+        log = stack.enter_context(open(files["l"], "w", encoding="utf-8")) if "l" in files else None
+        script = files.get("s", "")
+        lines = sys.stdin if script in ("", "-") else stack.enter_context(open(script, encoding="utf-8-sig"))
+        session = stack.enter_context(closing(Session(log)))
+        session.tell(f"diskshadow (Shadowset {__version__})\nVolume Shadow Copy Service for Linux\n")
+        return run_script(session, lines) if script else run_prompt(session, input)
+
+
+def _files(given: list[str]) -> dict[str, str]:
+    """The files by the letters of their switches. Errors: UsageError."""
+    files: dict[str, str] = {}
+    rest = list(given)
+    while rest:
+        switch = rest.pop(0)
+        letter = switch.lstrip("/-").lower()
+        if switch[:1] not in "/-" or letter not in ("s", "l") or not rest or letter in files:
+            raise UsageError(f"{switch!r} does not belong here; 'diskshadow /?' shows the usage")
+        files[letter] = rest.pop(0)
+    return files
