@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from shadowset.requester.administration import Administration
-from shadowset.requester.backup.engine import has_failed, writer_failure_text
 from shadowset.requester.backup.mounts import VolumeMap, read_mounts
 from shadowset.requester.backup.plan import volumes_of
+from shadowset.requester.backup.verdicts import has_failed, writer_failure_text
 from shadowset.requester.backup_components import BackupComponents, ComponentKey
 from shadowset.requester.cli.output import note
 from shadowset.requester.create import make_set, take_back

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shadowset.requester.backup.engine import has_failed, writer_failure_text
+from shadowset.requester.backup.verdicts import has_failed, writer_failure_text
 from shadowset.requester.backup_components import BackupComponents, ComponentKey
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import BackupComponentsDocument, Component, WriterComponents

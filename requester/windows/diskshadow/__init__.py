@@ -13,7 +13,9 @@ usage: diskshadow [/s SCRIPT] [/l LOG]
 
 Without a script it asks for commands; HELP lists them. With one it does the commands of
 the file SCRIPT ('-' is standard input) up to the first that fails. What is printed also
-goes to the file LOG. Exit status: 0 done, 1 a command failed, 2 wrong usage or no coordinator."""
+goes to the file LOG. Exit status: 0 done, 1 a command failed, 2 wrong usage or no coordinator.
+
+example: diskshadow /s nightly.dsh /l /var/log/nightly.log"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

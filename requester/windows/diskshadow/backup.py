@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 
-from shadowset.requester.backup.engine import writer_failure_text
 from shadowset.requester.backup.manifest import write_atomically
+from shadowset.requester.backup.verdicts import writer_failure_text
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli import UsageError
 from shadowset.requester.cli.output import printable
