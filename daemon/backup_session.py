@@ -186,9 +186,11 @@ class BackupSession(WriterSession):
         made = self._maker is not None and self._maker.committed
         if not made and self._maker is None:
             await self.abort()
-        if made and self._plan:
-            await self._snapshots.release_session(self._plan.set_id)
-        await self.shut_down_writers()
+        try:
+            if made and self._plan:
+                await self._snapshots.release_session(self._plan.set_id)
+        finally:
+            await self.shut_down_writers()
 
     def _event_volumes(self) -> list[EventVolume]:
         if self._plan is None:

@@ -53,6 +53,11 @@ class CreationQueue:
         finally:
             waiting.cancel()
 
+    @property
+    def busy(self) -> bool:
+        """Whether anybody has the turn or waits for it."""
+        return self.holder is not None or bool(self._waiting)
+
     def holds(self, session_id: str) -> bool:
         """Whether it is this session's turn."""
         return self.holder is not None and self.holder.session_id == session_id

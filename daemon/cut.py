@@ -107,7 +107,7 @@ class Cut:
         if self._thawing and not self._thawing.done():
             return
         if self.guardian:
-            self.guardian.finish()
+            self.guardian.finish(all_thawed=not any(root.frozen for root in self._roots))
             self._house.host.remove_journal(self._set_id)
             self.guardian = None
         for root in self._roots:

@@ -204,10 +204,12 @@ async def thaw_roots(roots: list[FrozenRoot], on_thawed: Callable[[FrozenRoot], 
 
     Each in a task of its own: one that has to wait for its device must not keep the others frozen.
     """
+    order = list(reversed(roots))
+    outcomes = await asyncio.gather(*(_thaw_one(root, on_thawed) for root in order), return_exceptions=True)
     return [
-        trouble
-        for trouble in await asyncio.gather(*(_thaw_one(root, on_thawed) for root in reversed(roots)))
-        if trouble
+        outcome if isinstance(outcome, str) else f"the file system at {root.path} cannot be thawed: {outcome!r}"
+        for root, outcome in zip(order, outcomes, strict=True)
+        if outcome
     ]
 
 
@@ -216,9 +218,17 @@ async def _thaw_one(root: FrozenRoot, on_thawed: Callable[[FrozenRoot], None]) -
     if root.freezing is not None:
         await asyncio.wait([root.freezing])
         root.freezing.exception()
-    trouble = await root.kernel.run(lambda: _thaw(root)) if root.frozen else ""
+    trouble = await _thaw_aside(root) if root.frozen else ""
     on_thawed(root)
     return trouble
+
+
+async def _thaw_aside(root: FrozenRoot) -> str:
+    try:
+        thawing = root.kernel.run(lambda: _thaw(root))
+    except RuntimeError:  # no thread is to be had: standing still for a moment is better than staying frozen
+        return _thaw(root)
+    return await thawing
 
 
 def _thaw(root: FrozenRoot) -> str:

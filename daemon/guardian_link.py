@@ -63,13 +63,14 @@ class Guard(ABC):
         if self.alarm.done():
             raise self.alarm.result()
 
-    def finish(self) -> None:
-        """Everything is thawed: it ends without thawing."""
+    def finish(self, all_thawed: bool = True) -> None:
+        """End it: without thawing once everything is thawed; else it thaws everything, as if we were gone."""
         if self._finished:
             return
         self._finished = True
         try:
-            self.send("done\n")
+            if all_thawed:
+                self.send("done\n")
         except VssError:
             pass
         self.put_away()

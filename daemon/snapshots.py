@@ -142,10 +142,13 @@ class Snapshots:
         return changed
 
     async def release_session(self, set_id: str) -> None:
-        """The session that made the set has ended: its auto-release copies go."""
+        """The session that made the set has ended: its auto-release copies go, but for one that is needed just now."""
         for copy in self._house.catalogue.snapshots(set_id=set_id) if set_id else []:
             if not copy.attributes & Attribute.NO_AUTO_RELEASE:
-                await self.delete_one(copy, force=True, cause="was released with its session")
+                try:
+                    await self.delete_one(copy, force=True, cause="was released with its session")
+                except VssError as error:
+                    log.warning("shadow copy %s outlives its session: %s", copy.snapshot_id, error)
 
     def _event(self, name: str, copy: SnapshotProperties, what: str) -> None:
         sentence = f"shadow copy {copy.snapshot_id} of volume {copy.original_volume} {what}"

@@ -2,7 +2,8 @@
 
 ``reached`` is how far the writer has come; ``failed`` is the first failure and stays until the next session, because a
 requester asks for it afterwards. A writer that refused (veto, time-out, lost connection) is ``out``: it gets no more
-events but abort and backup-shutdown. One that only reported a failure goes on taking part, as VSS's writer errors do.
+events but abort, once, and backup-shutdown. One that only reported a failure goes on taking part, as VSS's writer
+errors do.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class WriterProgress:
     failure: Failure = field(default_factory=Failure)
     out: bool = False
     prepared_snapshot: bool = False
+    aborted: bool = False
 
     @property
     def state(self) -> WriterState:
@@ -55,7 +57,9 @@ class WriterProgress:
 
     def takes(self, event: WriterEvent) -> bool:
         """Whether the event may be sent to this writer now."""
-        if event in _ALWAYS:
+        if event is WriterEvent.ABORT:
+            return not self.aborted
+        if event is WriterEvent.BACKUP_SHUTDOWN:
             return True
         return not self.out and (self.reached, event) in _NEXT
 
@@ -63,6 +67,8 @@ class WriterProgress:
         """The event is on its way: from here an abort must follow a failed set."""
         if event is WriterEvent.PREPARE_SNAPSHOT:
             self.prepared_snapshot = True
+        elif event is WriterEvent.ABORT:
+            self.aborted = True
 
     def succeed(self, event: WriterEvent) -> None:
         """The writer has done it. An event that does not fit the state changes nothing."""
