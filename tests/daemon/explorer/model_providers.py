@@ -79,6 +79,7 @@ class ModelVolume:
     unreleased: bool = False
     copies: dict[str, tuple[str, bool]] = field(default_factory=dict)
     link: Any = None
+    state: str = "online"
 
     def __post_init__(self) -> None:
         self.row = VolumeRow(self.name, f"/origin/{self.name}", f"/storage/{self.name}", 16384)
@@ -197,7 +198,7 @@ class ModelVolumes:
     def mount_points(self, name: str) -> list[str]:
         return [f"/{name}"]
 
-    def check_set(self, names: list[str]) -> None:
+    def check_set(self, chosen: list[Any]) -> None:
         pass
 
 

@@ -115,12 +115,11 @@ class Watch:
         snapshots = Snapshots(house)
         left: Counter[str] = Counter()
         for volume in world.volumes.values():
-            link = _Instant(dict(volume.copies))
-            _run(snapshots.reconcile(volume.name, link, volume.description))  # type: ignore[arg-type]
-            self.require(
-                not any(pending for _, pending in link.copies.values()), "a copy stays pending after a restart"
-            )
-            left.update(set_id for set_id, _ in link.copies.values())
+            provider = _Instant(dict(volume.copies))
+            _run(snapshots.reconcile(provider, volume.name, volume.description.copies))  # type: ignore[arg-type]
+            pending = [copy for copy, (_, pending) in provider.copies.items() if pending]
+            self.require(not pending, "a copy stays pending after a restart")
+            left.update(set_id for set_id, _ in provider.copies.values())
         for set_id, count in left.items():
             self.require(
                 catalogue.sets.get(set_id) == SnapshotState.CREATED, "a copy of no set is left after a restart"
@@ -232,7 +231,7 @@ class _After:
 
     def __init__(self, catalogue: _Records, quiet: Quiet, world: World) -> None:
         self.catalogue, self.quiet = catalogue, quiet
-        self.paths, self.limits, self.objects = world.house.paths, world.house.limits, world.house.objects
+        self.paths, self.limits = world.house.paths, world.house.limits
         self.creation = type(world.house.creation)()
         self.event = world.house.event
 
@@ -247,11 +246,14 @@ class _Instant:
     def __init__(self, copies: dict[str, tuple[str, bool]]) -> None:
         self.copies = copies
 
-    async def delete(self, copy_id: str) -> None:
+    async def delete(self, volume: str, copy_id: str) -> None:
         if self.copies.pop(copy_id, None) is None:
             raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, "no such copy")
 
-    async def finish(self, copy_id: str) -> None:
+    async def unsurface(self, copy: Any) -> None:
+        pass
+
+    async def post_final_commit(self, volume: str, copy_id: str) -> None:
         self.copies[copy_id] = (self.copies[copy_id][0], False)
 
 

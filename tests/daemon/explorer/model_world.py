@@ -17,6 +17,7 @@ from model_watch import Watch
 from shadowset.daemon.house import House
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.nbd import NbdProvider
+from shadowset.daemon.providers import Providers
 from shadowset.daemon.quiet import Quiet
 from shadowset.daemon.registry import Registry
 from shadowset.daemon.service_calls import ServiceCalls
@@ -71,18 +72,19 @@ class World:
 
     def _house(self) -> House:
         volumes: Any = ModelVolumes(self.volumes)
-        nbd = NbdProvider(volumes.link_of)
+        catalogue: Any = ModelCatalogue(self, self.setting.broken_catalogue)
+        nbd: Any = NbdProvider(PATHS, volumes)
+        nbd._objects = ModelObjects()
         limits = Limits()
         parts: dict[str, Any] = {
             "paths": PATHS,
             "host": self.host,
             "limits": limits,
             "quiet": Quiet(),
-            "catalogue": ModelCatalogue(self, self.setting.broken_catalogue),
+            "catalogue": catalogue,
             "registry": Registry(limits),
             "volumes": volumes,
-            "objects": ModelObjects(),
-            "providers": {nbd.info.provider_id: nbd},
+            "providers": Providers(PATHS, catalogue, nbd, lambda *arguments: None),
             "event": lambda *arguments, **named: None,
         }
         return House(**parts)
@@ -190,7 +192,7 @@ class World:
 
     def _come_back(self, volume: ModelVolume) -> None:
         volume.come_back()
-        self.loop.create_task(self.snapshots.reconcile(volume.name, volume.link, volume.description))
+        self.loop.create_task(self.snapshots.came_online(volume.name, volume.link, volume.description))
 
     # ---- what it looks like now ----
 

@@ -108,9 +108,9 @@ async def arm_nobody(self: Any, deadline: float) -> None:
     return None
 
 
-async def finish_all(self: Any, volume: str, link: Any, told: Any, known: Any = None) -> None:
-    for info in told.copies:
-        await link.finish(info.copy_id)
+async def finish_all(self: Any, provider: Any, volume: str, told: Any, known: Any = None) -> None:
+    for info in told:
+        await provider.post_final_commit(volume, info.copy_id)
 
 
 FAULTS = {
