@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from shadowset.nbd_provider.volume import Volume, parse_id
 from shadowset.vss import provider_protocol as m
@@ -15,6 +17,7 @@ from shadowset.vss.wire import FrameDecoder, FrameError, encode
 log = logging.getLogger(__name__)
 
 RECEIVE = 64 * 1024
+MAX_WAITING = 256
 
 
 class ControlClient:
@@ -28,11 +31,12 @@ class ControlClient:
         self._stop = stop
         self._decoder: FrameDecoder[m.ToProvider] = FrameDecoder(m.ToProvider)
         self._out: deque[bytes] = deque()
+        self._waiting = 0
 
     @property
     def wants_read(self) -> bool:
-        """Calls are taken one batch at a time, answers first."""
-        return not self._out
+        """Calls are taken one batch at a time, answers first, and not without end while the storage is slow."""
+        return not self._out and self._waiting < MAX_WAITING
 
     @property
     def wants_write(self) -> bool:
@@ -52,7 +56,7 @@ class ControlClient:
             return
         try:
             for call in self._decoder.feed(data):
-                self._out.append(encode(self._answer(call)))
+                self._take(call)
         except FrameError as error:
             log.warning("a control connection is closed: %s", error)
             self._out.append(encode(m.Failed(0, error.code, code_name(error.code), error.message)))
@@ -61,51 +65,74 @@ class ControlClient:
             return
         self.flush()
 
-    def _answer(self, call: m.ToProvider) -> m.FromProvider:
+    def _take(self, call: m.ToProvider) -> None:
+        """Answer now, or later when the call has to wait for the storage."""
         try:
-            return m.Done(call.seq, self._do(call))
-        except VssError as error:
+            work = self._storage_work(call)
+            if work is None:
+                self._out.append(encode(m.Done(call.seq, self._do(call))))
+        except (VssError, OSError) as error:
+            self._out.append(encode(self._failed(call, error)))
+            return
+        if work is not None:
+            self._waiting += 1
+            self._volume.calls.add(work, lambda result: self._finished(call, result))
+
+    def _finished(self, call: m.ToProvider, result: object) -> None:
+        self._waiting -= 1
+        if self.closed:
+            return
+        failed = isinstance(result, BaseException)
+        self._out.append(encode(self._failed(call, result) if failed else m.Done(call.seq, result)))
+        self.flush()
+
+    def _failed(self, call: m.ToProvider, error: object) -> m.Failed:
+        if isinstance(error, VssError):
             return m.Failed(call.seq, error.code, code_name(error.code), error.message)
-        except OSError as error:
-            log.exception("a control call failed")
-            code = Code.VSS_E_INSUFFICIENT_STORAGE if error.errno == 28 else Code.VSS_E_UNEXPECTED
-            message = f"volume {self._volume.name}: {error.strerror or error}; look at the provider's log"
-            return m.Failed(call.seq, code, code.name, message)
+        log.error("a control call failed: %s", error, exc_info=error if isinstance(error, Exception) else None)
+        number = getattr(error, "errno", None)
+        code = Code.VSS_E_INSUFFICIENT_STORAGE if number == errno.ENOSPC else Code.VSS_E_UNEXPECTED
+        reason = getattr(error, "strerror", None) or error
+        return m.Failed(call.seq, code, code.name, f"volume {self._volume.name}: {reason}; look at the provider's log")
+
+    def _storage_work(self, call: m.ToProvider) -> Callable[[], object] | None:
+        """What a call does to the storage, for a thread; None for a call that is to be answered at once."""
+        volume = self._volume
+        work: Callable[[], object] | None = None
+        match call:
+            case m.Configure():
+                work = partial(volume.configure, call.max_size, call.policy, call.warn_percent)
+            case m.Resize():
+                work = volume.resize
+            case m.Finish(copy_id=copy_id):
+                work = partial(volume.store.finish, parse_id(copy_id))
+            case m.Delete(copy_id=copy_id):
+                work = partial(volume.delete, copy_id, call.force)
+            case m.SetCopy(copy_id=copy_id):
+                work = partial(volume.store.set_copy, parse_id(copy_id), call.priority, call.hold_until_ns)
+            case m.Revert(copy_id=copy_id):
+                work = volume.revert(copy_id)
+            case m.CancelRevert(force=force):
+                work = partial(volume.reverter.cancel, force)
+        return work
 
     def _do(self, call: m.ToProvider) -> object:
+        """What is answered at once, so that no set of copies waits for the storage of one volume."""
         volume = self._volume
         match call:
-            case m.Describe() | m.Configure() | m.ListEvents() | m.Resize():
-                return self._tell(call)
             case m.Hold(timeout_ms=timeout_ms):
                 return volume.hold(self, timeout_ms)
             case m.Commit():
                 return volume.commit(self, call.copy_id, call.set_id, call.created_ns, call.persistent)
             case m.Release():
                 return volume.release(self)
-            case m.Finish(copy_id=copy_id):
-                volume.store.finish(parse_id(copy_id))
-            case m.Delete(copy_id=copy_id):
-                volume.delete(copy_id, call.force)
-            case m.SetCopy(copy_id=copy_id):
-                volume.store.set_copy(parse_id(copy_id), call.priority, call.hold_until_ns)
-            case m.Revert(copy_id=copy_id):
-                return volume.revert(copy_id)
-            case m.CancelRevert(force=force):
-                volume.reverter.cancel(force)
+            case m.Describe():
+                return volume.describe()
+            case m.ListEvents(after=after):
+                return volume.events(after)
             case m.Stop():
                 self._stop()
         return None
-
-    def _tell(self, call: m.Describe | m.Configure | m.ListEvents | m.Resize) -> object:
-        match call:
-            case m.Configure():
-                return self._volume.configure(call.max_size, call.policy, call.warn_percent)
-            case m.ListEvents(after=after):
-                return self._volume.events(after)
-            case m.Resize():
-                return self._volume.resize()
-        return self._volume.describe()
 
     def flush(self) -> None:
         """Send answers."""

@@ -15,7 +15,6 @@ from shadowset.nbd_provider.exports import COMMON_FLAGS
 from shadowset.nbd_provider.page_cache import PageCache, read_cached, will_need
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.reader import CopyReader
-from shadowset.nbd_provider.threads import Submit
 from shadowset.nbd_provider.volume import Gate
 
 
@@ -128,7 +127,7 @@ class CopyExport:
         """It waits for nothing: what follows is refused."""
         return True
 
-    def copy_out(self, submit: Submit, ranges: Sequence[tuple[int, int]], done: Callable[[Errors], None]) -> None:
+    def copy_out(self, ranges: Sequence[tuple[int, int]], done: Callable[[Errors], None]) -> None:
         """Refused."""
         raise self._refuse()
 

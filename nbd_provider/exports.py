@@ -9,7 +9,6 @@ from shadowset.nbd_provider import protocol
 from shadowset.nbd_provider.block_status import Context
 from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.page_cache import PageCache
-from shadowset.nbd_provider.threads import Submit
 from shadowset.nbd_provider.volume import Gate
 
 COMMON_FLAGS: Final = (
@@ -55,7 +54,7 @@ class Export(Protocol):
     def may_write(self, ranges: Sequence[tuple[int, int]]) -> bool:
         """Whether the (offset, length) ranges may be changed now; where not, ``copy_out`` comes first."""
 
-    def copy_out(self, submit: Submit, ranges: Sequence[tuple[int, int]], done: Callable[[Errors], None]) -> None:
+    def copy_out(self, ranges: Sequence[tuple[int, int]], done: Callable[[Errors], None]) -> None:
         """Do in a thread what a change has to wait for; ``done`` gets an error or None for each range.
 
         Whoever changes the ranges then asks ``may_write`` again.

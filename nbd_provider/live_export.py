@@ -14,7 +14,6 @@ from shadowset.nbd_provider.exports import COMMON_FLAGS
 from shadowset.nbd_provider.origin import FALLOC_FL_ZERO_RANGE, UNSUPPORTED
 from shadowset.nbd_provider.page_cache import PageCache, read_cached, will_need
 from shadowset.nbd_provider.store.reclaim import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
-from shadowset.nbd_provider.threads import Submit
 from shadowset.nbd_provider.volume import Gate, Volume
 
 WRITE_FLAGS: Final = p.FLAG_SEND_FUA | p.FLAG_SEND_TRIM | p.FLAG_SEND_WRITE_ZEROES | p.FLAG_SEND_FAST_ZERO
@@ -87,9 +86,9 @@ class LiveExport:
         """Whether the old content is kept, after a copy-out where that is cheap."""
         return self._volume.may_write(ranges)
 
-    def copy_out(self, submit: Submit, ranges: Sequence[tuple[int, int]], done: Callable[[Errors], None]) -> None:
+    def copy_out(self, ranges: Sequence[tuple[int, int]], done: Callable[[Errors], None]) -> None:
         """Keep the old content, in a thread."""
-        self._volume.copies.add(submit, ranges, done)
+        self._volume.copies.add(ranges, done)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Overwrite."""

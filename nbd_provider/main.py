@@ -119,7 +119,7 @@ def nbd_socket(path: str | None) -> socket.socket | None:
 
 
 def connect_gate(server: Server, volume: Volume) -> None:
-    """Let the loop watch the gate's deadline, wake held requests when it opens, and reclaim space when idle."""
+    """Let the loop watch the gate's deadline, wake held requests when it opens, and find threads for the storage."""
     gate = volume.gate
     server.deadline = lambda: gate.deadline if gate.closed else None
     server.on_deadline = gate.expire
@@ -134,9 +134,9 @@ def connect_gate(server: Server, volume: Volume) -> None:
 
     gate.opened.append(release_held)
 
-    server.idle_work = volume.idle_work
+    volume.copies.submit = volume.calls.submit = server.submit_storage
+    server.look = volume.calls.look
     volume.clients = lambda: sum(not each.negotiating and not each.closed for each in server.connections())
-    server.busy = lambda: volume.copies.busy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

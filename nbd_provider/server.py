@@ -1,4 +1,4 @@
-"""The event loop of a provider: NBD connections, control connections, the gate's deadline and the idle work."""
+"""The event loop of a provider: NBD connections, control connections, the gate's deadline, and the threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 from shadowset.nbd_provider.connection import Connection
@@ -19,6 +19,7 @@ from shadowset.nbd_provider.threads import Done, Threads, Work
 
 log = logging.getLogger(__name__)
 
+STORAGE_THREADS = 2
 MAX_CONNECTIONS = 256
 NEGOTIATION_SECONDS = 30.0
 TICK = 1.0
@@ -62,14 +63,14 @@ class Server:
         self._kept: set[int] = set()
         self._threads = Threads()
         self._wake = self._threads.wake
+        self.submit_storage = self._threads.lane("storage", STORAGE_THREADS)
+        """Like ``submit``, for work on shadow storage, which waits for no client's reads."""
         self._epoll.register(self._wake, select.EPOLLIN)
         self._stopping = False
         self._next_look = 0.0
         self.deadline: Callable[[], float | None] = lambda: None
         self.on_deadline: Callable[[], None] = lambda: None
-        self.idle_work: Callable[[], Iterator[int] | None] = lambda: None
-        self.busy: Callable[[], bool] = lambda: False
-        self._idle: Iterator[int] | None = None
+        self.look: Callable[[], None] = lambda: None
 
     def serve_nbd(
         self, sock: socket.socket, tls: Tls = Tls.OFF, keys: ssl.SSLContext | None = None, keep: bool = False
@@ -131,7 +132,7 @@ class Server:
         others |= self._threads.finish()
         others |= self._pass_deadline()
         others |= self._drop_silent()
-        self._do_idle_work()
+        self.look()
         for fd in list(self._clients) if others else changed:
             self._update(fd)
 
@@ -148,8 +149,6 @@ class Server:
         return True
 
     def _timeout(self) -> float:
-        if self._idle is not None and not self.busy():
-            return 0
         deadline = self.deadline()
         return TICK if deadline is None else max(0.0, min(TICK, deadline - time.monotonic()))
 
@@ -211,16 +210,3 @@ class Server:
             if since < now - NEGOTIATION_SECONDS and isinstance(client, Connection) and client.negotiating:
                 client.close()
         return True
-
-    def _do_idle_work(self) -> None:
-        if self.busy():
-            return
-        if self._idle is None:
-            self._idle = self.idle_work()
-        if self._idle is not None:
-            try:
-                if next(self._idle, None) is None:
-                    self._idle = None
-            except OSError as error:
-                log.error("space of deleted shadow copies cannot be given back now: %s", error)
-                self._idle = None

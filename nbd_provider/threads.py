@@ -22,39 +22,26 @@ Done = Callable[[object], None]
 Submit = Callable[[Work, Done], None]
 
 
-class Threads:
-    """Runs ``work`` in a thread, then ``done(result or exception)`` in the one that calls ``finish``.
+class _Lane:
+    """Threads that take their work from one queue and end with a None in it."""
 
-    ``wake`` is an eventfd that is readable when there is something to finish. It is written once for all results that
-    come before the next ``finish``, since a system call for each would cost more than many a read.
-    """
-
-    def __init__(self, count: int = THREADS) -> None:
-        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    def __init__(self, name: str, count: int, run: Callable[[Work, Done], None]) -> None:
+        self.under_way = 0
+        self._name = name
         self._count = count
+        self._do = run
         self._threads: list[threading.Thread] = []
         self._work: SimpleQueue[tuple[Work, Done] | None] = SimpleQueue()
-        self._results: deque[tuple[Done, object]] = deque()
-        self._signalled = False
-        self._under_way = 0
-        self._stopped = False
 
-    @property
-    def busy(self) -> bool:
-        """Whether something was submitted that is not finished."""
-        return self._under_way > 0
-
-    def submit(self, work: Work, done: Done) -> None:
-        """Only for the thread that calls ``finish``. Errors: RuntimeError after ``stop``."""
-        if self._stopped:
-            raise RuntimeError("the threads have ended")
-        if len(self._threads) < min(self._under_way + 1, self._count):
+    def put(self, work: Work, done: Done) -> None:
+        """Errors: RuntimeError when there is no thread and the system gives none."""
+        if len(self._threads) < min(self.under_way + 1, self._count):
             self._start_thread()
-        self._under_way += 1
+        self.under_way += 1
         self._work.put((work, done))
 
     def _start_thread(self) -> None:
-        thread = threading.Thread(target=self._run, name=f"disk_{len(self._threads)}")
+        thread = threading.Thread(target=self._run, name=f"{self._name}_{len(self._threads)}")
         before = threading.stack_size(STACK)
         try:
             thread.start()
@@ -67,25 +54,71 @@ class Threads:
 
     def _run(self) -> None:
         while (job := self._work.get()) is not None:
-            work, done = job
+            self._do(*job)
+
+    def end(self) -> None:
+        """End the threads."""
+        for _ in self._threads:
+            self._work.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+
+class Threads:
+    """Runs ``work`` in a thread, then ``done(result or exception)`` in the one that calls ``finish``.
+
+    ``wake`` is an eventfd that is readable when there is something to finish. It is written once for all results that
+    come before the next ``finish``, since a system call for each would cost more than many a read.
+    """
+
+    def __init__(self, count: int = THREADS) -> None:
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._lanes: list[_Lane] = []
+        self._results: deque[tuple[_Lane, Done, object]] = deque()
+        self._signalled = False
+        self._stopped = False
+        self.submit = self.lane("disk", count)
+
+    @property
+    def busy(self) -> bool:
+        """Whether something was submitted that is not finished."""
+        return any(lane.under_way for lane in self._lanes)
+
+    def lane(self, name: str, count: int) -> Submit:
+        """Threads of their own, for work that must not wait until those of others are free.
+
+        What it returns is only for the thread that calls ``finish``. Errors: RuntimeError after ``stop``.
+        """
+
+        def run(work: Work, done: Done) -> None:
             result: object
             try:
                 result = work()
             except Exception as error:
                 result = error
-            self._results.append((done, result))
+            self._results.append((lane, done, result))
             # After the append: who finds the flag set is sure that ``finish`` has yet to look.
             if not self._signalled:
                 self._signalled = True
                 os.eventfd_write(self.wake, 1)
+
+        def submit(work: Work, done: Done) -> None:
+            if self._stopped:
+                raise RuntimeError("the threads have ended")
+            lane.put(work, done)
+
+        lane = _Lane(name, count, run)
+        self._lanes.append(lane)
+        return submit
 
     def finish(self) -> bool:
         """Hand over what is there; returns whether there was anything."""
         self._signalled = False
         finished = bool(self._results)
         while self._results:
-            done, result = self._results.popleft()
-            self._under_way -= 1
+            lane, done, result = self._results.popleft()
+            lane.under_way -= 1
             try:
                 done(result)
             except Exception:
@@ -101,11 +134,8 @@ class Threads:
                 ready.poll()
                 os.eventfd_read(self.wake)
         self._stopped = True
-        for _ in self._threads:
-            self._work.put(None)
-        for thread in self._threads:
-            thread.join()
-        self._threads.clear()
+        for lane in self._lanes:
+            lane.end()
 
     def close(self) -> None:
         """``wake`` is not needed any more."""

@@ -220,7 +220,7 @@ class Transmission:
             (each.offset, min(each.length, ZERO_STEP) if each.kind == p.CMD_WRITE_ZEROES else each.length)
             for each in requests
         ]
-        self._export.copy_out(self._submit, ranges, done)
+        self._export.copy_out(ranges, done)
 
     def _go_on(self, requests: list[Request], errors: Errors) -> None:
         for request, error in zip(requests, errors, strict=True):

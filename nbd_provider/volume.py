@@ -16,6 +16,7 @@ from shadowset.nbd_provider.origin import Origin, refuse
 from shadowset.nbd_provider.origin_mark import changed_since, take_mark
 from shadowset.nbd_provider.page_cache import read_cached
 from shadowset.nbd_provider.places import check_storage_place, loss_places
+from shadowset.nbd_provider.storage_calls import StorageCalls
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import write_all
 from shadowset.nbd_provider.store.revert import Progress, Reverter
@@ -122,6 +123,8 @@ class Volume:
         self.reverter = Reverter(self.store, self.origin.fd)
         self.clients: Callable[[], int] = lambda: 0
         self.copies = CopyQueue(self.prepare_write)
+        self.calls = StorageCalls(self.idle_work, lambda: self.copies.busy, lambda: self.clients() > 0)
+        self._revert_begins = False
         self._scratch = memoryview(bytearray(CHEAP_BYTES))
         self._slow_until = 0.0
 
@@ -151,15 +154,26 @@ class Volume:
             raise VssError(Code.VSS_E_REVERT_IN_PROGRESS, message)
         self.store.delete(parse_id(copy_id), force)
 
-    def revert(self, copy_id: str) -> RevertInfo:
-        """Start taking the volume back to a copy. Errors: as ``Reverter.begin``, VSS_E_VOLUME_IN_USE."""
+    def revert(self, copy_id: str) -> Callable[[], RevertInfo]:
+        """Start taking the volume back to a copy, by what it returns, which is for a thread; nobody gets at the volume
+        from now on. Errors: VSS_E_VOLUME_IN_USE, VSS_E_BAD_STATE, then as ``Reverter.begin``.
+        """
+        copy = parse_id(copy_id)
         clients = self.clients()
         if clients:
             message = f"volume {self.name} is in use by {clients} clients of its live export; detach it, then revert"
             raise VssError(Code.VSS_E_VOLUME_IN_USE, message)
         if self.gate.closed:
             raise VssError(Code.VSS_E_BAD_STATE, f"writes to volume {self.name} are held for a shadow copy; try later")
-        return _revert_info(self.reverter.begin(parse_id(copy_id)))
+        self._revert_begins = True
+
+        def begin() -> RevertInfo:
+            try:
+                return _revert_info(self.reverter.begin(copy))
+            finally:
+                self._revert_begins = False
+
+        return begin
 
     def resize(self) -> VolumeDescription:
         """Take in what the origin has gained. Errors: VSS_E_VOLUME_NOT_SUPPORTED when it shrank, OSError, and as
@@ -178,6 +192,8 @@ class Volume:
 
     def check_usable(self) -> None:
         """Errors: VSS_E_REVERT_IN_PROGRESS while a revert is under way or has left a mixture behind."""
+        if self._revert_begins:
+            raise VssError(Code.VSS_E_REVERT_IN_PROGRESS, f"volume {self.name}: a revert begins; try when it has ended")
         progress = self.reverter.progress
         if progress is not None and self.reverter.blocks:
             share = f"{progress.done} of {progress.total} bytes are done"

@@ -36,6 +36,12 @@ class CopyOut:
         """Take slots from here on; no disk space is behind them yet."""
         self.next_slot, self._reserved_end = slot, 0
 
+    def has_room(self, chunks: set[int]) -> bool:
+        """Whether there is disk space behind slots and words for these chunks, so that nothing is to be allocated."""
+        if self.next_slot + len(chunks) > self._reserved_end:
+            return False
+        return all(self._store.head.reserved(chunk) for chunk in chunks)
+
     def plain(self, chunks: list[int]) -> None:
         """Copy out sorted chunks, without more ado when that fails. Errors: OSError, EOFError."""
         for start in range(0, len(chunks), BATCH_CHUNKS):
@@ -90,7 +96,7 @@ class CopyOut:
         """
         store = self._store
         with store.lock:
-            label, durable = store.newest, store.durable
+            label, durable = store.newest, store.durable or store.table.in_doubt
         first = self._reserve(len(chunks))
         for chunk in chunks:
             store.head.reserve(chunk)

@@ -60,6 +60,10 @@ class Words:
         self.view: memoryview = memoryview(self._map).cast("Q")
         self._reserved: set[int] = set()
 
+    def reserved(self, index: int) -> bool:
+        """Whether the disk space behind a word is known to be there."""
+        return index * 8 // ALLOCATION_STEP in self._reserved
+
     def reserve(self, index: int) -> None:
         """Allocate the disk space behind a word. Errors: OSError (ENOSPC)."""
         step = index * 8 // ALLOCATION_STEP

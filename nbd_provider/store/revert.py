@@ -118,12 +118,13 @@ class Reverter:
     @property
     def blocks(self) -> bool:
         """Whether nobody may use the volume: it changes now, or is a mixture of old and new."""
-        marked = self._store.header.settings.revert is not None
-        return self.progress is not None and (marked or self.progress.phase is not Phase.STOPPED)
+        progress, marked = self.progress, self._store.header.settings.revert is not None
+        return progress is not None and (marked or progress.phase is not Phase.STOPPED)
 
     def protects(self, copy_id: UUID) -> bool:
         """Whether this copy is the target of a revert that can still be finished."""
-        if self.progress is None or self.progress.copy_id != copy_id:
+        progress = self.progress
+        if progress is None or progress.copy_id != copy_id:
             return False
         return any(row.copy_id == copy_id and row.state in layout.LIVE_STATES for row in self._store.table.entries)
 

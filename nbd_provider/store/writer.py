@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from threading import RLock
 from uuid import UUID
 
@@ -219,10 +219,10 @@ class ShadowStore:
             raise VssError(Code.VSS_E_BAD_STATE, message)
         with self.lock:
             self.table.change(entry, state=layout.STATE_DELETED)
+        self.garbage = True
         if entry.persistent:
             self._sync()
         self._update()
-        self.garbage = True
         if not self.table.live:
             self.reset()
 
@@ -370,15 +370,15 @@ class ShadowStore:
                 self._mend()
                 self._copy_out.copy(sorted(self.missing(ranges)))
 
-    def copy_out_now(self, chunks: Iterable[int]) -> bool:
-        """Copy out missing chunks at once, or say False: the storage is in use, or has not taken them at once.
+    def copy_out_now(self, chunks: set[int]) -> bool:
+        """Copy out missing chunks at once, or say False: the storage is in use, has to grow, or has not taken them.
 
         No copy is lost here and none must be persistent: it neither syncs nor looks for room.
         """
         if not self.work.acquire(blocking=False):
             return False
         try:
-            if not self.table.settled:
+            if not self.table.settled or not self._copy_out.has_room(chunks):
                 return False
             if self.newest:
                 self._copy_out.plain(sorted(chunks))

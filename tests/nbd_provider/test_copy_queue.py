@@ -41,7 +41,8 @@ class Host:
         self.jobs: list[tuple[Callable[[], Any], Callable[[object], None]]] = []
         self.client, server = socket.socketpair()
         self.client.settimeout(WAIT)
-        self.connection = Connection(server, LiveDirectory(self.volume), lambda *job: self.jobs.append(job))
+        self.volume.copies.submit = lambda *job: self.jobs.append(job)
+        self.connection = Connection(server, LiveDirectory(self.volume), self.volume.copies.submit)
         self.volume.gate.opened.append(self.connection.release_held)
         self.connection.flush()
         greet(self.client, self.send)
@@ -177,15 +178,27 @@ def test_writes_that_come_during_a_sync_share_the_next(host: Host, monkeypatch: 
     assert host.copy_content(copy) == before
 
 
+def grow(host: Host) -> None:
+    """The storage has space ahead then."""
+    host.send(write(99, 0))
+    host.do_jobs()
+    assert host.answers() == {99: 0}
+
+
 def test_a_copy_out_that_is_cheap_needs_no_thread(host: Host) -> None:
     copy, before = host.cut(persistent=False), host.content()
-    host.send(write(1, 3))
-    assert not host.jobs and host.answers() == {1: 0}
+    host.send(write(1, 1))
+    assert len(host.jobs) == 1, "the storage has to grow"
+    host.do_jobs()
+    assert host.answers() == {1: 0}
+    host.send(write(2, 3))
+    assert not host.jobs and host.answers() == {2: 0}
     assert host.copy_content(copy) == before
 
 
 def test_a_storage_that_was_slow_gets_a_thread_for_a_while(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     copy, before = host.cut(persistent=False), host.content()
+    grow(host)
     now, real = [1000.0], os.pwritev
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
@@ -210,6 +223,7 @@ def test_a_storage_that_was_slow_gets_a_thread_for_a_while(host: Host, monkeypat
 def test_the_loop_itself_loses_no_copy_for_room(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Giving back space goes through the whole storage, which is for a thread."""
     copy = host.cut(persistent=False)
+    grow(host)
 
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "injected")

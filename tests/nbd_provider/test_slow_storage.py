@@ -12,6 +12,7 @@ import pytest
 
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.vss import provider_protocol as m
+from shadowset.vss.wire import FrameDecoder, encode
 
 CHUNK = 16384
 STALLING = """
@@ -92,6 +93,63 @@ def test_who_needs_no_copy_out_does_not_wait(stalling: Any, nbd_module: Any) -> 
     control.value(m.Finish, copy_id=second)
     assert other.pread(CHUNK, 9 * CHUNK) == b"b" * CHUNK
     assert content_of(stalling, first) == before and content_of(stalling, second) == seen
+
+
+def send(control: Any, call: Any) -> None:
+    control.sock.sendall(encode(call))
+
+
+def answers(control: Any, count: int) -> list[int]:
+    """The numbers of the next answers, all of which are good."""
+    decoder: FrameDecoder[m.FromProvider] = FrameDecoder(m.FromProvider)
+    numbers: list[int] = []
+    while len(numbers) < count:
+        for answer in decoder.feed(control.sock.recv(65536)):
+            assert isinstance(answer, m.Done), answer
+            numbers.append(answer.seq)
+    return numbers
+
+
+def test_calls_that_need_the_storage_hold_up_no_others(stalling: Any, nbd_module: Any) -> None:
+    control, slow = stalling.control(), stalling.control()
+    first, second = control.snapshot(persistent=True), control.snapshot(persistent=True)
+    before = Path(stalling.origin).read_bytes()
+    client = connect(nbd_module, stalling)
+    client.pwrite(b"a" * CHUNK, 0)
+    stalling.flag.touch()
+    send(slow, m.SetCopy(101, second, 7, None))
+    send(slow, m.Delete(102, first))
+    send(slow, m.Configure(103, 1 << 30, None, None))
+    wait_for_stall(stalling)
+    send(slow, m.Describe(104))
+    assert answers(slow, 1) == [104], "what needs no storage is answered at once"
+    client.pwrite(b"c" * CHUNK, 0)
+    assert client.pread(CHUNK, 0) == b"c" * CHUNK
+    control.value(m.Hold)
+    third = str(uuid4())
+    control.value(m.Commit, copy_id=third, set_id=str(uuid4()), created_ns=1, persistent=True)
+    control.value(m.Release)
+    send(control, m.Finish(105, third))
+    stalling.flag.unlink()
+    assert answers(slow, 3) == [101, 102, 103]
+    assert answers(control, 1) == [105]
+    described = control.value(m.Describe)
+    assert {copy["copy_id"]: copy["priority"] for copy in described["copies"]} == {second: 7, third: 128}
+    assert described["max_size"] == 1 << 30
+    assert content_of(stalling, second) == before
+
+
+def test_a_caller_that_goes_before_its_answer_harms_nobody(stalling: Any) -> None:
+    control, slow = stalling.control(), stalling.control()
+    copy = control.snapshot(persistent=True)
+    stalling.flag.touch()
+    send(slow, m.SetCopy(1, copy, 9, None))
+    wait_for_stall(stalling)
+    slow.close()
+    control.value(m.Describe)
+    stalling.flag.unlink()
+    control.value(m.Configure, max_size=1 << 30)
+    assert [each["priority"] for each in control.value(m.Describe)["copies"]] == [9]
 
 
 def test_a_stop_waits_for_the_storage(stalling: Any, nbd_module: Any) -> None:

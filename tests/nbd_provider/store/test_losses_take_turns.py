@@ -106,16 +106,22 @@ def test_a_loss_in_doubt_is_tried_again_at_the_next_copy_out(place: Place) -> No
     assert not place.store.table.in_doubt
 
 
-def test_a_failed_sync_of_a_deletion_is_made_good_by_the_next(place: Place) -> None:
-    place.cut(1, persistent=True)
-    place.cut(2, persistent=True)
-    place.failing = 1
+def test_a_deletion_takes_effect_when_it_is_durable(place: Place) -> None:
+    place.refusals = 0
+    for number in (1, 2):
+        place.cut(number, persistent=True)
+        place.overwrite(0)
+    place.failing = 2
     with pytest.raises(OSError, match="injected"):
-        place.store.delete(UUID(int=1))
+        place.store.delete(UUID(int=2))
+    assert place.store.garbage
     place.newest_at.clear()
-    place.store.set_copy(UUID(int=2), 7, None)
+    with pytest.raises(OSError, match="injected"):
+        next(place.store.reclaim())
+    assert place.store.newest == 2, "a power loss may bring it back"
+    assert sum(place.store.reclaim()) == CHUNK and place.store.newest == 1
     steps = [step for step, _ in place.newest_at]
-    assert "row 0" in steps[: steps.index("sync")]
+    assert "row 1" in steps[: steps.index("sync")], "it was not written again before it was synced again"
 
 
 def test_a_cut_while_the_store_starts_afresh_keeps_its_readers_right(
