@@ -15,7 +15,7 @@ from shadowset.requester.backup.mounts import VolumeMap, read_mounts
 from shadowset.requester.backup.plan import volumes_of
 from shadowset.requester.backup.verdicts import has_failed, writer_failure_text
 from shadowset.requester.backup_components import BackupComponents, ComponentKey
-from shadowset.requester.cli.output import note
+from shadowset.requester.cli.output import note, printable
 from shadowset.requester.create import make_set, take_back
 from shadowset.vss.codes import VssError
 from shadowset.vss.documents import metadata_to_xml
@@ -51,6 +51,18 @@ class Made:
     writers: list[WriterMetadata]
     components: list[ComponentKey] = field(default_factory=list)
     failed: set[str] = field(default_factory=set)
+
+    def details(self) -> list[str]:
+        """A line for each component of the set, and for each volume what the cut cost it."""
+        names = {writer.instance_id: writer.name for writer in self.writers}
+        lines = []
+        for component in self.components:
+            path = f"{component.logical_path}\\{component.name}".lstrip("\\")
+            lines.append(printable(f'Component "{names[component.instance_id]}:\\{path}" is in the set.'))
+        for volume in self.record.volumes:
+            times = f"frozen for {volume.frozen_ms:.1f} ms, writes held for {volume.hold_ms:.1f} ms"
+            lines.append(f"Volume {printable(volume.volume)}: {times}.")
+        return lines
 
 
 class Creation:

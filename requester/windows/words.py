@@ -45,6 +45,11 @@ def braced(guid: str) -> str:
     return "{" + printable(guid) + "}"
 
 
+def unbraced(text: str) -> str:
+    """An id as the coordinator has it: without braces, in lower case."""
+    return text.strip("{}").lower()
+
+
 def time_text(nanoseconds: int) -> str:
     """Unix nanoseconds in the local time zone, in the form of an English Windows: ``4/9/2026 10:00:05 AM``."""
     moment = datetime.fromtimestamp(nanoseconds // 1_000_000_000)

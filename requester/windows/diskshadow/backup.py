@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 from shadowset.requester.backup.manifest import write_atomically
 from shadowset.requester.backup.verdicts import writer_failure_text
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli import UsageError
-from shadowset.requester.cli.output import printable
 from shadowset.requester.windows.creation import Creation, Made
 from shadowset.requester.windows.diskshadow.session import CLIENT, SET_ALIAS, Session
 from shadowset.requester.windows.diskshadow.settings import Volume
+from shadowset.requester.windows.scripts import run_file
 from shadowset.requester.windows.shadow_text import DISKSHADOW, copy_text
 from shadowset.requester.windows.words import braced
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.documents.bundle import make_bundle
 from shadowset.vss.selection import Selector
-
-
-class ScriptFailed(VssError):
-    """A script that EXEC ran has failed; diskshadow quits."""
 
 
 def show_settings(session: Session, given: list[str]) -> None:
@@ -106,7 +100,7 @@ def create(session: Session, given: list[str]) -> None:
         made = creation.make()
     session.creation, session.completed = (creation, made), False
     if session.settings.verbose:
-        _tell_more(session, made)
+        session.tell("\n".join(made.details()))
     _name_copies(session, made)
     if session.settings.metadata:
         _save_documents(session, creation, made)
@@ -114,18 +108,6 @@ def create(session: Session, given: list[str]) -> None:
     for copy in made.copies:
         session.tell(copy_text(copy, DISKSHADOW, session.names_by_id))
     session.tell(f"Number of shadow copies listed: {len(made.copies)}")
-
-
-def _tell_more(session: Session, made: Made) -> None:
-    names = {writer.instance_id: writer.name for writer in made.writers}
-    for component in made.components:
-        path = f"{component.logical_path}\\{component.name}".lstrip("\\")
-        session.tell(printable(f'Component "{names[component.instance_id]}:\\{path}" is in the set.'))
-    for volume in made.record.volumes:
-        session.tell(
-            f"Volume {printable(volume.volume)}: frozen for {volume.frozen_ms:.1f} ms, writes held for "
-            f"{volume.hold_ms:.1f} ms."
-        )
 
 
 def _name_copies(session: Session, made: Made) -> None:
@@ -179,12 +161,4 @@ def execute(session: Session, given: list[str]) -> None:
     """``EXEC FILE``: a program or shell script, with the aliases in its environment. Errors: ScriptFailed."""
     if len(given) != 1:
         raise UsageError("EXEC takes one file; put parameters into a script")
-    path = os.path.abspath(given[0])
-    command = [path] if os.access(path, os.X_OK) else ["/bin/sh", path]
-    sys.stdout.flush()
-    try:
-        status = subprocess.run(command, env=session.environment, check=False).returncode
-    except OSError as error:
-        raise ScriptFailed(Code.E_INVALIDARG, f"{path} cannot be run: {error.strerror}") from error
-    if status:
-        raise ScriptFailed(Code.VSS_E_UNEXPECTED, f"{path} ended with status {status}; nothing after it is done")
+    run_file(given[0], session.aliases)

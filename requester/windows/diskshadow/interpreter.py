@@ -11,6 +11,7 @@ from shadowset.requester.connection import ServiceUnavailable
 from shadowset.requester.windows.diskshadow import backup, restore, shadows
 from shadowset.requester.windows.diskshadow.lines import is_comment, substitute, words
 from shadowset.requester.windows.diskshadow.session import Session
+from shadowset.requester.windows.scripts import ScriptFailed
 from shadowset.vss.codes import VssError
 
 Handler = Callable[[Session, list[str]], None]
@@ -111,7 +112,7 @@ def run_prompt(session: Session, read: Callable[[str], str]) -> int:
             perform(session, read("DISKSHADOW> "))
         except (Exit, EOFError):
             return EXIT_OK
-        except backup.ScriptFailed as error:
+        except ScriptFailed as error:
             session.complain(f"Error: {error}")
             return EXIT_FAILURE
         except (UsageError, VssError, OSError) as error:

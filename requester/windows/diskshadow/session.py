@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -71,11 +70,6 @@ class Session:
     def names_by_id(self) -> dict[str, str]:
         """Aliases by the ids that they stand for."""
         return {value.strip("{}"): name for name, value in self.aliases.items()}
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The environment of commands: the aliases beside what there is."""
-        return {**os.environ, **self.aliases}
 
     def reset(self) -> None:
         """Forget everything; volatile copies go."""

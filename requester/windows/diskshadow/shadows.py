@@ -5,15 +5,26 @@ from __future__ import annotations
 import os
 
 from shadowset.requester.administration import Administration
-from shadowset.requester.backup.mounts import VolumeMap, read_mounts
-from shadowset.requester.backup.plan import volumes_of
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli import UsageError
 from shadowset.requester.cli.output import printable
 from shadowset.requester.windows.diskshadow.session import CLIENT, Session
+from shadowset.requester.windows.listing import (
+    delete_copy,
+    deleting_text,
+    gather_writers,
+    oldest_first,
+    writers_text,
+)
+from shadowset.requester.windows.refusals import (
+    refuse_break,
+    refuse_disks,
+    refuse_import,
+    refuse_letters_and_shares,
+)
 from shadowset.requester.windows.shadow_text import DISKSHADOW, copy_text
-from shadowset.requester.windows.words import braced
-from shadowset.requester.windows.writer_text import metadata_text, status_text
+from shadowset.requester.windows.words import braced, unbraced
+from shadowset.requester.windows.writer_text import status_text
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.requester_protocol import SnapshotProperties
 
@@ -23,10 +34,10 @@ def list_shadows(session: Session, given: list[str]) -> None:
     what, value = _choice("LIST SHADOWS", given, {"all": 0, "set": 1, "id": 1})
     with Administration(client=CLIENT) as administration:
         copies = administration.query(
-            guid(value) if what == "id" else "",
-            guid(value) if what == "set" else "",
+            unbraced(value) if what == "id" else "",
+            unbraced(value) if what == "set" else "",
         )
-    for copy in sorted(copies, key=lambda one: (one.created_ns, one.device_number)):
+    for copy in oldest_first(copies):
         session.tell(copy_text(copy, DISKSHADOW, session.names_by_id))
     session.tell(f"Number of shadow copies listed: {len(copies)}")
 
@@ -34,19 +45,14 @@ def list_shadows(session: Session, given: list[str]) -> None:
 def list_writers(session: Session, given: list[str]) -> None:
     """``LIST WRITERS [METADATA | DETAILED | STATUS]``."""
     what, _ = _choice("LIST WRITERS", given or ["metadata"], {"metadata": 0, "detailed": 0, "status": 0})
-    with Administration(client=CLIENT) as administration:
-        statuses = administration.list_writers()
-        volume_map = VolumeMap(administration.volume_list(), read_mounts())
     if what == "status":
+        with Administration(client=CLIENT) as administration:
+            statuses = administration.list_writers()
         session.tell(status_text(statuses))
         session.tell(f"Number of writers listed: {len(statuses)}")
         return
-    with BackupComponents(client=CLIENT) as calls:
-        calls.initialize_for_backup()
-        writers = calls.gather_writer_metadata().result()
-    session.tell(
-        metadata_text(writers, lambda files: volumes_of(files, volume_map, os.environ), detailed=what == "detailed")
-    )
+    writers = gather_writers(CLIENT)
+    session.tell(writers_text(CLIENT, writers, detailed=what == "detailed"))
     session.tell(f"Number of writers listed: {len(writers)}")
 
 
@@ -72,46 +78,29 @@ def delete_shadows(session: Session, given: list[str]) -> None:
     )
     with BackupComponents(client=CLIENT) as calls:
         copies = calls.query(
-            guid(value) if what == "id" else "",
-            guid(value) if what == "set" else "",
+            unbraced(value) if what == "id" else "",
+            unbraced(value) if what == "set" else "",
             value if what in ("volume", "oldest") else "",
         )
         if what == "exposed":
             copies = [_exposed_on(copies, value)]
-        copies.sort(key=lambda copy: (copy.created_ns, copy.device_number))
         if not copies and what != "all":
             raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no shadow copy of {what} {value}; LIST SHADOWS ALL")
-        deleted = sum(_delete(session, calls, copy) for copy in (copies[:1] if what == "oldest" else copies))
-    session.tell(f"\nNumber of shadow copies deleted: {deleted}")
-
-
-def _delete(session: Session, calls: BackupComponents, copy: SnapshotProperties) -> int:
-    session.tell(f"Deleting shadow copy {braced(copy.snapshot_id)} on volume {printable(copy.original_volume)} ...")
-    result = calls.delete_snapshots(copy.snapshot_id, force=True)
-    if result.not_deleted:
-        raise VssError(Code.VSS_E_PROVIDER_VETO, f"{copy.snapshot_id} was not deleted: {result.message}")
-    return result.deleted
+        chosen = oldest_first(copies)[: 1 if what == "oldest" else None]
+        for copy in chosen:
+            session.tell(deleting_text(copy))
+            delete_copy(calls, copy)
+    session.tell(f"\nNumber of shadow copies deleted: {len(chosen)}")
 
 
 def expose(session: Session, given: list[str]) -> None:
     """``EXPOSE ID DIRECTORY``."""
     if len(given) != 2:
         raise UsageError("EXPOSE takes a shadow copy's id and an empty directory")
-    _refuse_letters_and_shares(given[1])
+    refuse_letters_and_shares(given[1])
     with BackupComponents(client=CLIENT) as calls:
-        place = calls.expose_snapshot(guid(given[0]), os.path.abspath(given[1]))
+        place = calls.expose_snapshot(unbraced(given[0]), os.path.abspath(given[1]))
     session.tell(f"The shadow copy was successfully exposed as {printable(place)}.")
-
-
-def _refuse_letters_and_shares(place: str) -> None:
-    if len(place.rstrip("\\")) == 2 and place[1] == ":":
-        raise VssError(
-            Code.E_INVALIDARG, f"{place} is a drive letter, which there are none of here; give an empty directory"
-        )
-    if place.startswith("\\\\"):
-        raise VssError(
-            Code.VSS_E_NOT_SUPPORTED, f"{place} is a share; expose the copy on an empty directory and share that"
-        )
 
 
 def unexpose(session: Session, given: list[str]) -> None:
@@ -120,7 +109,7 @@ def unexpose(session: Session, given: list[str]) -> None:
         raise UsageError("UNEXPOSE takes a shadow copy's id, or the directory on which it is exposed")
     with BackupComponents(client=CLIENT) as calls:
         copies = calls.query()
-        named = [copy.snapshot_id for copy in copies if copy.snapshot_id.lower() == guid(given[0])]
+        named = [copy.snapshot_id for copy in copies if copy.snapshot_id.lower() == unbraced(given[0])]
         copy_id = named[0] if named else _exposed_on(copies, given[0]).snapshot_id
         calls.unexpose_snapshot(copy_id)
     session.tell(f"Shadow copy {braced(copy_id)} is no longer exposed.")
@@ -138,38 +127,23 @@ def revert(session: Session, given: list[str]) -> None:
     if len(given) != 1:
         raise UsageError("REVERT takes a shadow copy's id")
     with Administration(client=CLIENT) as administration:
-        status = administration.revert_to_snapshot(guid(given[0]))
+        status = administration.revert_to_snapshot(unbraced(given[0]))
     session.tell(f"The revert of volume {status.volume} is under way; 'vssadmin query reverts' tells how far it is.")
 
 
 def mask(session: Session, given: list[str]) -> None:
     """``MASK SET``: refused."""
-    raise VssError(
-        Code.VSS_E_NOT_SUPPORTED,
-        "MASK hides the disks of imported hardware shadow copies, and no provider here has any; DELETE SHADOWS SET",
-    )
+    refuse_disks("MASK")
 
 
 def break_set(session: Session, given: list[str]) -> None:
     """``BREAK [WRITABLE] SET``: refused."""
-    raise VssError(
-        Code.VSS_E_NOT_SUPPORTED,
-        "BREAK makes volumes of shadow copies that are disks of their own, and here they are differences to the live "
-        "volume; copy the device of the shadow copy to another disk",
-    )
+    refuse_break("BREAK")
 
 
 def import_set(session: Session, given: list[str]) -> None:
     """``IMPORT``: refused."""
-    raise VssError(
-        Code.VSS_E_NOT_SUPPORTED,
-        "IMPORT takes transportable shadow copies, and no provider here makes any; copy the device of the shadow copy",
-    )
-
-
-def guid(text: str) -> str:
-    """An id without braces, in lower case."""
-    return text.strip("{}").lower()
+    refuse_import("IMPORT")
 
 
 def _choice(command: str, given: list[str], allowed: dict[str, int]) -> tuple[str, str]:

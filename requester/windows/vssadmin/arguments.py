@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shadowset.requester.cli import UsageError
+from shadowset.requester.windows.words import unbraced
 
 VALUES = ("for", "on", "maxsize", "shadow", "set", "autoretry")
 FLAGS = ("all", "oldest", "quiet", "forcedismount", "any")
@@ -24,7 +25,7 @@ class Switches:
 
     def guid(self, name: str) -> str:
         """An id, without the braces that Windows puts around it."""
-        return self.value(name).strip("{}").lower()
+        return unbraced(self.value(name))
 
     def need(self, *names: str) -> None:
         """Errors: UsageError when one of these switches is not given."""

@@ -9,6 +9,7 @@ from shadowset.requester.cli.output import note, say
 from shadowset.requester.cli.watch import show_notice
 from shadowset.requester.create import create_set
 from shadowset.requester.windows.confirm import confirmed
+from shadowset.requester.windows.listing import oldest_first
 from shadowset.requester.windows.vssadmin import layout
 from shadowset.requester.windows.vssadmin.arguments import Switches
 from shadowset.requester.windows.words import volume_of
@@ -99,7 +100,7 @@ def _to_delete(switches: Switches) -> str:
 
 def _deletable(copies: list[SnapshotProperties], switches: Switches) -> list[SnapshotProperties]:
     """Oldest first. Errors: VSS_E_UNSUPPORTED_CONTEXT when there are only copies that vssadmin does not delete."""
-    copies = sorted(copies, key=lambda copy: (copy.created_ns, copy.device_number))
+    copies = oldest_first(copies)
     if "any" in switches.flags:
         return copies
     allowed = [copy for copy in copies if copy.attributes & Attribute.CLIENT_ACCESSIBLE]

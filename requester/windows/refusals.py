@@ -1,0 +1,50 @@
+"""What the Windows tools can do and Shadowset's providers cannot, each refused in one sentence with VSS's code."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from shadowset.vss.codes import Code, VssError
+
+
+def refuse_letters_and_shares(place: str) -> None:
+    """Errors: E_INVALIDARG for a drive letter, VSS_E_NOT_SUPPORTED for a share."""
+    if len(place.rstrip("\\")) == 2 and place[1] == ":":
+        raise VssError(
+            Code.E_INVALIDARG, f"{place} is a drive letter, which there are none of here; give an empty directory"
+        )
+    if place.startswith("\\\\"):
+        refuse_share(place)
+
+
+def refuse_share(place: str) -> NoReturn:
+    """Errors: VSS_E_NOT_SUPPORTED."""
+    raise VssError(
+        Code.VSS_E_NOT_SUPPORTED, f"{place} is a share; expose the copy on an empty directory and share that"
+    )
+
+
+def refuse_break(command: str) -> NoReturn:
+    """Errors: VSS_E_NOT_SUPPORTED."""
+    raise VssError(
+        Code.VSS_E_NOT_SUPPORTED,
+        f"{command} makes volumes of shadow copies that are disks of their own, and here they are differences to the "
+        "live volume; copy the device of the shadow copy to another disk",
+    )
+
+
+def refuse_import(command: str) -> NoReturn:
+    """Errors: VSS_E_NOT_SUPPORTED."""
+    raise VssError(
+        Code.VSS_E_NOT_SUPPORTED,
+        f"{command} takes transportable shadow copies, and no provider here makes any; copy the device of the shadow "
+        "copy",
+    )
+
+
+def refuse_disks(command: str) -> NoReturn:
+    """Errors: VSS_E_NOT_SUPPORTED."""
+    raise VssError(
+        Code.VSS_E_NOT_SUPPORTED,
+        f"{command} is for the disks of hardware shadow copies, which no provider here has; use revert or a restore",
+    )
