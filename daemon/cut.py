@@ -49,7 +49,7 @@ class PlannedSnapshot:
     hold_sent: float = 0.0
     gate_opens: float = 0.0
     held: bool = False
-    commit_sent: bool = False
+    prepared: bool = False
     drain_ms: float = 0.0
     hold_ms: float = 0.0
     waited: int = 0
@@ -205,7 +205,6 @@ class Cut:
 
     async def _commit_one(self, each: PlannedSnapshot) -> None:
         started = now()
-        each.commit_sent = True
         left_ms = (each.gate_opens - started) * 1000
         work = each.provider.commit(each.volume, each.snapshot_id, self._set_id, self.created_ns, self._persistent)
         sentence = f"volume {each.volume} was not cut while its writes were held"

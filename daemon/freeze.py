@@ -17,9 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from shadowset.daemon.mounts import Mount, mounts_of, read_mounts
+from shadowset.daemon.mounts import mounts_of, read_mounts
 from shadowset.daemon.process import in_thread
 from shadowset.vss.codes import Code, VssError
+from shadowset.vss.mountinfo import Mount
 
 FIFREEZE = 0xC0045877
 FITHAW = 0xC0045878

@@ -3,39 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
-from dataclasses import dataclass
 
-_ESCAPE = re.compile(rb"\\([0-7]{3})")
-
-
-@dataclass(frozen=True)
-class Mount:
-    """One line of mountinfo; ``device`` is ``major:minor``."""
-
-    mount_id: int
-    device: str
-    root: str
-    path: str
-    fs_type: str
-    source: str
-
-
-def parse_mountinfo(text: str) -> list[Mount]:
-    """All mounts, in the order of the table; lines of an unknown shape are left out."""
-    mounts = []
-    for line in text.splitlines():
-        before, separator, after = line.partition(" - ")
-        head, tail = before.split(" "), after.split(" ")
-        if separator and len(head) >= 6 and len(tail) >= 2:
-            path, root, source = map(_plain, (head[4], head[3], tail[1]))
-            mounts.append(Mount(int(head[0]), head[2], root, path, tail[0], source))
-    return mounts
-
-
-def _plain(field: str) -> str:
-    return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), os.fsencode(field)))
+from shadowset.vss.mountinfo import Mount, parse_mountinfo
 
 
 def read_mounts() -> list[Mount]:

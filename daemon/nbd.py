@@ -38,6 +38,7 @@ class NbdProvider:
         self._link_of = volumes.link_of
         self._objects = DeviceObjects(paths)
         self._prepared: dict[str, ControlLink] = {}
+        self._committing: set[str] = set()
 
     async def start(self, copies: list[SnapshotProperties]) -> None:
         """Describe the device objects of these copies and no others."""
@@ -110,6 +111,7 @@ class NbdProvider:
 
     async def commit(self, volume: str, snapshot_id: str, set_id: str, created_ns: int, persistent: bool) -> Committed:
         """A new generation."""
+        self._committing.add(snapshot_id)
         return await self._prepared[volume].commit(snapshot_id, set_id, created_ns, persistent)
 
     async def release(self, volume: str) -> Released:
@@ -124,11 +126,14 @@ class NbdProvider:
 
     async def post_final_commit(self, volume: str, snapshot_id: str) -> None:
         """Tell it that the set exists."""
+        self._committing.discard(snapshot_id)
         await self._link_of(volume).finish(snapshot_id)
 
     async def abort(self, volume: str, snapshot_id: str) -> None:
-        """Delete the pending copy."""
-        await self.delete(volume, snapshot_id)
+        """Delete the pending copy, if there can be one: a process that hangs would be waited for."""
+        if snapshot_id in self._committing:
+            self._committing.discard(snapshot_id)
+            await self.delete(volume, snapshot_id)
 
     async def delete(self, volume: str, snapshot_id: str) -> None:
         """Delete the copy."""

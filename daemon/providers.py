@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar
 
 from shadowset.daemon.catalogue import Catalogue
+from shadowset.daemon.process import in_thread
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
 from shadowset.vss.provider import GROUP, Provider, VolumeFacts, in_order
@@ -21,6 +23,7 @@ from shadowset.vss.provider import GROUP, Provider, VolumeFacts, in_order
 log = logging.getLogger(__name__)
 
 START_S = 20.0
+T = TypeVar("T")
 EventCall = Callable[[str, str, str], None]
 
 
@@ -50,6 +53,10 @@ class Lodging:
     def event(self, name: str, message: str, volume: str = "") -> None:
         """See ``ProviderHost``."""
         self.record(name, message, volume)
+
+    def in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
+        """See ``ProviderHost``."""
+        return in_thread(work)
 
 
 def _directory(path: str, mode: int) -> str:

@@ -96,6 +96,8 @@ class SnapshotSetMaker:
         self._house.volumes.check_set([each.facts for each in self.plan.snapshots])
         if self._has_writers:
             await self._cast.tell(WriterEvent.PREPARE_SNAPSHOT, self._cast.taking_part(), self._timeline)
+        for each in self.plan.snapshots:
+            each.prepared = True
         await self._providers("end-prepare", lambda each: each.provider.end_prepare(each.volume, self.plan.set_id))
         await self._house.quiet.writable()
         numbers = self._house.catalogue.next_device_numbers(len(self.plan.snapshots))
@@ -248,7 +250,7 @@ class SnapshotSetMaker:
         self._house.event("set-failed", str(cause), set_id=self.plan.set_id)
 
     async def _delete_pending(self, each: PlannedSnapshot) -> None:
-        if not each.commit_sent:
+        if not each.prepared:
             return
         try:
             await each.provider.abort(each.volume, each.snapshot_id)

@@ -278,15 +278,14 @@ class Snapshots:
     async def _look_after_volume(self, provider: Provider, volume: str, copies: list[SnapshotProperties]) -> None:
         try:
             told = await provider.copies(volume)
+            await self.reconcile(provider, volume, told, {copy.snapshot_id for copy in copies})
+            if volume in self._away:
+                for copy in self._house.catalogue.snapshots(volume=volume):
+                    await provider.surface(copy)
+                self._away.discard(volume)
         except VssError as error:
             self._away.add(volume)
             log.debug("%s", error)
-            return
-        await self.reconcile(provider, volume, told, {copy.snapshot_id for copy in copies})
-        if volume in self._away:
-            self._away.discard(volume)
-            for copy in self._house.catalogue.snapshots(volume=volume):
-                await provider.surface(copy)
 
     # ---- after a restart ----
 

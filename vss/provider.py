@@ -8,7 +8,8 @@ the one that is cut. Every call may raise VssError; codes that VSS does not allo
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -18,6 +19,7 @@ from shadowset.vss.provider_protocol import Committed, CopyInfo, Held, Released
 from shadowset.vss.requester_protocol import ProviderInfo, SnapshotProperties
 
 GROUP = "shadowset.providers"
+T = TypeVar("T")
 
 ALLOWED_CODES = frozenset(
     {
@@ -79,6 +81,9 @@ class ProviderHost(Protocol):
     def event(self, name: str, message: str, volume: str = "") -> None:
         """Append to the coordinator's event list."""
 
+    def in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
+        """Run a call that may block; one that never comes back keeps nobody else, nor the process."""
+
 
 class Provider(Protocol):
     """One way of making shadow copies. Volumes are named as in ``VolumeFacts.name``."""
@@ -128,7 +133,7 @@ class Provider(Protocol):
         """The set exists: the copy is no longer pending. May come again after a restart of either side."""
 
     async def abort(self, volume: str, snapshot_id: str) -> None:
-        """The set does not come to be: the copy, if there is one, goes."""
+        """The set does not come to be: the copy, if there is one, goes. Comes after ``end_prepare`` has begun."""
 
     async def delete(self, volume: str, snapshot_id: str) -> None:
         """Delete a copy. Errors: VSS_E_OBJECT_NOT_FOUND."""

@@ -10,7 +10,6 @@ Nothing can hold the writes of a plain directory, and a copy takes as long as it
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import subprocess
@@ -80,7 +79,7 @@ class DirectoryProvider:
         kept = Kept(volume, CopyInfo(snapshot_id, set_id, number, created_ns, persistent, pending=True, size=0))
         self._write(kept)
         command = ["cp", "-a", "--reflink=auto", volume.removeprefix(PREFIX), self._files(snapshot_id)]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        done = await self._host.in_thread(lambda: subprocess.run(command, capture_output=True, text=True, check=False))
         if done.returncode:
             raise VssError(Code.VSS_E_INSUFFICIENT_STORAGE, f"{volume} cannot be copied: {done.stderr.strip()}")
         return Committed(number)
@@ -104,7 +103,7 @@ class DirectoryProvider:
 
     async def delete(self, volume: str, snapshot_id: str) -> None:
         self._read(volume, snapshot_id)
-        await asyncio.to_thread(shutil.rmtree, self._files(snapshot_id), True)
+        await self._host.in_thread(lambda: shutil.rmtree(self._files(snapshot_id), ignore_errors=True))
         os.unlink(self._record(snapshot_id))
 
     async def volumes(self) -> list[str]:

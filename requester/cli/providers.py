@@ -65,6 +65,7 @@ def provider_text(provider: ProviderInfo) -> str:
                     each.name.lower() for each in ProviderCapability if each.name and provider.capabilities & each
                 ),
             ),
+            ("Not offered", ", ".join(provider.lacks) or "-"),
             ("Shadow copies", str(provider.copies)),
         ]
     )

@@ -16,7 +16,7 @@ from shadowset.daemon.catalogue import Catalogue, VolumeRow
 from shadowset.daemon.document import merge_reply
 from shadowset.daemon.freeze import freeze_layers
 from shadowset.daemon.limits import Limits
-from shadowset.daemon.mounts import Mount, mount_of_path, parse_mountinfo
+from shadowset.daemon.mounts import mount_of_path
 from shadowset.daemon.quiet import HoldingHandler
 from shadowset.daemon.sequence import Sequence
 from shadowset.daemon.volume_checks import check_name
@@ -25,6 +25,7 @@ from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component, Failure, WriterComponents
 from shadowset.vss.enums import ComponentType, Context, SnapshotState, WriterEvent, WriterState
+from shadowset.vss.mountinfo import Mount, parse_mountinfo
 from shadowset.vss.provider import ALLOWED_CODES, translated
 
 # ---- order of calls ----

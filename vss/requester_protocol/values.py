@@ -114,7 +114,8 @@ class ProviderInfo(msgspec.Struct, frozen=True):
     """VSS_PROVIDER_PROP, with what the provider can do and how many shadow copies of it exist.
 
     ``version_id`` is a GUID of its own for each version, ``class_id`` one of the implementation; ``capabilities`` are
-    bits of ProviderCapability.
+    bits of ProviderCapability. ``lacks`` names what its copies or volumes cannot do that those of the built-in provider
+    can: hold, device-object, changed-blocks, revert, priority.
     """
 
     provider_id: str
@@ -125,6 +126,7 @@ class ProviderInfo(msgspec.Struct, frozen=True):
     class_id: str
     capabilities: int
     copies: int = 0
+    lacks: list[str] = []
 
 
 class StorageInfo(msgspec.Struct):
