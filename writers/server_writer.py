@@ -36,6 +36,9 @@ PREPARE_SHARE = 0.8  # of the time for prepare-snapshot
 HOLD_SHARE = 0.5  # of the time for freeze; the rest is for other servers and the answer
 
 
+FileSet = tuple[str, str, bool]
+
+
 class Held(Protocol):
     """A server between prepare-snapshot and post-snapshot. One thread works with it; ``interrupt`` comes from any."""
 
@@ -87,7 +90,7 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
         super().__init__(socket_path)
         self.command_seconds = command_seconds
         self._chosen: dict[str, list[str]] = {}
-        self._parts: dict[str, list[str]] = {}
+        self._parts: dict[str, list[FileSet]] = {}
         self._held: dict[str, Held] = {}
         self._guard = threading.Lock()  # of the tables alone: abort may come while another handler hangs in a server
 
@@ -102,8 +105,8 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
         """The settings of a data directory, also when its server is lost; empty ones when it is not configured."""
 
     @abstractmethod
-    def directories(self, data: str) -> list[str]:
-        """The data directory first, then all others that belong to it. Errors: VssError."""
+    def file_sets(self, data: str) -> list[FileSet]:
+        """All files: directory, pattern, and whether directories beneath belong to it. Errors: VssError."""
 
     @abstractmethod
     def process(self, data: str) -> int:
@@ -131,8 +134,8 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
                 caption=f"{self.kind} {data}",
                 selectable_for_restore=True,
             )
-            for directory in self.directories(data):
-                component.add_files(directory, "*", recursive=True)
+            for directory, filespec, recursive in self.file_sets(data):
+                component.add_files(directory, filespec, recursive)
             for filespec in self.excluded:
                 metadata.exclude_files(data, filespec)
 
@@ -156,12 +159,11 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
             if data not in known:
                 message = f"the server of {data} cannot be reached any more; see that it runs, and try again"
                 raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
-            self._parts[data] = self.directories(data)
-            torn = [directory for directory in self._parts[data] if event.is_path_left_out(directory)]
+            self._parts[data] = self.file_sets(data)
+            torn = {directory for directory, _, _ in self._parts[data] if event.is_path_left_out(directory)}
             if torn:
-                message = (
-                    f"of {data}, {', '.join(torn)} lies on no volume of the set; add its volume, or the copy is torn"
-                )
+                message = f"of {data}, {', '.join(sorted(torn))} lies on no volume of the set; add its volume"
+                message += ", or the copy is torn"
                 event.set_failure(Code.VSS_E_WRITERERROR_INCONSISTENTSNAPSHOT, message)
             if self.process(data):
                 held = self.open(known[data], data)
@@ -186,8 +188,8 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
                 message = f"the server of {data} was lost amid the creation ({error.message})"
                 event.set_failure(Code.VSS_E_WRITERERROR_RETRYABLE, message)
         for data, parts in self._parts.items():
-            if self.directories(data) != parts:
-                message = f"the directories of {data} changed amid the creation; identify again and try again"
+            if self.file_sets(data) != parts:
+                message = f"the places of {data} changed amid the creation; identify again and try again"
                 event.set_failure(Code.VSS_E_WRITERERROR_RETRYABLE, message)
 
     def on_post_snapshot(self, event: CurrentEvent) -> None:
@@ -250,7 +252,7 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
 
 
 def found_servers(
-    settings: Iterable[SettingsT], data_of: Callable[[SettingsT], str], directories: Callable[[str], list[str]]
+    settings: Iterable[SettingsT], data_of: Callable[[SettingsT], str], file_sets: Callable[[str], list[FileSet]]
 ) -> dict[str, SettingsT]:
     """The servers whose data can be found and be a component; the others are left out with a line in the log."""
     found: dict[str, SettingsT] = {}
@@ -258,7 +260,7 @@ def found_servers(
         try:
             data = os.path.realpath(data_of(each))
             component_identity(data)
-            directories(data)
+            file_sets(data)
         except VssError as error:
             LOG.warning("%s: it is left out", error.message)
         else:

@@ -27,11 +27,25 @@ def binaries() -> str:
 class Cluster:
     """The server ``port`` on the data directory ``data``; sockets and log lie in ``runtime``."""
 
-    def __init__(self, data: str, runtime: str, port: int = 55432, wal: str = "", tablespace: str = "") -> None:
+    @classmethod
+    def existing(cls, data: str, runtime: str, port: int) -> Cluster:
+        """A server for a data directory that is there, with sockets and log of its own."""
+        self = cls.__new__(cls)
+        self._place(data, runtime, port)
+        with open(f"{data}/postgresql.conf", "a", encoding="utf-8") as file:
+            file.write(f"unix_socket_directories = '{runtime}'\nport = {port}\narchive_mode = off\n")
+        self.begin()
+        return self
+
+    def _place(self, data: str, runtime: str, port: int) -> None:
         self.data, self.runtime, self.port = data, runtime, port
         self.connection = f"host={runtime} port={port} user=postgres dbname=postgres"
         os.makedirs(runtime, exist_ok=True)
-        for directory in filter(None, (runtime, data, wal, tablespace)):
+        shutil.chown(runtime, OWNER, OWNER)
+
+    def __init__(self, data: str, runtime: str, port: int = 55432, wal: str = "", tablespace: str = "") -> None:
+        self._place(data, runtime, port)
+        for directory in filter(None, (data, wal, tablespace)):
             os.makedirs(directory, exist_ok=True)
             shutil.chown(directory, OWNER, OWNER)
         self.run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "--data-checksums", "--no-sync",

@@ -28,7 +28,8 @@ from shadowset.writers.postgresql.files import (
     directories,
     server_process,
 )
-from shadowset.writers.postgresql.settings import discover, read_settings
+from shadowset.writers.postgresql.settings import Settings, discover
+from shadowset.writers.server_settings import read_settings
 
 E = WriterEvent
 MAIN = "shadowset.writers.postgresql.main"
@@ -145,7 +146,7 @@ def test_a_tablespace_made_meanwhile_is_told(side: Any, cluster: Cluster) -> Non
     shutil.chown(late, "postgres", "postgres")
     cluster.sql(f"CREATE TABLESPACE late LOCATION '{late}'")
     answer = side.ask(E.THAW)
-    assert "directories" in answer.message
+    assert "places" in answer.message
     assert answer.code == Code.VSS_E_WRITERERROR_RETRYABLE
 
 
@@ -231,7 +232,7 @@ def test_a_wrong_configuration_is_told(tmp_path: Path, text: str, problem: str) 
     path = tmp_path / "x.toml"
     path.write_text(text)
     with pytest.raises(VssError, match=problem) as caught:
-        read_settings(str(path))
+        read_settings(str(path), Settings)
     assert str(path) in caught.value.message
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
-import threading
 from typing import Any, LiteralString
 
 from shadowset.vss.codes import Code, VssError
+from shadowset.writers.interrupting import interrupting, shut_down
 
 try:
     import psycopg
@@ -24,7 +23,6 @@ else:
 
 APPLICATION = "shadowset writer"
 CONNECT_SECONDS = 5
-GRACE_SECONDS = 0.5
 RETRYABLE_CLASSES = ("08", "53", "57")  # connection, resources, operator intervention (SQLSTATE classes)
 
 
@@ -70,14 +68,9 @@ class Server:
 
     def _execute(self, statement: LiteralString, seconds: float) -> psycopg.Cursor[Any]:
         """The server ends the statement in time, and a server that does not answer at all loses its session."""
-        guard = threading.Timer(seconds + GRACE_SECONDS, self.interrupt)
-        guard.daemon = True
-        guard.start()
-        try:
+        with interrupting(seconds, self.interrupt):
             self._connection.execute(f"SET statement_timeout = {max(1, int(seconds * 1000))}".encode())
             return self._connection.execute(statement)
-        finally:
-            guard.cancel()
 
     def _value(self, statement: LiteralString, action: str, seconds: float = CONNECT_SECONDS) -> Any:
         try:
@@ -141,11 +134,8 @@ class Server:
 
     def interrupt(self) -> None:
         """Makes a call that hangs in another thread fail."""
-        try:
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as sock:
-                sock.shutdown(socket.SHUT_RDWR)
-        except (OSError, psycopg.Error):
-            return  # it is lost already
+        with contextlib.suppress(psycopg.Error):
+            shut_down(self._connection.fileno())
 
     def close(self) -> None:
         """Ends the session."""

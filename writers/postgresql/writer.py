@@ -18,7 +18,7 @@ from shadowset.writers.postgresql.files import (
 from shadowset.writers.postgresql.restore import prepare_recovery, start_and_check
 from shadowset.writers.postgresql.server import Server
 from shadowset.writers.postgresql.settings import ClusterSettings, Settings, discover
-from shadowset.writers.server_writer import Held, ServerWriter, found_servers
+from shadowset.writers.server_writer import FileSet, Held, ServerWriter, found_servers
 from shadowset.writers.service import Cancelled
 
 LOG = logging.getLogger("shadowset.writer.postgresql")
@@ -40,7 +40,7 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
         self.freeze_timeout_ms = settings.freeze_timeout_ms
 
     def servers(self) -> dict[str, ClusterSettings]:
-        return found_servers(self.settings.cluster or discover(), _data_directory, directories)
+        return found_servers(self.settings.cluster or discover(), _data_directory, self.file_sets)
 
     def settings_of(self, data: str) -> ClusterSettings:
         for settings in self.settings.cluster:
@@ -48,8 +48,8 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
                 return settings
         return ClusterSettings(data_directory=data)
 
-    def directories(self, data: str) -> list[str]:
-        return directories(data)
+    def file_sets(self, data: str) -> list[FileSet]:
+        return [(directory, "*", True) for directory in directories(data)]
 
     def process(self, data: str) -> int:
         return server_process(data)

@@ -1,0 +1,1 @@
+"""A writer for MariaDB and MySQL servers."""
