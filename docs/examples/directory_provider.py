@@ -78,10 +78,7 @@ class DirectoryProvider:
         number = len(self._all(volume)) + 1
         kept = Kept(volume, CopyInfo(snapshot_id, set_id, number, created_ns, persistent, pending=True, size=0))
         self._write(kept)
-        command = ["cp", "-a", "--reflink=auto", volume.removeprefix(PREFIX), self._files(snapshot_id)]
-        done = await self._host.in_thread(lambda: subprocess.run(command, capture_output=True, text=True, check=False))
-        if done.returncode:
-            raise VssError(Code.VSS_E_INSUFFICIENT_STORAGE, f"{volume} cannot be copied: {done.stderr.strip()}")
+        await self._do("cp", "-a", "--reflink=auto", volume.removeprefix(PREFIX), self._files(snapshot_id))
         return Committed(number)
 
     async def release(self, volume: str) -> Released:
@@ -110,6 +107,8 @@ class DirectoryProvider:
         return sorted({kept.volume for kept in self._all()})
 
     async def copies(self, volume: str) -> list[CopyInfo]:
+        if not volume.startswith(PREFIX):
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"{volume} is no directory of this provider")
         return [kept.copy for kept in self._all(volume)]
 
     async def keep(self, volume: str, snapshot_id: str, priority: int | None, hold_until_ns: int | None) -> None:
@@ -120,14 +119,23 @@ class DirectoryProvider:
 
     async def surface(self, copy: SnapshotProperties) -> None:
         self._read(copy.original_volume, copy.snapshot_id)
-        if not os.path.lexists(copy.device_object):
-            os.symlink(self._files(copy.snapshot_id), copy.device_object)
+        place = copy.device_object
+        os.makedirs(place, exist_ok=True)
+        if not os.path.exists(f"{place}/.copy-me"):
+            await self._do("mount", "--bind", "-o", "ro,nosuid,nodev", self._files(copy.snapshot_id), place)
 
     async def unsurface(self, copy: SnapshotProperties) -> None:
-        if os.path.lexists(copy.device_object):
-            os.unlink(copy.device_object)
+        if os.path.exists(f"{copy.device_object}/.copy-me"):
+            await self._do("umount", "--lazy", copy.device_object)
+        if os.path.isdir(copy.device_object):
+            os.rmdir(copy.device_object)
 
     # ---- files ----
+
+    async def _do(self, *command: str) -> None:
+        done = await self._host.in_thread(lambda: subprocess.run(command, capture_output=True, text=True, check=False))
+        if done.returncode:
+            raise VssError(Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, f"{command[0]} failed: {done.stderr.strip()}")
 
     def _files(self, snapshot_id: str) -> str:
         return f"{self._host.state}/{snapshot_id}"
