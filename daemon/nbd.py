@@ -12,7 +12,7 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import ProviderCapability, ProviderType
 from shadowset.vss.paths import Paths
 from shadowset.vss.provider import VolumeFacts
-from shadowset.vss.provider_protocol import Committed, CopyInfo, Held, Released
+from shadowset.vss.provider_protocol import ChangedRanges, Committed, CopyInfo, Held, Released
 from shadowset.vss.requester_protocol import ProviderInfo, SnapshotProperties
 
 PROVIDER_ID = "7c1f0f5e-9a4c-4c39-8d2c-3a8e5a8d6b21"
@@ -150,6 +150,10 @@ class NbdProvider:
     async def keep(self, volume: str, snapshot_id: str, priority: int | None, hold_until_ns: int | None) -> None:
         """Durable when this returns."""
         await self._link_of(volume).set_copy(snapshot_id, priority, hold_until_ns)
+
+    async def changes(self, volume: str, since: str, until: str, offset: int) -> ChangedRanges:
+        """By the labels of the chunks that were copied out."""
+        return await self._link_of(volume).changes(since, until, offset)
 
     def place(self, device_number: int) -> str:
         """The device object."""

@@ -8,12 +8,14 @@ from typing import Any
 
 import msgspec
 
+from shadowset.daemon.delta import query_delta
 from shadowset.daemon.house import House
 from shadowset.daemon.revert import revert, revert_status
 from shadowset.daemon.snapshots import Snapshots, refuse_held
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import ObjectType
+from shadowset.vss.provider_protocol import ChangedRanges
 
 
 class ServiceCalls:
@@ -30,6 +32,7 @@ class ServiceCalls:
             rp.Query: self._query,
             rp.DeleteSnapshots: self._delete,
             rp.KeepSnapshot: self._keep,
+            rp.QuerySnapshotDelta: self._query_delta,
             rp.ExposeSnapshot: self._expose,
             rp.UnexposeSnapshot: self._unexpose,
             rp.RevertToSnapshot: self._revert,
@@ -61,6 +64,10 @@ class ServiceCalls:
 
     async def _keep(self, call: rp.KeepSnapshot) -> rp.SnapshotProperties:
         return await self.snapshots.keep(call.snapshot_id, call.priority, call.hold_until_ns)
+
+    async def _query_delta(self, call: rp.QuerySnapshotDelta) -> ChangedRanges:
+        until = self.snapshots.get(call.until) if call.until else None
+        return await query_delta(self._house.providers, self.snapshots.get(call.snapshot_id), until, call.offset)
 
     async def _expose(self, call: rp.ExposeSnapshot) -> str:
         return await self.snapshots.expose(call.snapshot_id, call.path)

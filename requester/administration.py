@@ -9,6 +9,7 @@ from typing import Any
 from shadowset.requester.connection import Connection
 from shadowset.vss import requester_protocol as protocol
 from shadowset.vss.paths import Paths
+from shadowset.vss.provider_protocol import ChangedRanges
 
 DEFAULT_CHUNK = 16384
 
@@ -85,6 +86,13 @@ class Administration:
         )
         assert isinstance(copy, protocol.SnapshotProperties)
         return copy
+
+    def query_snapshot_delta(self, snapshot_id: str, until: str = "", offset: int = 0) -> ChangedRanges:
+        """What changed since a copy, until a later one or until now; a piece from ``offset`` on (``changed_ranges``
+        has all). Errors: VSS_E_OBJECT_NOT_FOUND, VSS_E_NOT_SUPPORTED, E_INVALIDARG."""
+        delta = self.connection.call(protocol.QuerySnapshotDelta, snapshot_id=snapshot_id, until=until, offset=offset)
+        assert isinstance(delta, ChangedRanges)
+        return delta
 
     def revert_to_snapshot(self, snapshot_id: str) -> protocol.RevertStatus:
         """Start to take a detached volume back to a copy. Errors: VSS_E_VOLUME_IN_USE, VSS_E_REVERT_IN_PROGRESS."""

@@ -9,13 +9,13 @@ the one that is cut. Every call may raise VssError; codes that VSS does not allo
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
 from shadowset.vss.codes import Code, VssError, describe
 from shadowset.vss.enums import ProviderType
-from shadowset.vss.provider_protocol import Committed, CopyInfo, Held, Released
+from shadowset.vss.provider_protocol import ChangedRanges, Committed, CopyInfo, Held, Released
 from shadowset.vss.requester_protocol import ProviderInfo, SnapshotProperties
 
 GROUP = "shadowset.providers"
@@ -155,6 +155,18 @@ class Provider(Protocol):
 
     async def unsurface(self, copy: SnapshotProperties) -> None:
         """The copy is about to go, or is gone; harmless when it is not readable."""
+
+
+@runtime_checkable
+class TracksChanges(Protocol):
+    """A provider that knows which blocks changed has this call as well."""
+
+    async def changes(self, volume: str, since: str, until: str, offset: int) -> ChangedRanges:
+        """What changed since a copy, until a later one or until now (""); a piece from ``offset`` on.
+
+        A block that changed is always in it. Errors: VSS_E_OBJECT_NOT_FOUND, VSS_E_NOT_SUPPORTED, E_INVALIDARG when
+        ``until`` is not the later one.
+        """
 
 
 def in_order(providers: list[Provider]) -> list[Provider]:

@@ -111,6 +111,19 @@ class Released(msgspec.Struct):
     waited: int
 
 
+class ChangedRanges(msgspec.Struct):
+    """Ranges of a volume that changed, in order, as offset and length in bytes.
+
+    They are whole blocks of ``block_size`` but for the volume's end, a block counting where one byte of it may have
+    changed. The answer holds up to ``end``; whoever wants more asks from there. ``size`` is that of the later state.
+    """
+
+    block_size: int
+    size: int
+    end: int
+    ranges: list[tuple[int, int]]
+
+
 class Describe(Message, tag="describe"):
     """Answered with VolumeDescription."""
 
@@ -178,6 +191,19 @@ class SetCopy(Message, tag="set-copy"):
     copy_id: str
     priority: int | None = None
     hold_until_ns: int | None = None
+
+
+class Changes(Message, tag="changes"):
+    """What changed since a copy, until another one or until now (""), from ``offset`` on; answered with ChangedRanges.
+
+    Errors: VSS_E_OBJECT_NOT_FOUND when a copy is not there or was lost meanwhile, E_INVALIDARG when ``until`` is not
+    the later one.
+    """
+
+    seq: int
+    copy_id: str
+    until: str = ""
+    offset: int = 0
 
 
 class Resize(Message, tag="resize"):
@@ -250,6 +276,7 @@ ToProvider = (
     | Delete
     | Configure
     | SetCopy
+    | Changes
     | Resize
     | Revert
     | CancelRevert

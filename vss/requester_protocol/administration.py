@@ -34,6 +34,18 @@ class KeepSnapshot(Call, tag="keep-snapshot"):
     hold_until_ns: int | None = None
 
 
+class QuerySnapshotDelta(Call, tag="query-snapshot-delta"):
+    """What changed since a copy, until another one of its volume or until now (""), a piece from ``offset`` on.
+
+    Result: ChangedRanges. Ask again from its ``end`` until that is its ``size``. Errors: VSS_E_OBJECT_NOT_FOUND when a
+    copy is not there or was lost meanwhile, VSS_E_NOT_SUPPORTED when its provider does not know, E_INVALIDARG.
+    """
+
+    snapshot_id: str
+    until: str = ""
+    offset: int = 0
+
+
 class ExposeSnapshot(Call, tag="expose-snapshot"):
     """Mount a copy read-only; without ``path`` below the run-time directory. Result: the mount point."""
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from shadowset.vss.components import BackupComponentsDocument
 from shadowset.vss.metadata import WriterMetadata
+from shadowset.vss.provider_protocol import ChangedRanges
 from shadowset.vss.requester_protocol.administration import (
     DeleteSnapshots,
     ExposeSnapshot,
@@ -16,6 +17,7 @@ from shadowset.vss.requester_protocol.administration import (
     ListWriters,
     Query,
     QueryRevertStatus,
+    QuerySnapshotDelta,
     RegisterProvider,
     RevertToSnapshot,
     StorageConfigure,
@@ -128,6 +130,7 @@ ToCoordinator = (
     | Query
     | DeleteSnapshots
     | KeepSnapshot
+    | QuerySnapshotDelta
     | ExposeSnapshot
     | UnexposeSnapshot
     | RevertToSnapshot
@@ -166,6 +169,7 @@ RESULTS: dict[type[Call], Any] = {
     Query: list[SnapshotProperties],
     DeleteSnapshots: DeleteResult,
     KeepSnapshot: SnapshotProperties,
+    QuerySnapshotDelta: ChangedRanges,
     ExposeSnapshot: str,
     RevertToSnapshot: RevertStatus,
     QueryRevertStatus: RevertStatus,

@@ -1,0 +1,111 @@
+"""What changed, over the control socket and in pieces, against a comparison of the bytes."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from shadowset.nbd_provider import changed_ranges as module
+from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.requester.delta import whole_delta
+from shadowset.vss import provider_protocol as m
+from shadowset.vss.codes import Code, VssError
+
+CHUNK = 16 * 1024
+
+
+def content(provider: Any, copy: str) -> bytes:
+    reader = CopyReader(provider.storage, provider.origin, UUID(copy))
+    data = reader.read(0, reader.size)
+    reader.close()
+    return data
+
+
+def differing(before: bytes, after: bytes) -> set[int]:
+    return {at // CHUNK for at in range(0, len(before), CHUNK) if before[at : at + CHUNK] != after[at : at + CHUNK]}
+
+
+def chunks(ranges: list[tuple[int, int]]) -> set[int]:
+    return {chunk for offset, length in ranges for chunk in range(offset // CHUNK, -(-(offset + length) // CHUNK))}
+
+
+@pytest.fixture
+def history(provider: Any, nbd_module: Any, random_image: bytes) -> tuple[Any, list[str]]:
+    """A provider, and three copies with writes between and after them."""
+    client = nbd_module.NBD()
+    client.connect_uri(provider.uri)
+    control, chance, copies = provider.control(), random.Random(7), []
+    for _ in range(3):
+        for _ in range(12):
+            client.pwrite(os.urandom(30000), chance.randrange(provider.size - 30000))
+        copies.append(control.snapshot())
+    client.pwrite(os.urandom(512), provider.size - 512)
+    client.flush()
+    return provider, copies
+
+
+@pytest.mark.vss(104)
+def test_the_control_socket_tells_what_changed(history: tuple[Any, list[str]]) -> None:
+    provider, copies = history
+    control = provider.control()
+    now = Path(provider.origin).read_bytes()
+    for index, since in enumerate(copies):
+        for until in [*copies[index + 1 :], ""]:
+            told = control.value(m.Changes, copy_id=since, until=until)
+            expected = differing(content(provider, since), content(provider, until) if until else now)
+            assert chunks([tuple(each) for each in told["ranges"]]) == expected
+            assert (told["block_size"], told["size"], told["end"]) == (CHUNK, provider.size, provider.size)
+    for fields, code in (
+        ({"copy_id": copies[1], "until": copies[0]}, Code.E_INVALIDARG),
+        ({"copy_id": copies[0], "offset": provider.size + 1}, Code.E_INVALIDARG),
+        ({"copy_id": str(uuid4())}, Code.VSS_E_OBJECT_NOT_FOUND),
+        ({"copy_id": "x"}, Code.E_INVALIDARG),
+    ):
+        refused = control.call(m.Changes, **fields)
+        assert isinstance(refused, m.Failed) and refused.code == code
+    control.value(m.Delete, copy_id=copies[0])
+    lost = control.call(m.Changes, copy_id=copies[0])
+    assert isinstance(lost, m.Failed) and lost.code == Code.VSS_E_OBJECT_NOT_FOUND and "full backup" in lost.message
+
+
+@pytest.mark.parametrize(("step", "most", "seconds"), [(1, 65536, 5.0), (3, 2, 5.0), (7, 65536, 0.0)])
+def test_pieces_add_up_to_the_whole(
+    history: tuple[Any, list[str]], monkeypatch: pytest.MonkeyPatch, step: int, most: int, seconds: float
+) -> None:
+    provider, copies = history
+    since, until = UUID(copies[0]), UUID(copies[2])
+    at_once = module.changed_ranges(provider.storage, since, until, 0)
+    monkeypatch.setattr(module, "STEP_CHUNKS", step)
+    monkeypatch.setattr(module, "MAX_RANGES", most)
+    monkeypatch.setattr(module, "MAX_SECONDS", seconds)
+    asked = []
+
+    def ask(offset: int) -> m.ChangedRanges:
+        asked.append(offset)
+        return module.changed_ranges(provider.storage, since, until, offset)
+
+    assert whole_delta(ask) == at_once
+    assert (len(asked) > 1) == (most == 2 or not seconds)
+
+
+def test_a_copy_that_goes_meanwhile_makes_the_answer_unknown(
+    history: tuple[Any, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider, copies = history
+    control = provider.control()
+    monkeypatch.setattr(module, "STEP_CHUNKS", 1)
+    monkeypatch.setattr(module, "MAX_SECONDS", 0.0)
+
+    def ask(offset: int) -> m.ChangedRanges:
+        if offset == 5 * CHUNK:
+            control.value(m.Delete, copy_id=copies[0])
+        return module.changed_ranges(provider.storage, UUID(copies[0]), UUID(copies[2]), offset)
+
+    with pytest.raises(VssError, match="full backup") as lost:
+        whole_delta(ask)
+    assert lost.value.code == Code.VSS_E_OBJECT_NOT_FOUND
