@@ -80,6 +80,7 @@ def test_every_call_of_a_session_has_a_method() -> None:
         rp.RegisterProvider, rp.UnregisterProvider,
         rp.VolumeAttach, rp.VolumeDetach, rp.VolumeResize, rp.VolumeRemove, rp.VolumeList,
         rp.StorageList, rp.StorageConfigure, rp.KeepSnapshot, rp.RevertToSnapshot, rp.QueryRevertStatus,
+        rp.QuerySnapshotDelta,
     }  # fmt: skip
     expected = {call_name(call).replace("-", "_") for call in rp.ToCoordinator.__args__ if call not in administrative}
     assert set(CALLS) == expected
