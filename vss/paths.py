@@ -90,6 +90,11 @@ class Paths:
         """Where a provider records lost copies when their shadow storage takes no write, the lasting place first."""
         return f"{self.state}/losses", f"{self.runtime}/losses"
 
+    @property
+    def pending(self) -> str:
+        """Restored files that take their places at the next boot."""
+        return f"{self.state}/pending-restore"
+
     def volume(self, name: str) -> str:
         """Run-time directory of one volume."""
         return f"{self.runtime}/volumes/{name}"

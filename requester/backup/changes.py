@@ -58,10 +58,10 @@ def narrow(listing: Listing, planned: PlannedComponent, component: Component, ar
 def _differenced(
     planned: PlannedComponent, component: Component, around: Surroundings, entries: dict[str, Found]
 ) -> set[str]:
-    """Take over what the differenced files say; returns their paths."""
-    judged = planned.builds_on_base and planned.backup_type is not BackupType.LOG
+    """Take over what the differenced files say; returns their paths. A log backup is not about them."""
+    judged = planned.builds_on_base
     seen = set()
-    for rule in component.differenced_files:
+    for rule in component.differenced_files if planned.backup_type is not BackupType.LOG else ():
         for one in _look_up(FileSet(rule.path, rule.filespec, rule.recursive), planned, around):
             if one.kind != REGULAR or not judged:
                 entries.setdefault(one.path, one)

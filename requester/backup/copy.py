@@ -158,19 +158,48 @@ def copy_ranges(
 ) -> tuple[int, str]:
     """Copy only these ranges, one behind the other; returns bytes and SHA-256. Errors: as ``copy_contents``."""
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(BLOCK))
     done = 0
+    for each in ranges:
+        transfer(source, each.offset, target, done, each.length, target_path, digest, on_bytes)
+        done += each.length
+    return done, digest.hexdigest()
+
+
+def transfer(
+    source: int,
+    position: int,
+    target: int,
+    target_position: int,
+    length: int,
+    target_path: str,
+    digest: hashlib._Hash,
+    on_bytes: OnBytes,
+) -> None:
+    """Copy ``length`` bytes between two places, into the digest too. Errors: as ``copy_contents``."""
+    buffer = memoryview(bytearray(min(BLOCK, length)))
+    end = position + length
+    while position < end:
+        count = _read_some(source, buffer[: min(BLOCK, end - position)], position)
+        digest.update(buffer[:count])
+        with writing(target_path):
+            _write_all(target, buffer[:count], target_position)
+        position += count
+        target_position += count
+        on_bytes(count)
+
+
+def digest_ranges(source: int, ranges: Sequence[Range]) -> str:
+    """SHA-256 of these ranges, one behind the other. Errors: OSError."""
+    digest = hashlib.sha256()
     for each in ranges:
         position = each.offset
         while position < each.end:
-            count = _read_some(source, buffer[: min(BLOCK, each.end - position)], position)
-            digest.update(buffer[:count])
-            with writing(target_path):
-                _write_all(target, buffer[:count], done)
-            position += count
-            done += count
-            on_bytes(count)
-    return done, digest.hexdigest()
+            data = os.pread(source, min(BLOCK, each.end - position), position)
+            if not data:
+                raise OSError(errno.ESTALE, "the file is shorter than it should be")
+            digest.update(data)
+            position += len(data)
+    return digest.hexdigest()
 
 
 def data_ranges(source: int, size: int) -> Iterator[tuple[int, int]]:

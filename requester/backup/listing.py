@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from shadowset.requester.backup.leftovers import is_leftover
+from shadowset.requester.backup.leftovers import is_temporary
 from shadowset.requester.backup.manifest import DIRECTORY, PARENT, REGULAR, STORED, SYMLINK
 from shadowset.requester.backup.plan import PlannedComponent, Root
 from shadowset.vss.filespec import FileSelection, created_during_backup, name_matches, normal_path
@@ -148,7 +148,7 @@ def _kind(root: Root, name: str, status: os.stat_result) -> str | None:
         if not root.files.recursive:
             return None
         return DIRECTORY if root.files.filespec in EVERYTHING else PARENT
-    if is_leftover(name) or not name_matches(root.files.filespec, name):
+    if is_temporary(name) or not name_matches(root.files.filespec, name):
         return None
     if stat.S_ISREG(status.st_mode):
         return REGULAR

@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from shadowset import __version__
     from shadowset.requester.cli import (
+        afterwards,
         backup,
         create,
         delete,
@@ -94,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
         providers,
         backup,
         restore,
+        afterwards,
         revert,
         documents,
     ):

@@ -9,7 +9,10 @@ from shadowset.requester.cli.backup import add_selection, selection
 from shadowset.requester.cli.options import Commands, add_command, add_json
 
 if TYPE_CHECKING:
-    from shadowset.requester.restore.engine import RestoreReport
+    from shadowset.requester.restore.report import RestoreReport
+    from shadowset.requester.restore.simulate import SimulatedComponent
+    from shadowset.requester.restore.wishes import Wishes
+    from shadowset.vss.enums import RollForward
 
 
 def register(commands: Commands) -> None:
@@ -25,6 +28,7 @@ def register(commands: Commands) -> None:
         "is replaced, and files that belong to it but are not in the backup are removed (for example a data base's\n"
         "write-ahead log that is newer than the backup). This needs room for the component a second time.\n\n"
         "A volume that was mounted at the backup must be mounted again before files go there.\n\n"
+        "A backup that builds on others is restored with them, oldest first; its writers hear that more is to come.\n\n"
         "With --to the files go below a directory of their own, in their original tree, and no writer is asked.",
         "shadowset restore /backup/monday\n"
         "shadowset restore /backup/monday --component 'SQLite Writer:databases/orders'\n"
@@ -32,8 +36,53 @@ def register(commands: Commands) -> None:
     )
     command.add_argument("source", metavar="SOURCE", help="the directory of the backup")
     command.add_argument("--to", metavar="DIR", help="put the files below this new or empty directory, without writers")
+    command.add_argument("--dry-run", action="store_true", help="only say what would go where; nobody is asked")
     add_selection(command)
+    add_wishes(command)
     add_json(command)
+
+
+def add_wishes(command: argparse.ArgumentParser) -> None:
+    """The options by which a writer is told how to restore; each may be repeated."""
+    wishes = command.add_argument_group("wishes", "WRITER:PATH is a component, WRITER alone all of that writer's")
+
+    def add(name: str, metavar: str | tuple[str, ...], text: str) -> None:
+        count = len(metavar) if isinstance(metavar, tuple) else None
+        wishes.add_argument(name, action="append", default=[], nargs=count, metavar=metavar, help=text)
+
+    add("--new-target", ("WRITER:PATH", "OLD", "NEW"), "files declared in directory OLD or beneath go to NEW")
+    add("--authoritative", "WRITER:PATH", "what is restored wins over other replicas")
+    add("--roll-forward", ("WRITER:PATH", "HOW"), "none, all, or partial:POINT in the writer's words")
+    add("--rename", ("WRITER:PATH", "NAME"), "the component gets this name")
+    add("--instance", ("WRITER", "INSTANCE"), "this running instance takes it")
+    add("--option", ("WRITER:PATH", "TEXT"), 'a text for the writer, as "Name"="Value","Sub\\Component":"Name"="Value"')
+
+
+def wishes_of(options: argparse.Namespace) -> Wishes:
+    """The wishes of a command line. Errors: VssError, E_INVALIDARG."""
+    from shadowset.requester.backup.plan import parse_selector
+    from shadowset.requester.restore.wishes import Relocation, Wishes
+    from shadowset.vss.restore_options import check_options
+
+    return Wishes(
+        options=tuple((parse_selector(who), check_options(text)) for who, text in options.option),
+        authoritative=tuple(parse_selector(who) for who in options.authoritative),
+        names=tuple((parse_selector(who), name) for who, name in options.rename),
+        roll_forward=tuple((parse_selector(who), *_roll_forward(how)) for who, how in options.roll_forward),
+        relocations=tuple(Relocation(parse_selector(who), old, new) for who, old, new in options.new_target),
+        instances=tuple((parse_selector(who), instance) for who, instance in options.instance),
+    )
+
+
+def _roll_forward(text: str) -> tuple[RollForward, str]:
+    from shadowset.vss.codes import Code, VssError
+    from shadowset.vss.enums import RollForward
+
+    word, _, point = text.partition(":")
+    known = {"none": RollForward.NONE, "all": RollForward.ALL, "partial": RollForward.PARTIAL}
+    if word.lower() not in known or bool(point) != (word.lower() == "partial"):
+        raise VssError(Code.E_INVALIDARG, f"{text!r} is no way to roll forward; write none, all or partial:POINT")
+    return known[word.lower()], point
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,15 +92,42 @@ def run(options: argparse.Namespace) -> int:
     from shadowset.requester.restore.engine import RestoreJob
 
     wanted, excluded = selection(options)
-    job = RestoreJob(options.source, wanted=wanted, excluded=excluded, observer=TerminalObserver())
+    wishes = wishes_of(options)
+    job = RestoreJob(options.source, wanted=wanted, excluded=excluded, observer=TerminalObserver(), wishes=wishes)
+    if options.dry_run:
+        found = job.simulate()
+        if options.json:
+            emit_json(found)
+        else:
+            say("\n".join(line for one in found for line in simulated_lines(one)))
+        return 1 if any(one.reason for one in found) else 0
     report = job.run_to(options.to) if options.to else job.run()
     if options.json:
         emit_json(report)
     else:
         say(report_text(report))
+    if report.reboot_required:
+        note("shadowset: restart the host to finish the restore")
     if not report.succeeded:
         note("shadowset: the restore is not complete; the reasons stand with the components")
     return 0 if report.succeeded else 1
+
+
+def simulated_lines(found: SimulatedComponent) -> list[str]:
+    """What would be done with one component."""
+    from shadowset.requester.cli.output import printable
+
+    events = "its writer would be told" if found.events else "its writer would not be told"
+    lines = [f"{found.writer}: {found.component} from {found.backup} by {found.method}, {events}"]
+    if found.reason:
+        lines.append(f"  would not be restored: {found.reason}")
+    if found.service:
+        lines.append(f"  service {found.service} would be stopped and started")
+    if found.at_reboot:
+        lines.append("  at the next boot:")
+    lines += [f"  {file.action} {file.destination}" for file in found.files]
+    lines += [f"  remove {path}" for path in found.removed]
+    return [printable(line) for line in lines]
 
 
 def report_text(report: RestoreReport) -> str:
@@ -79,6 +155,11 @@ def report_text(report: RestoreReport) -> str:
     lines = [table(["WRITER", "COMPONENT", "RESULT", "FILES", "SIZE", "REASON"], rows, right=(3, 4))]
     for component in report.components:
         lines += [printable(f"removed {path}, which is not in the backup") for path in component.removed]
-        lines += [printable(f"{component.component} was put into {place} instead") for place in component.mapped]
+        places = (*component.mapped, *component.moved_to)
+        lines += [printable(f"{component.component} was put into {place} instead") for place in places]
+        if component.at_reboot:
+            lines.append(printable(f"{component.component} takes its place at the next boot"))
+        if component.backups > 1:
+            lines.append(printable(f"{component.component} was restored from {component.backups} backups"))
     lines += [printable(problem) for problem in report.problems]
     return "\n".join(lines)

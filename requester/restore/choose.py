@@ -4,35 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from shadowset.requester.backup.chain import Link, links_of
 from shadowset.requester.backup.manifest import BundleError, ComponentId, Manifest, ManifestComponent, ManifestFile
 from shadowset.requester.backup_components import ComponentKey
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.documents import metadata_from_xml
-from shadowset.vss.enums import ComponentType, RestoreMethodType
+from shadowset.vss.enums import ComponentType
 from shadowset.vss.metadata import ComponentInfo, FileSet, WriterMetadata
 from shadowset.vss.selection import Selector, guid_key, implied_components, restore_selection, wants_restore_events
 
 SEPARATOR = "\\"
 
-METHODS = (
-    RestoreMethodType.RESTORE_IF_NOT_THERE,
-    RestoreMethodType.RESTORE_IF_CAN_REPLACE,
-    RestoreMethodType.RESTORE_TO_ALTERNATE_LOCATION,
-)
-
 
 @dataclass
 class RestoreItem:
-    """One explicitly backed-up component, or with ``member`` one member of the set that it defines.
+    """One explicitly backed-up component, or with ``member`` one member of the set that it defines, in one backup.
 
-    ``files`` are what is to be put back, ``infos`` the components whose files these are.
+    ``files`` are what is to be put back, ``infos`` the components whose files these are; ``more`` says that a later
+    backup of the chain follows, ``first`` that none came before.
     """
 
+    link: Link
     component: ManifestComponent
     metadata: WriterMetadata
     infos: tuple[ComponentInfo, ...]
     files: list[ManifestFile]
     member: ComponentInfo | None = None
+    first: bool = True
+    more: bool = False
     events: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,6 +49,11 @@ class RestoreItem:
         )
 
     @property
+    def identity(self) -> tuple[str, str, str]:
+        """What is the same in all backups of a chain: class, instance name, and path of what is restored."""
+        return guid_key(self.component.writer_id), self.component.instance_name, self.path
+
+    @property
     def instance(self) -> tuple[str, str]:
         """Class and instance that were backed up, as they are compared."""
         return guid_key(self.component.writer_id), guid_key(self.component.instance_id)
@@ -66,41 +69,53 @@ class RestoreItem:
         return [files for info in self.infos for files in info.file_sets]
 
 
-def stored_metadata(manifest: Manifest, texts: dict[str, str]) -> dict[tuple[str, str], WriterMetadata]:
-    """The stored writer metadata by class id and instance id. Errors: VssError for a document that cannot be read."""
-    return {
-        (document.writer_id, document.instance_id): metadata_from_xml(texts[document.path])
-        for document in manifest.documents
-        if document.writer_id
-    }
-
-
 def choose(
+    chain: list[Link],
+    wanted: tuple[Selector, ...] | None,
+    excluded: tuple[Selector, ...] = (),
+    alone: bool = False,
+) -> list[list[RestoreItem]]:
+    """The items to restore, for each backup of the chain; all that succeeded in the newest when ``wanted`` is None.
+
+    ``alone``: of the newest only, whatever it builds on.
+    Errors: VSS_E_OBJECT_NOT_FOUND for what the backup does not hold, or holds only as failed; E_INVALIDARG for a member
+    that cannot be restored by itself; BundleError for a chain with a gap.
+    """
+    steps: list[list[RestoreItem]] = [[] for _ in chain]
+    metadata = [link.metadata() for link in chain]
+    files = [link.manifest.files_by_component() for link in chain]
+    numbers = {link.directory: number for number, link in enumerate(chain)}
+    for component, path in _chosen(chain[-1].manifest, metadata[-1], wanted, excluded):
+        through = links_of(chain, component) if not alone else [(chain[-1], component)]
+        for position, (link, counterpart) in enumerate(through):
+            number = numbers[link.directory]
+            item = _item(link, files[number], counterpart, _metadata_of(counterpart, metadata[number]), path)
+            item.first, item.more = position == 0, position < len(through) - 1
+            steps[number].append(item)
+    return steps
+
+
+def _chosen(
     manifest: Manifest,
     metadata: dict[tuple[str, str], WriterMetadata],
     wanted: tuple[Selector, ...] | None,
-    excluded: tuple[Selector, ...] = (),
-) -> list[RestoreItem]:
-    """The items to restore; all that succeeded when ``wanted`` is None.
-
-    Errors: VSS_E_OBJECT_NOT_FOUND for what the backup does not hold, or holds only as failed; E_INVALIDARG for a member
-    that cannot be restored by itself.
-    """
-    items: list[RestoreItem] = []
-    files_of = manifest.files_by_component()
+    excluded: tuple[Selector, ...],
+) -> list[tuple[ManifestComponent, str]]:
+    """Each explicit component that is meant, with the path of what is wanted of it."""
+    chosen: list[tuple[ManifestComponent, str]] = []
     for selector in wanted if wanted is not None else (None,):
         found = [
-            _item(manifest, files_of, component, _metadata_of(component, metadata), selector)
+            (component, selector.path if selector and selector.path else component.full_path)
             for component in manifest.components
             if _is_meant(component, _metadata_of(component, metadata), selector)
             and not any(_excludes(one, component, _metadata_of(component, metadata)) for one in excluded)
         ]
         if selector is not None and not found:
             raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"the backup holds no {selector}; leave it out")
-        items += [item for item in found if all(item.path != other.path or item.key != other.key for other in items)]
-    if not items:
+        chosen += [each for each in found if each not in chosen]
+    if not chosen:
         raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, "the backup holds no component that could be restored")
-    return items
+    return chosen
 
 
 def _metadata_of(component: ManifestComponent, metadata: dict[tuple[str, str], WriterMetadata]) -> WriterMetadata:
@@ -134,35 +149,20 @@ def _excludes(selector: Selector, component: ManifestComponent, metadata: Writer
 
 
 def _item(
-    manifest: Manifest,
+    link: Link,
     files_of: dict[ComponentId, list[ManifestFile]],
     component: ManifestComponent,
     metadata: WriterMetadata,
-    selector: Selector | None,
+    path: str,
 ) -> RestoreItem:
     explicit = [
         one.full_path
-        for one in manifest.components
+        for one in link.manifest.components
         if (one.writer_id, one.instance_id) == (component.writer_id, component.instance_id)
     ]
-    path = selector.path if selector and selector.path else component.full_path
     selection = restore_selection(metadata, explicit, path)
     members = [selection.member or selection.defining]
     members += implied_components(metadata, [members[0].full_path]) if members[0].selectable else ()
     paths = {member.full_path for member in members}
-    mine = files_of.get(component.key, [])
-    files = [file for file in mine if (file.member or file.component) in paths]
-    return RestoreItem(component, metadata, tuple(members), files, selection.member)
-
-
-def refuse_methods(items: list[RestoreItem]) -> None:
-    """Refuse what a writer wants done that this requester does not do. Errors: VSS_E_NOT_SUPPORTED."""
-    for item in items:
-        method = item.metadata.restore_method
-        if method.method not in METHODS:
-            service = f" with service {method.service!r}" if method.service else ""
-            raise VssError(
-                Code.VSS_E_NOT_SUPPORTED,
-                f"writer {item.metadata.name} wants its components restored by {method.method.name}{service}, which "
-                "this requester does not do; restore the files with --to DIR and put them in place by hand",
-            )
+    files = [file for file in files_of.get(component.key, []) if (file.member or file.component) in paths]
+    return RestoreItem(link, component, metadata, tuple(members), files, selection.member)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterable, Mapping
 
-from shadowset.requester.backup.manifest import ManifestVolume
 from shadowset.requester.backup.mounts import is_below
 from shadowset.requester.restore.choose import RestoreItem
 from shadowset.vss.codes import Code, VssError
@@ -13,14 +12,13 @@ from shadowset.vss.enums import RestoreMethodType
 from shadowset.vss.filespec import PathIndex, mapped_path
 
 
-def refuse_unmounted(
-    volumes: list[ManifestVolume], items: list[RestoreItem], mounted: Collection[str], variables: Mapping[str, str]
-) -> None:
+def refuse_unmounted(items: list[RestoreItem], mounted: Collection[str], variables: Mapping[str, str]) -> None:
     """Refuse when files would go to a mount point of the backup's time that is none now (``mounted``).
 
     Another file system than then may be mounted there: a disk that was replaced is restored to this way.
     Errors: VSS_E_BAD_STATE, naming the first such mount point and its volume.
     """
+    volumes = [volume for item in items for volume in item.link.manifest.volumes]
     volume_of = {point: volume.name for volume in volumes for point in volume.mount_points}
     directories = {os.path.dirname(path) for item in items for path in _destinations(item, variables)}
     for directory in sorted(directories):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Iterable, Mapping
 
 from shadowset.requester.backup.copy import (
@@ -23,22 +22,33 @@ from shadowset.requester.backup.copy import (
     open_source,
     writing,
 )
-from shadowset.requester.backup.leftovers import is_leftover, is_moved_aside, new_token
-from shadowset.requester.backup.manifest import DIRECTORY, PARENT, REGULAR, SYMLINK, BundleError, ManifestFile
+from shadowset.requester.backup.leftovers import is_moved_aside, new_token
+from shadowset.requester.backup.manifest import (
+    DIRECTORY,
+    PARENT,
+    REGULAR,
+    SYMLINK,
+    UNCHANGED,
+    BundleError,
+    ManifestFile,
+)
+from shadowset.requester.restore.parts import apply_to_file, copy_aside, write_parts
+from shadowset.requester.restore.pending import Swap
+from shadowset.requester.restore.puts import Put
+from shadowset.requester.restore.stale import leftovers_in
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.filespec import FileSelection, expand, normalise
-from shadowset.vss.metadata import ExcludedFiles, FileSet
 
 
 class Placement:
-    """Where the files of one component go: pairs of manifest entry and destination."""
+    """Where the files of one component go."""
 
-    def __init__(self, bundle: str, pairs: Iterable[tuple[ManifestFile, str]], strict: bool = True) -> None:
-        """Not ``strict`` forgives attributes that the destination cannot have."""
+    def __init__(self, bundle: str, puts: Iterable[Put], strict: bool = True, pending: bool = False) -> None:
+        """Not ``strict`` forgives attributes that the destination cannot have. ``pending``: it is to be deferred."""
         self._bundle = bundle
         self._strict = strict
-        self._pairs = list(pairs)
-        self._token = new_token()
+        # What replaces a file comes before what changes parts of it.
+        self._puts = sorted(puts, key=lambda put: bool(put.spans))
+        self._token = new_token(pending)
         self._staged: list[tuple[str, str]] = []
         self._aside: list[tuple[str, str]] = []
         self._made: list[str] = []
@@ -47,15 +57,20 @@ class Placement:
 
     def require_replaceable(self) -> None:
         """Check, before anything is written, that every file can take its place. Errors: VssError naming the first."""
-        for file, destination in self._pairs:
-            if file.kind in (REGULAR, SYMLINK):
-                _require_replaceable(destination)
+        for put in self._puts:
+            if put.file.kind in (REGULAR, SYMLINK):
+                _require_replaceable(put.destination)
+            elif put.file.kind == UNCHANGED and not os.path.isfile(put.destination):
+                raise VssError(
+                    Code.VSS_E_BAD_STATE,
+                    f"{put.destination} should be there from the backup that this one builds on; restore that one",
+                )
 
     def existing(self) -> str:
         """The first destination where there is a file already, or ""."""
-        for file, destination in self._pairs:
-            if file.kind in (REGULAR, SYMLINK) and os.path.lexists(destination):
-                return destination
+        for put in self._puts:
+            if put.file.kind in (REGULAR, SYMLINK) and os.path.lexists(put.destination):
+                return put.destination
         return ""
 
     def clear(self) -> list[str]:
@@ -64,10 +79,10 @@ class Placement:
         What it had moved aside is removed only by ``commit``: until then it belongs to the old files.
         Errors: TargetError.
         """
-        places = {destination for _, destination in self._pairs}
+        places = {put.destination for put in self._puts}
         directories = {os.path.dirname(path) for path in places}
-        directories |= {destination for file, destination in self._pairs if file.kind == DIRECTORY}
-        found = [path for directory in sorted(directories) for path in _leftovers_in(directory) if path not in places]
+        directories |= {put.destination for put in self._puts if put.file.kind == DIRECTORY}
+        found = [path for directory in sorted(directories) for path in leftovers_in(directory) if path not in places]
         for path in found:
             if not is_moved_aside(os.path.basename(path)):
                 with writing(path):
@@ -79,9 +94,11 @@ class Placement:
         """Write everything under temporary names and check it. Errors: TargetError, BundleError; nothing is changed."""
         try:
             self._make_directories()
-            for number, (file, destination) in enumerate(self._pairs):
-                if file.kind in (REGULAR, SYMLINK):
-                    self._stage_one(number, file, destination, on_bytes)
+            for number, put in enumerate(self._puts):
+                if put.spans:
+                    self._stage_parts(number, put, on_bytes)
+                elif put.file.kind in (REGULAR, SYMLINK):
+                    self._stage_one(number, put.file, put.destination, on_bytes)
         except BaseException:
             self.undo()
             raise
@@ -122,14 +139,23 @@ class Placement:
         self._sync({os.path.dirname(path) for _, path in self._staged + self._aside})
         return [path for _, path in self._aside]
 
+    def defer(self) -> list[Swap]:
+        """Leave what is staged beside its places, durable; returns what is still to be done. Errors: TargetError."""
+        swaps = []
+        for temporary, destination in self._staged:
+            digest = "" if os.path.islink(temporary) else digest_file(temporary, lambda count: None)[1]
+            swaps.append(Swap(temporary=temporary, destination=destination, sha256=digest))
+        self._sync({os.path.dirname(temporary) for temporary, _ in self._staged})
+        return swaps
+
     def _sync(self, directories: set[str]) -> None:
         for directory in directories | {os.path.dirname(made) for made in self._made}:
             _sync_directory(directory)
 
     def _make_directories(self) -> None:
-        wanted = {destination: file for file, destination in self._pairs if file.kind in (DIRECTORY, PARENT)}
-        needed = {destination for file, destination in self._pairs if file.kind == DIRECTORY}
-        needed |= {os.path.dirname(destination) for file, destination in self._pairs if file.kind in (REGULAR, SYMLINK)}
+        wanted = {put.destination: put.file for put in self._puts if put.file.kind in (DIRECTORY, PARENT)}
+        needed = {put.destination for put in self._puts if put.file.kind == DIRECTORY}
+        needed |= {os.path.dirname(put.destination) for put in self._puts if put.file.kind in (REGULAR, SYMLINK)}
         for directory in sorted(needed):
             self._make_directory(directory, wanted)
 
@@ -162,11 +188,32 @@ class Placement:
                     f"{destination} reads back from the disk other than it was written; look at the disk",
                 )
 
-    def _write(self, file: ManifestFile, temporary: str, destination: str, on_bytes: OnBytes) -> None:
+    def _stage_parts(self, number: int, put: Put, on_bytes: OnBytes) -> None:
+        """Change parts of what is staged for the destination, or of a copy of what is there."""
+        temporary = next((each for each, destination in self._staged if destination == put.destination), "")
+        there = bool(temporary) or os.path.isfile(put.destination)
+        if not temporary:
+            temporary = f"{os.path.dirname(put.destination)}/{self._token}-{number}"
+            self._staged.append((temporary, put.destination))
+            copy_aside(put.destination, temporary)
+        attributes = put.file.attributes if put.own or not there else None
+        source = self._open_stored(put.file)
         try:
-            source = open_source(f"{self._bundle}/{file.stored}")
+            write_parts(source, temporary, put, on_bytes)
+        finally:
+            os.close(source)
+        if attributes is not None:
+            with writing(put.destination):
+                apply_to_file(temporary, attributes, self._strict)
+
+    def _open_stored(self, file: ManifestFile) -> int:
+        try:
+            return open_source(f"{self._bundle}/{file.stored}")
         except OSError as error:
             raise BundleError(f"{self._bundle}/{file.stored} cannot be read: {error.strerror}") from error
+
+    def _write(self, file: ManifestFile, temporary: str, destination: str, on_bytes: OnBytes) -> None:
+        source = self._open_stored(file)
         try:
             with writing(destination):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -185,75 +232,12 @@ class Placement:
 
     def _finish_directories(self) -> None:
         """Directories last and deepest first: every entry made in one changes its time."""
-        own = [(file, destination) for file, destination in self._pairs if file.kind == DIRECTORY]
-        own += [
-            (file, destination)
-            for file, destination in self._pairs
-            if file.kind == PARENT and destination in self._made
-        ]
-        for file, destination in sorted(own, key=lambda pair: pair[1], reverse=True):
-            if os.path.isdir(destination) and not os.path.islink(destination):
-                with writing(destination):
-                    _apply_to_directory(destination, file, self._strict)
-
-
-def stale_files(
-    file_sets: list[FileSet],
-    excluded: Iterable[ExcludedFiles],
-    kept: Iterable[str],
-    variables: Mapping[str, str],
-) -> list[str]:
-    """Files on the live system that belong to these file sets and are not among ``kept`` (normal paths).
-
-    Excluded files are nobody's. Another file system below a recursive set is only looked into where the backup has
-    files in it. Errors: OSError.
-    """
-    selection = FileSelection(file_sets, excluded, variables)
-    keep = set(kept)
-    known = {directory for path in keep for directory in _ancestors(path)}
-    stale = set()
-    for files in file_sets:
-        top = normalise(expand(files.path, variables))
-        for path in _walk(top, files.recursive, known):
-            if path not in keep and selection.file_set(path) is not None:
-                stale.add(path)
-    return sorted(stale)
-
-
-def _leftovers_in(directory: str) -> list[str]:
-    if not os.path.isdir(directory):
-        return []
-    with os.scandir(directory) as entries:
-        return [
-            f"{directory.rstrip('/')}/{entry.name}"
-            for entry in entries
-            if is_leftover(entry.name) and entry.is_file(follow_symlinks=False)
-        ]
-
-
-def _walk(top: str, recursive: bool, known: set[str]) -> Iterable[str]:
-    if not os.path.isdir(top):
-        return
-    device = os.stat(top).st_dev
-    pending = [top]
-    while pending:
-        directory = pending.pop()
-        with os.scandir(directory) as entries:
-            names = [entry.name for entry in entries]
-        for name in names:
-            path = f"{directory.rstrip('/')}/{name}"
-            status = os.lstat(path)
-            if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
-                yield path
-            elif stat.S_ISDIR(status.st_mode) and recursive and (status.st_dev == device or path in known):
-                pending.append(path)
-
-
-def _ancestors(path: str) -> Iterable[str]:
-    directory = os.path.dirname(path)
-    while directory != "/":
-        yield directory
-        directory = os.path.dirname(directory)
+        own = [put for put in self._puts if put.file.kind == DIRECTORY]
+        own += [put for put in self._puts if put.file.kind == PARENT and put.destination in self._made]
+        for put in sorted(own, key=lambda put: put.destination, reverse=True):
+            if os.path.isdir(put.destination) and not os.path.islink(put.destination):
+                with writing(put.destination):
+                    _apply_to_directory(put.destination, put.file, self._strict)
 
 
 def _require_replaceable(path: str) -> None:

@@ -94,7 +94,7 @@ def test_the_order_of_the_calls_is_vsss(coordinator: Any, made: Path) -> None:
         "volume-list", "initialize-for-restore", "set-restore-state", "gather-writer-metadata",
         "set-selected-for-restore", "set-selected-for-restore", "pre-restore", "get-document",
         "gather-writer-status", "set-file-restore-status",
-        "set-file-restore-status", "post-restore", "gather-writer-status",
+        "set-file-restore-status", "post-restore", "gather-writer-status", "get-document",
     ]  # fmt: skip
 
 
@@ -257,7 +257,7 @@ def test_a_writer_that_refuses_keeps_its_files(coordinator: Any, data: Path, mad
     assert not report.succeeded and {one.status for one in report.components} == {NONE}
     assert "failed at pre restore" in report.components[0].reason
     assert (data / "db/orders/orders.db").read_bytes() == b"newer"
-    assert coordinator.names()[-2:] == ["post-restore", "gather-writer-status"]
+    assert coordinator.names()[-3:] == ["post-restore", "gather-writer-status", "get-document"]
 
 
 def test_a_writer_that_fails_afterwards(coordinator: Any, made: Path) -> None:
@@ -286,21 +286,14 @@ def test_writers_that_never_take_part_get_no_events(coordinator: Any, data: Path
 # ---- methods and targets ----
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        RestoreMethodType.UNDEFINED,
-        RestoreMethodType.STOP_RESTORE_START,
-        RestoreMethodType.RESTORE_AT_REBOOT,
-        RestoreMethodType.CUSTOM,
-    ],
-)
-def test_methods_that_are_not_done_are_refused_by_name(
+@pytest.mark.parametrize("method", [RestoreMethodType.UNDEFINED, RestoreMethodType.CUSTOM])
+def test_methods_that_are_the_writers_own_are_refused_by_name(
     coordinator: Any, data: Path, tmp_path: Path, method: RestoreMethodType
 ) -> None:
-    source = rebuild(coordinator, tmp_path / "b", restore_method=RestoreMethod(method, service="mydb"))
+    own = RestoreMethod(method, user_procedure="https://example.org/how")
+    source = rebuild(coordinator, tmp_path / "b", restore_method=own)
     coordinator.calls.clear()
-    with pytest.raises(VssError, match=rf"restored by {method.name} with service 'mydb'.*--to DIR") as caught:
+    with pytest.raises(VssError, match=rf"restored by {method.name}, .*example.org/how.*--to DIR") as caught:
         restore(source)
     assert caught.value.code == Code.VSS_E_NOT_SUPPORTED and coordinator.calls == []
 
@@ -354,7 +347,7 @@ def test_a_file_that_cannot_be_replaced(coordinator: Any, data: Path, made: Path
     [
         (RestoreTarget.ORIGINAL_LOCATION, [ALL, ALL], ""),
         (RestoreTarget.ALTERNATE, [NONE, ALL], "the writer asks for it"),
-        (RestoreTarget.DIRECTED, [NONE, ALL], "DIRECTED"),
+        (RestoreTarget.DIRECTED, [ALL, ALL], ""),
     ],
 )
 def test_the_target_that_a_writer_sets_before_the_restore(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.components import DifferencedFile, PartialFile
+from shadowset.vss.components import DifferencedFile, DirectedTarget, PartialFile
 from shadowset.vss.documents.metadata_xml import (
     LEVEL_WORDS,
     METHOD_WORDS,
@@ -22,6 +22,7 @@ from shadowset.vss.enums import (
     FileSetMask,
     Level,
     RestoreMethodType,
+    RestoreTarget,
     SourceType,
     UsageType,
     WriterEvent,
@@ -76,6 +77,12 @@ SOURCES = {word: source for source, word in SOURCE_WORDS.items()}
 METHODS = {word: method for method, word in METHOD_WORDS.items()}
 METHODS["RESTORE_IF_CAN_REPLACE"] = RestoreMethodType.RESTORE_IF_CAN_REPLACE
 WRITER_RESTORES = {word: restore for restore, word in WRITER_RESTORE_WORDS.items()}
+TARGETS = {
+    "original": RestoreTarget.ORIGINAL,
+    "alternate": RestoreTarget.ALTERNATE,
+    "directed": RestoreTarget.DIRECTED,
+    "original_location": RestoreTarget.ORIGINAL_LOCATION,
+}
 TYPES = {"filegroup": ComponentType.FILEGROUP, "database": ComponentType.DATABASE}
 SCHEMAS = {
     "supports_copy": BackupSchema.COPY,
@@ -183,6 +190,8 @@ class ComponentSettings:
     backup_stamp: str = ""
     backup_metadata: str = ""
     stamps: bool = False
+    restore_target: RestoreTarget = RestoreTarget.UNDEFINED
+    directed_targets: tuple[DirectedTarget, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -337,6 +346,8 @@ def _component(table: Table) -> ComponentSettings:
         table.text("backup_stamp", ""),
         table.text("backup_metadata", ""),
         table.flag("stamps", False),
+        table.word("restore_target", TARGETS, RestoreTarget.UNDEFINED),
+        tuple(_directed(each) for each in table.tables("directed_target")),
     )
     table.done()
     return component
@@ -382,6 +393,19 @@ def _partial(table: Table) -> PartialFile:
         table.refuse(f"{error.message}, as in 0:5,100:20, or the path of a ranges file")
     table.done()
     return partial
+
+
+def _directed(table: Table) -> DirectedTarget:
+    target = DirectedTarget(
+        _place(table, "source_path"),
+        table.text("source_filename"),
+        table.text("source_ranges", ""),
+        _place(table, "destination_path"),
+        table.text("destination_filename"),
+        table.text("destination_ranges", ""),
+    )
+    table.done()
+    return target
 
 
 def _differenced(table: Table) -> DifferencedFile:

@@ -218,6 +218,13 @@ class ConfiguredWriter(Writer):
         self._logs.pop(event.session, None)
         self._verifier.forget(event.session)
 
+    def on_pre_restore(self, event: CurrentEvent) -> None:
+        for component in event.components:
+            configured = self.settings.component(component.logical_path, component.name)
+            if configured is not None and configured.restore_target:
+                component.restore_target = configured.restore_target
+                component.directed_targets = list(configured.directed_targets)
+
     def on_post_restore(self, event: CurrentEvent) -> None:
         problems = {}
         for component in event.components:

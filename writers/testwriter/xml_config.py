@@ -17,7 +17,7 @@ ELEMENTS = {
     name: "".join(part.capitalize() for part in name.split("_"))
     for name in (
         "restore_method", "alternate_location_mapping", "exclude_file", "component", "component_file", "dependency",
-        "partial_file", "differenced_file", "fail_event", "action", "fail_component",
+        "partial_file", "differenced_file", "directed_target", "fail_event", "action", "fail_component",
     )
 }  # fmt: skip
 

@@ -6,8 +6,11 @@ copy can show is tested with volumes elsewhere.
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,37 +27,63 @@ from shadowset.vss.paths import Paths
 from shadowset.writers.testwriter.main import load
 from shadowset.writers.testwriter.writer import ConfiguredWriter
 
+PLACES = (("RUNTIME", "run"), ("STATE", "state"), ("CONFIG", "etc"))
 LIVE = ", ".join(f"{kind}_snapshot_required = false" for kind in ("full", "diff", "inc", "log"))
 
 
-class Service:
-    """The coordinator's process and the writers; ``data`` is a directory for the files of writers."""
+class Daemon:
+    """The coordinator's process, for all tests of a module."""
 
-    def __init__(self, short_dir: str, directory: Path) -> None:
-        self.paths = Paths(f"{short_dir}/run", f"{short_dir}/state", f"{short_dir}/etc")
-        self.directory = directory
-        self.data = directory / "data"
-        self.data.mkdir()
-        self.writers: list[ConfiguredWriter] = []
-        self.log = open(directory / "service.log", "wb")  # noqa: SIM115 -- closed by close
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "shadowset.daemon.main"], stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL
-        )
-        self.wait(self._answers)
+    def __init__(self, directory: str) -> None:
+        self.directory = Path(directory)
+        self.paths = Paths(f"{directory}/run", f"{directory}/state", f"{directory}/etc")
+        self.environment = {f"SHADOWSET_{name}_DIR": f"{directory}/{place}" for name, place in PLACES}
+        with open(f"{directory}/log", "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "shadowset.daemon.main"],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **self.environment},
+            )
 
-    def _answers(self) -> bool:
-        assert self.process.poll() is None, (self.directory / "service.log").read_text()
+    def answers(self) -> bool:
+        assert self.process.poll() is None, self.log()
         try:
             with Administration(self.paths):
                 return True
         except VssError:
             return False
 
+    def log(self) -> str:
+        return (self.directory / "log").read_text(errors="replace")
+
     def wait(self, condition: Callable[[], bool], seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < end, (self.directory / "service.log").read_text()
+            assert time.monotonic() < end, self.log()
             time.sleep(0.02)
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(30)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Service:
+    """The coordinator and the writers of one test; ``data`` is a directory for the files of writers."""
+
+    def __init__(self, daemon: Daemon, directory: Path) -> None:
+        self.paths = daemon.paths
+        self.directory = directory
+        self.data = directory / "data"
+        self.data.mkdir()
+        self.writers: list[ConfiguredWriter] = []
+        self.wait = daemon.wait
 
     def instances(self) -> set[str]:
         """Those connected."""
@@ -88,16 +117,25 @@ class Service:
     def close(self) -> None:
         for writer in self.writers:
             writer.stop()
-        self.process.terminate()
-        self.process.wait(30)
-        self.log.close()
+        self.wait(lambda: not self.instances())
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    """A coordinator without volumes."""
+    made = Daemon(tempfile.mkdtemp(prefix="ss-", dir="/tmp"))
+    try:
+        made.wait(made.answers)
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture
-def service(short_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    for name, place in (("RUNTIME", "run"), ("STATE", "state"), ("CONFIG", "etc")):
-        monkeypatch.setenv(f"SHADOWSET_{name}_DIR", f"{short_dir}/{place}")
-    made = Service(short_dir, tmp_path)
+def service(daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    for name, value in daemon.environment.items():
+        monkeypatch.setenv(name, value)
+    made = Service(daemon, tmp_path)
     try:
         yield made
     finally:
