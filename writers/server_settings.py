@@ -1,4 +1,4 @@
-"""What the configuration files of the servers' writers have in common."""
+"""What the configuration files of writers have in common."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import logging
 import os
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Literal, Protocol, TypeVar, get_args
 
 import msgspec
 
 from shadowset.vss.codes import Code, VssError
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class Entry(Protocol):
+    """One of the things that a file configures."""
+
+    def problem(self) -> str:
+        """What is wrong; empty when nothing is."""
 
 
 class ServerSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -39,12 +46,11 @@ class WriterSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     name: str = ""
     freeze_timeout_ms: int = 60_000
-    command_seconds: int = 120
     log_level: LogLevel = "info"
 
-    def servers(self) -> list[ServerSettings]:
-        """All servers that are configured."""
-        return []
+    def entries(self) -> Sequence[Entry]:
+        """What is configured: servers, or whatever the writer protects."""
+        return ()
 
 
 SettingsT = TypeVar("SettingsT", bound=WriterSettings)
@@ -56,9 +62,9 @@ def read_settings(path: str, kind: type[SettingsT]) -> SettingsT:
         settings = msgspec.convert(tomllib.loads(Path(path).read_text(encoding="utf-8")), kind)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise VssError(Code.E_INVALIDARG, f"the configuration {path} cannot be used: {error}") from error
-    for number, server in enumerate(settings.servers(), 1):
-        if problem := server.problem():
-            raise VssError(Code.E_INVALIDARG, f"{path}: server {number} {problem}")
+    for number, entry in enumerate(settings.entries(), 1):
+        if problem := entry.problem():
+            raise VssError(Code.E_INVALIDARG, f"{path}: entry {number} {problem}")
     return settings
 
 
@@ -66,7 +72,7 @@ def run_program(
     parser: argparse.ArgumentParser, argv: list[str] | None, run: Callable[[argparse.Namespace], None]
 ) -> int:
     """A writer's ``main``: exit status 1 with one sentence when it cannot run."""
-    parser.add_argument("--config", metavar="TOML", help="file with the servers and all settings")
+    parser.add_argument("--config", metavar="TOML", help="file with all settings")
     parser.add_argument("--name", help="instance name, when several of these writers run on one host")
     parser.add_argument("--log-level", choices=get_args(LogLevel), help="what goes to standard error (info)")
     try:

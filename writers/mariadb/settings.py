@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
-from shadowset.writers.server_settings import ServerSettings, WriterSettings
+from shadowset.writers.server_settings import Entry, ServerSettings, WriterSettings
 
 USUAL_SOCKET = "/run/mysqld/mysqld.sock"
 
@@ -28,9 +29,10 @@ class Settings(WriterSettings, kw_only=True):
     """The whole file."""
 
     server: list[MariadbServer] = []
+    command_seconds: int = 120
 
-    def servers(self) -> list[ServerSettings]:
-        return list(self.server)
+    def entries(self) -> Sequence[Entry]:
+        return self.server
 
 
 def discover(path: str = USUAL_SOCKET) -> list[MariadbServer]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
-from shadowset.writers.server_settings import ServerSettings, WriterSettings
+from shadowset.writers.server_settings import Entry, ServerSettings, WriterSettings
 
 SOCKET_DIRECTORY = "/run/postgresql"
 
@@ -29,9 +30,10 @@ class Settings(WriterSettings, kw_only=True):
     """The whole file."""
 
     cluster: list[ClusterSettings] = []
+    command_seconds: int = 120
 
-    def servers(self) -> list[ServerSettings]:
-        return list(self.cluster)
+    def entries(self) -> Sequence[Entry]:
+        return self.cluster
 
 
 def discover(directory: str = SOCKET_DIRECTORY) -> list[ClusterSettings]:

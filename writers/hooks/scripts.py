@@ -1,0 +1,143 @@
+"""Which commands freeze and thaw, by the rules of the products whose scripts they are.
+
+QEMU's guest agent
+    every executable of a directory, in the order of its names, with ``freeze`` and later ``thaw``; leftovers of editors
+    and package managers are passed over.
+VMware Tools
+    ``freeze`` in the order of the names, ``thaw`` in the opposite order; when one fails, those that ran are called with
+    ``freezeFail``, in the opposite order too. Beside the directory, ``/usr/sbin/pre-freeze-script`` is the first and
+    ``/usr/sbin/post-thaw-script`` the last.
+Azure's snapshot extension
+    a JSON file names one script for before and one for after, with parameters and retries. What it says about going on
+    after a failure is not taken over: here the writer's own ``required`` decides.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from shadowset.vss.codes import Code, VssError
+from shadowset.writers.hooks.settings import Hook
+
+LEFTOVERS = ("~", ".bak", ".orig", ".sample", ".rpmnew", ".rpmorig", ".rpmsave", ".dpkg-dist", ".dpkg-new", ".dpkg-old")
+PRE_FREEZE, POST_THAW = "/usr/sbin/pre-freeze-script", "/usr/sbin/post-thaw-script"
+MAX_RETRIES = 10
+
+
+@dataclass(frozen=True)
+class Step:
+    """One script: how to freeze, to thaw, and to take back a freeze after another script's failure."""
+
+    name: str
+    freeze: list[str]
+    thaw: list[str]
+    undo: list[str]
+    freeze_tries: int = 1
+    thaw_tries: int = 1
+
+
+class AzurePlugin(msgspec.Struct, rename="camel"):
+    """The file of Azure's extension; what is not needed here is passed over."""
+
+    pre_script_location: str
+    post_script_location: str
+    pre_script_params: list[str] = []
+    post_script_params: list[str] = []
+    pre_script_no_of_retries: Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRIES)] = 0
+    post_script_no_of_retries: Annotated[int, msgspec.Meta(ge=0, le=MAX_RETRIES)] = 0
+
+
+def steps_of(hook: Hook) -> list[Step]:
+    """The scripts in the order of freezing; thaw goes through ``thaw_order``.
+
+    Errors: VSS_E_OBJECT_NOT_FOUND when the place is not there; E_ACCESSDENIED when somebody else could change it.
+    """
+    made: dict[str, Callable[[Hook], list[Step]]] = {
+        "qemu": _qemu,
+        "vmware": _vmware,
+        "azure": _azure,
+        "command": lambda hook: [Step(hook.title, hook.freeze, hook.thaw, hook.thaw)],
+    }
+    steps = made[hook.kind](hook)
+    for step in steps:
+        for command in (step.freeze, step.thaw):
+            if command:
+                _require_safe(command[0])
+    return steps
+
+
+def thaw_order(hook: Hook, steps: list[Step]) -> list[Step]:
+    """The scripts in the order of thawing."""
+    return steps if hook.kind == "qemu" else steps[::-1]
+
+
+def _executables(place: str) -> list[str]:
+    try:
+        entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+    except OSError as error:
+        message = f"the hook directory {place} cannot be read ({error.strerror}); check the configuration"
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, message) from error
+    return [
+        entry.path
+        for entry in entries
+        if entry.is_file() and os.access(entry.path, os.X_OK) and not entry.name.endswith(LEFTOVERS)
+    ]
+
+
+def _qemu(hook: Hook) -> list[Step]:
+    return [_called(path, "thaw") for path in _executables(hook.place)]
+
+
+def _vmware(hook: Hook) -> list[Step]:
+    steps = [_called(path, "freezeFail") for path in _executables(hook.place)]
+    if hook.place == Hook(kind="vmware").place and (os.path.exists(PRE_FREEZE) or os.path.exists(POST_THAW)):
+        freeze = [PRE_FREEZE, "freeze"] if os.path.exists(PRE_FREEZE) else []
+        thaw = [POST_THAW, "thaw"] if os.path.exists(POST_THAW) else []
+        undo = [POST_THAW, "freezeFail"] if thaw else []
+        steps.insert(0, Step("pre-freeze-script", freeze, thaw, undo))
+    return steps
+
+
+def _called(path: str, undo: str) -> Step:
+    return Step(os.path.basename(path), [path, "freeze"], [path, "thaw"], [path, undo])
+
+
+def _azure(hook: Hook) -> list[Step]:
+    try:
+        plugin = msgspec.json.decode(Path(hook.place).read_bytes(), type=AzurePlugin)
+    except (OSError, msgspec.MsgspecError) as error:
+        message = f"{hook.place} cannot be used ({error}); check the file"
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, message) from error
+    _require_safe(hook.place)
+    after = [plugin.post_script_location, *plugin.post_script_params]
+    return [
+        Step(
+            os.path.basename(plugin.pre_script_location),
+            [plugin.pre_script_location, *plugin.pre_script_params],
+            after,
+            after,
+            plugin.pre_script_no_of_retries + 1,
+            plugin.post_script_no_of_retries + 1,
+        )
+    ]
+
+
+def _require_safe(path: str) -> None:
+    """What is run as root must be root's: others could run anything through it."""
+    if not os.path.isabs(path):
+        raise VssError(Code.E_INVALIDARG, f"the hook {path} is no absolute path; write it out in full")
+    try:
+        status: Any = os.stat(path)
+    except OSError as error:
+        message = f"the hook {path} cannot be found ({error.strerror}); check the configuration"
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, message) from error
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & stat.S_IWOTH:
+        message = f"the hook {path} can be changed by others; make it root's, and writable by root alone"
+        raise VssError(Code.E_ACCESSDENIED, message)
