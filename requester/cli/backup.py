@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     from shadowset.requester.backup.engine import BackupJob
     from shadowset.requester.backup.kinds import Unsupported
     from shadowset.requester.backup.plan import Choice, parse_selector
-    from shadowset.requester.cli.output import emit_json, note, say
+    from shadowset.requester.cli.output import answer, note
     from shadowset.requester.cli.watch import TerminalObserver
     from shadowset.vss.enums import BackupType
 
@@ -118,10 +118,7 @@ def run(options: argparse.Namespace) -> int:
         tuple((parse_selector(who), text) for who, text in options.option),
     )
     report = BackupJob(options.target, choice, observer=TerminalObserver(), wait=options.wait).run()
-    if options.json:
-        emit_json(report)
-    else:
-        say(report_text(report))
+    answer(options.json, report, report_text(report))
     if not report.succeeded:
         failed = sum(1 for component in report.components if not component.succeeded)
         note(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
-from shadowset.requester.cli.options import Commands, add_command, add_json
+from shadowset.requester.cli.options import Commands, add_command, add_json, add_volume_filter, add_yes
 
 if TYPE_CHECKING:
     from shadowset.vss.enums import ObjectType
@@ -26,34 +25,33 @@ def register(commands: Commands) -> None:
     )
     command.add_argument("objects", metavar="ID", nargs="*", help="a copy's id, device name or number, or a set's id")
     command.add_argument("--all", action="store_true", help="all copies, or with --volume all of that volume")
-    command.add_argument("--volume", metavar="VOLUME", default="", help="the volume for --all or --oldest")
+    add_volume_filter(command, "the volume for --all or --oldest")
     command.add_argument("--oldest", action="store_true", help="with --volume: the oldest copy only")
     command.add_argument("--force", action="store_true", help="also copies that are mounted or being read")
-    command.add_argument("--yes", action="store_true", help="do not ask")
+    add_yes(command)
     add_json(command)
 
 
 def run(options: argparse.Namespace) -> int:
     """Delete copies."""
     from shadowset.requester.backup_components import BackupComponents
-    from shadowset.requester.cli.output import emit_json, note, say
+    from shadowset.requester.cli.confirm import confirmed
+    from shadowset.requester.cli.output import answer, note
     from shadowset.vss.requester_protocol import DeleteResult
 
     _require_sense(options)
     total = DeleteResult(0)
     with BackupComponents(client="shadowset delete") as calls:
         chosen = _choose(options, calls.query(volume=options.volume))
-        if options.all and not _confirmed(options, len(chosen)):
+        why = "--all deletes without a way back"
+        if options.all and chosen and not confirmed(options.yes, f"Delete {_copies(len(chosen))}?", why):
             return 1
         for object_type, object_id in chosen:
             result = calls.delete_snapshots(object_id, object_type, options.force)
             total.deleted += result.deleted
             if result.not_deleted and not total.not_deleted:
                 total.not_deleted, total.message = result.not_deleted, result.message
-    if options.json:
-        emit_json(total)
-    else:
-        say(f"{total.deleted} shadow {'copy' if total.deleted == 1 else 'copies'} deleted.")
+    answer(options.json, total, f"{_copies(total.deleted)} deleted.")
     if total.not_deleted:
         note(f"shadowset: {total.not_deleted} was not deleted: {total.message or 'the provider refused'}")
         return 1
@@ -83,13 +81,5 @@ def _choose(options: argparse.Namespace, copies: list[SnapshotProperties]) -> li
     return [(ObjectType.SNAPSHOT, copy.snapshot_id) for copy in (copies[:1] if options.oldest else copies)]
 
 
-def _confirmed(options: argparse.Namespace, number: int) -> bool:
-    from shadowset.requester.cli import UsageError
-
-    if options.yes or number == 0:
-        return True
-    if not sys.stdin.isatty():
-        raise UsageError("--all deletes without a way back; give --yes where nobody can be asked")
-    sys.stderr.write(f"Delete {number} shadow {'copy' if number == 1 else 'copies'}? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+def _copies(number: int) -> str:
+    return f"{number} shadow {'copy' if number == 1 else 'copies'}"

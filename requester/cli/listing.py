@@ -8,7 +8,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from shadowset.requester.cli.options import Commands, add_command, add_json
+from shadowset.requester.cli.options import Commands, add_command, add_json, add_volume_filter
 
 if TYPE_CHECKING:
     from shadowset.requester.administration import Administration
@@ -26,7 +26,7 @@ def register(commands: Commands) -> None:
         "List the shadow copies, set by set, oldest first.",
         "shadowset list --volume data\nshadowset list --set 3f2a --json",
     )
-    command.add_argument("--volume", metavar="VOLUME", default="", help="only copies of this volume")
+    add_volume_filter(command, "only copies of this volume")
     command.add_argument("--set", metavar="SET", default="", help="only the copies of this set")
     add_json(command)
     show = add_command(
@@ -97,7 +97,7 @@ def run_show(options: argparse.Namespace) -> int:
     """Show a set or a copy."""
     from shadowset.requester.administration import Administration
     from shadowset.requester.cli.identify import find_copy
-    from shadowset.requester.cli.output import emit_json, say
+    from shadowset.requester.cli.output import answer, emit_json, say
     from shadowset.vss.enums import ObjectType
 
     with Administration(client="shadowset show") as administration:
@@ -107,10 +107,7 @@ def run_show(options: argparse.Namespace) -> int:
         record = _record(administration, set_id) if kind == ObjectType.SNAPSHOT_SET or options.timeline else None
     if kind == ObjectType.SNAPSHOT and not options.timeline:
         copy = find_copy(object_id, copies)
-        if options.json:
-            emit_json(copy)
-        else:
-            say(copy_text(copy))
+        answer(options.json, copy, copy_text(copy))
         return 0
     assert record is not None
     if options.json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from shadowset.requester.cli.options import Commands, add_command, add_json
+from shadowset.requester.cli.options import Commands, add_command, add_copy, add_json
 
 
 def register(commands: Commands) -> None:
@@ -18,7 +18,7 @@ def register(commands: Commands) -> None:
         "Mount a shadow copy read-only and print where. Without DIR a place below the run-time directory is used.",
         "shadowset mount 1c9e /mnt/yesterday",
     )
-    mount.add_argument("copy", metavar="ID", help="the copy: id, device name or number")
+    add_copy(mount)
     mount.add_argument("directory", metavar="DIR", nargs="?", help="an empty directory")
     add_json(mount)
     umount = add_command(
@@ -29,7 +29,7 @@ def register(commands: Commands) -> None:
         "Unmount a shadow copy that 'shadowset mount' mounted. The copy stays.",
         "shadowset umount 1c9e\nshadowset umount /mnt/yesterday",
     )
-    umount.add_argument("copy", metavar="ID", help="the copy: id, device name or number, or where it is mounted")
+    add_copy(umount, "a copy's id, device name or number, or where it is mounted")
     add_json(umount)
 
 
@@ -37,15 +37,12 @@ def run_mount(options: argparse.Namespace) -> int:
     """Mount a copy."""
     from shadowset.requester.backup_components import BackupComponents
     from shadowset.requester.cli.identify import find_copy
-    from shadowset.requester.cli.output import emit_json, printable, say
+    from shadowset.requester.cli.output import answer, printable
 
     with BackupComponents(client="shadowset mount") as calls:
         copy = find_copy(options.copy, calls.query())
         place = calls.expose_snapshot(copy.snapshot_id, os.path.abspath(options.directory) if options.directory else "")
-    if options.json:
-        emit_json({"snapshot_id": copy.snapshot_id, "path": place})
-    else:
-        say(printable(place))
+    answer(options.json, {"snapshot_id": copy.snapshot_id, "path": place}, printable(place))
     return 0
 
 

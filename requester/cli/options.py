@@ -40,6 +40,26 @@ def add_json(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_copy(command: argparse.ArgumentParser, meaning: str = "a copy's id, device name or number") -> None:
+    """The argument COPY, which ``identify.find_copy`` understands."""
+    command.add_argument("copy", metavar="COPY", help=meaning)
+
+
+def add_volume(command: argparse.ArgumentParser) -> None:
+    """The argument NAME, of a protected volume."""
+    command.add_argument("name", metavar="NAME", help="the volume")
+
+
+def add_volume_filter(command: argparse.ArgumentParser, meaning: str) -> None:
+    """The option --volume; "" where it is not given."""
+    command.add_argument("--volume", metavar="VOLUME", default="", help=meaning)
+
+
+def add_yes(command: argparse.ArgumentParser) -> None:
+    """The option --yes, for ``confirm.confirmed``."""
+    command.add_argument("--yes", action="store_true", help="do not ask")
+
+
 def parse_size(text: str) -> int:
     """Bytes from ``16384``, ``16K`` or ``1M``."""
     digits = text.upper().removesuffix("B").removesuffix("I")

@@ -143,6 +143,14 @@ def _plain_field(name: str, value: Any) -> tuple[str, Any]:
     return name, plain(value)
 
 
+def answer(as_json: bool, value: Any, text: str) -> None:
+    """Print the result of a command: as JSON, or in words."""
+    if as_json:
+        emit_json(value)
+    else:
+        say(text)
+
+
 def emit_json(value: Any) -> None:
     """Print one value as JSON. Escapes keep it ASCII, whatever is in names."""
     sys.stdout.write(json.dumps(plain(value), indent=2) + "\n")

@@ -31,7 +31,7 @@ def register(commands: Commands) -> None:
 def run_providers(options: argparse.Namespace) -> int:
     """List the providers, after the change that is asked for."""
     from shadowset.requester.administration import Administration
-    from shadowset.requester.cli.output import emit_json, say
+    from shadowset.requester.cli.output import answer
 
     with Administration(client="shadowset providers") as administration:
         if options.register:
@@ -39,10 +39,7 @@ def run_providers(options: argparse.Namespace) -> int:
         if options.unregister:
             administration.unregister_provider(options.unregister)
         providers = administration.list_providers()
-    if options.json:
-        emit_json(providers)
-    else:
-        say("\n\n".join(map(provider_text, providers)))
+    answer(options.json, providers, "\n\n".join(map(provider_text, providers)))
     return 0
 
 

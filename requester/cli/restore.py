@@ -87,7 +87,7 @@ def _roll_forward(text: str) -> tuple[RollForward, str]:
 
 def run(options: argparse.Namespace) -> int:
     """Restore a backup."""
-    from shadowset.requester.cli.output import emit_json, note, say
+    from shadowset.requester.cli.output import answer, note
     from shadowset.requester.cli.watch import TerminalObserver
     from shadowset.requester.restore.engine import RestoreJob
 
@@ -96,16 +96,10 @@ def run(options: argparse.Namespace) -> int:
     job = RestoreJob(options.source, wanted=wanted, excluded=excluded, observer=TerminalObserver(), wishes=wishes)
     if options.dry_run:
         found = job.simulate()
-        if options.json:
-            emit_json(found)
-        else:
-            say("\n".join(line for one in found for line in simulated_lines(one)))
+        answer(options.json, found, "\n".join(line for one in found for line in simulated_lines(one)))
         return 1 if any(one.reason for one in found) else 0
     report = job.run_to(options.to) if options.to else job.run()
-    if options.json:
-        emit_json(report)
-    else:
-        say(report_text(report))
+    answer(options.json, report, report_text(report))
     if report.reboot_required:
         note("shadowset: restart the host to finish the restore")
     if not report.succeeded:

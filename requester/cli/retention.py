@@ -6,7 +6,7 @@ import argparse
 import time
 from datetime import datetime
 
-from shadowset.requester.cli.options import Commands, add_command, add_json, parse_duration
+from shadowset.requester.cli.options import Commands, add_command, add_copy, add_json, parse_duration
 
 
 def register(commands: Commands) -> None:
@@ -20,7 +20,7 @@ def register(commands: Commands) -> None:
         "storage is full; writes to the live volume then fail instead when nothing else can be given up.",
         "shadowset hold 3f2a --for 30d\nshadowset hold 3f2a --end",
     )
-    hold.add_argument("copy", metavar="COPY", help="a copy's id, device name or number")
+    add_copy(hold)
     when = hold.add_mutually_exclusive_group(required=True)
     when.add_argument("--for", dest="duration", type=parse_duration, metavar="TIME", help="so long: 90m, 12h, 30d, 8w")
     when.add_argument("--until", type=parse_time, metavar="TIME", help="until then: 2030-01-31 or 2030-01-31T12:00")
@@ -35,7 +35,7 @@ def register(commands: Commands) -> None:
         "copy of the lowest priority is lost first, and among equals the oldest.",
         "shadowset priority 3f2a 200",
     )
-    priority.add_argument("copy", metavar="COPY", help="a copy's id, device name or number")
+    add_copy(priority)
     priority.add_argument("priority", metavar="NUMBER", type=parse_priority, help="0 (first to go) to 255")
     add_json(priority)
 
@@ -74,14 +74,11 @@ def run_priority(options: argparse.Namespace) -> int:
 def _keep(options: argparse.Namespace, name: str, priority: int | None, until: int | None) -> int:
     from shadowset.requester.administration import Administration
     from shadowset.requester.cli.identify import find_copy
-    from shadowset.requester.cli.output import emit_json, say, time_text
+    from shadowset.requester.cli.output import answer, time_text
 
     with Administration(client=f"shadowset {name}") as administration:
         copy = find_copy(options.copy, administration.query())
         copy = administration.keep_snapshot(copy.snapshot_id, priority, until)
     held = f"held until {time_text(copy.hold_until_ns)}" if copy.hold_until_ns else "not held"
-    if options.json:
-        emit_json(copy)
-    else:
-        say(f"Shadow copy {copy.snapshot_id} has priority {copy.priority} and is {held}.")
+    answer(options.json, copy, f"Shadow copy {copy.snapshot_id} has priority {copy.priority} and is {held}.")
     return 0

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from shadowset.requester.cli.options import Commands, add_command, add_json
+from shadowset.requester.cli.options import Commands, add_command, add_copy, add_json, add_yes
 
 if TYPE_CHECKING:
     from shadowset.requester.administration import Administration
@@ -29,8 +29,8 @@ def register(commands: Commands) -> None:
         "it has ended. It cannot be undone: make another copy first if in doubt.",
         "umount /srv/data\nshadowset volume detach data\nshadowset revert 3f2a\nshadowset volume attach data",
     )
-    command.add_argument("copy", metavar="COPY", help="a persistent copy's id, device name or number")
-    command.add_argument("--yes", action="store_true", help="do not ask")
+    add_copy(command, "a persistent copy's id, device name or number")
+    add_yes(command)
     command.add_argument("--no-wait", action="store_true", help="return when it is under way")
     add_json(command)
 
@@ -38,35 +38,22 @@ def register(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Revert a volume."""
     from shadowset.requester.administration import Administration
+    from shadowset.requester.cli.confirm import confirmed
     from shadowset.requester.cli.identify import find_copy
-    from shadowset.requester.cli.output import emit_json, say
+    from shadowset.requester.cli.output import answer
 
     with Administration(client="shadowset revert") as administration:
         copy = find_copy(options.copy, administration.query())
-        if not _confirmed(options, copy.original_volume):
+        question = f"Overwrite volume {copy.original_volume} with this shadow copy?"
+        if not confirmed(options.yes, question, "a revert overwrites the volume"):
             return 1
         status = administration.revert_to_snapshot(copy.snapshot_id)
         if not options.no_wait:
             status = _watch(administration, status)
-    if options.json:
-        emit_json(status)
-    elif status.phase == "none":
-        say(f"Volume {status.volume} is as shadow copy {copy.snapshot_id} has it.")
-    else:
-        say(f"Volume {status.volume} is being reverted; it cannot be attached before that is done.")
+    done = f"is as shadow copy {copy.snapshot_id} has it."
+    under_way = "is being reverted; it cannot be attached before that is done."
+    answer(options.json, status, f"Volume {status.volume} {done if status.phase == 'none' else under_way}")
     return 0
-
-
-def _confirmed(options: argparse.Namespace, volume: str) -> bool:
-    from shadowset.requester.cli import UsageError
-
-    if options.yes:
-        return True
-    if not sys.stdin.isatty():
-        raise UsageError("a revert overwrites the volume; give --yes where nobody can be asked")
-    sys.stderr.write(f"Overwrite volume {volume} with this shadow copy? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _watch(administration: Administration, status: RevertStatus) -> RevertStatus:

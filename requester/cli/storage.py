@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from shadowset.requester.cli.options import Commands, add_command, add_json, parse_size
+from shadowset.requester.cli.options import Commands, add_command, add_json, add_volume_filter, parse_size
 
 if TYPE_CHECKING:
     from shadowset.vss.requester_protocol import StorageInfo
@@ -33,7 +33,7 @@ def register(commands: Commands) -> None:
         "List the shadow storage of each volume: used and available space, maximum size, policy, warning threshold.",
         "shadowset storage list --json",
     )
-    listing.add_argument("--volume", metavar="VOLUME", default="", help="only this volume's")
+    add_volume_filter(listing, "only this volume's")
     add_json(listing)
     change = add_command(
         actions,
@@ -117,14 +117,11 @@ def run_set(options: argparse.Namespace) -> int:
     """Change limits."""
     from shadowset.requester.administration import Administration
     from shadowset.requester.cli import UsageError
-    from shadowset.requester.cli.output import emit_json, say
+    from shadowset.requester.cli.output import answer
 
     if options.max_size is None and options.policy is None and options.warn_at is None:
         raise UsageError("say what to change: --max-size, --policy or --warn-at")
     with Administration(client="shadowset storage set") as administration:
         storage = administration.storage_configure(options.volume, options.max_size, options.policy, options.warn_at)
-    if options.json:
-        emit_json(storage)
-    else:
-        say(_table([storage]))
+    answer(options.json, storage, _table([storage]))
     return 0

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from shadowset.requester.cli.options import Commands, add_command, add_json, parse_size
+from shadowset.requester.cli.options import Commands, add_command, add_json, add_volume, parse_size
 
 if TYPE_CHECKING:
     from shadowset.vss.requester_protocol import VolumeInfo
@@ -68,7 +68,7 @@ def _register_attach(actions: Commands) -> None:
         "is protected. With --via auto that is nbd where the kernel has it, else a loop device over FUSE.",
         "shadowset volume attach data\nmount /dev/shadowset/data /srv/data",
     )
-    attach.add_argument("name", metavar="NAME", help="the volume")
+    add_volume(attach)
     attach.add_argument("--via", choices=("auto", "nbd", "fuse"), default="auto", help="how (default: auto)")
     add_json(attach)
 
@@ -82,7 +82,7 @@ def _register_detach(actions: Commands) -> None:
         "Take the block device of a volume away. Refused while it is mounted. The volume stays protected.",
         "umount /srv/data\nshadowset volume detach data",
     )
-    detach.add_argument("name", metavar="NAME", help="the volume")
+    add_volume(detach)
     add_json(detach)
 
 
@@ -96,7 +96,7 @@ def _register_resize(actions: Commands) -> None:
         "Nothing need be unmounted; shadow copies keep the size that they had. The file system is grown afterwards.",
         "shadowset volume resize data\nresize2fs /dev/shadowset/data",
     )
-    resize.add_argument("name", metavar="NAME", help="the volume")
+    add_volume(resize)
     add_json(resize)
 
 
@@ -122,7 +122,7 @@ def _register_remove(actions: Commands) -> None:
         "Refused while it is attached, or has shadow copies and --force is not given.",
         "shadowset volume remove data --force",
     )
-    remove.add_argument("name", metavar="NAME", help="the volume")
+    add_volume(remove)
     remove.add_argument("--force", action="store_true", help="also when it has shadow copies, which are deleted")
     add_json(remove)
 
@@ -199,14 +199,12 @@ def _growing(volume: VolumeInfo) -> str:
 def run_remove(options: argparse.Namespace) -> int:
     """Remove a volume."""
     from shadowset.requester.administration import Administration
-    from shadowset.requester.cli.output import emit_json, printable, say
+    from shadowset.requester.cli.output import answer, printable
 
     with Administration(client="shadowset volume remove") as administration:
         administration.volume_remove(options.name, options.force)
-    if options.json:
-        emit_json({"name": options.name, "removed": True})
-    else:
-        say(f"Volume {printable(options.name)} is no longer protected.")
+    sentence = f"Volume {printable(options.name)} is no longer protected."
+    answer(options.json, {"name": options.name, "removed": True}, sentence)
     return 0
 
 
@@ -245,9 +243,6 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def _tell(options: argparse.Namespace, volume: VolumeInfo, sentence: str) -> None:
-    from shadowset.requester.cli.output import emit_json, printable, say
+    from shadowset.requester.cli.output import answer, printable
 
-    if options.json:
-        emit_json(volume)
-    else:
-        say(printable(sentence))
+    answer(options.json, volume, printable(sentence))

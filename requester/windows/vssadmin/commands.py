@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from shadowset.requester.administration import Administration
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli import EXIT_FAILURE, EXIT_OK, UsageError
@@ -18,6 +21,7 @@ from shadowset.vss.enums import Attribute, Context, ObjectType
 from shadowset.vss.requester_protocol import SnapshotProperties
 
 CLIENT = "vssadmin"
+T = TypeVar("T")
 
 
 def list_shadows(switches: Switches) -> int:
@@ -31,25 +35,23 @@ def list_shadows(switches: Switches) -> int:
 
 def list_writers(switches: Switches) -> int:
     """No switches."""
-    with Administration(client=CLIENT) as administration:
-        statuses = administration.list_writers()
-    say(layout.writers(statuses) if statuses else layout.NOTHING)
-    return EXIT_OK
+    return _show(Administration.list_writers, layout.writers)
 
 
 def list_providers(switches: Switches) -> int:
     """No switches."""
-    with Administration(client=CLIENT) as administration:
-        infos = administration.list_providers()
-    say(layout.providers(infos) if infos else layout.NOTHING)
-    return EXIT_OK
+    return _show(Administration.list_providers, layout.providers)
 
 
 def list_volumes(switches: Switches) -> int:
     """No switches."""
+    return _show(Administration.volume_list, layout.volumes)
+
+
+def _show(ask: Callable[[Administration], list[T]], text: Callable[[list[T]], str]) -> int:
     with Administration(client=CLIENT) as administration:
-        infos = administration.volume_list()
-    say(layout.volumes(infos) if infos else layout.NOTHING)
+        found = ask(administration)
+    say(text(found) if found else layout.NOTHING)
     return EXIT_OK
 
 
