@@ -71,8 +71,9 @@ class Manner:
     """How the calls are made, for programs that test writers: a context, and what to leave out.
 
     Without ``complete`` the writers never hear BackupComplete. Without ``copying`` no file is copied, and every
-    component that did not fail counts as backed up. ``previous_document`` (XML) stands for a base of which only the
-    document is known. ``stop_at_error`` ends the backup with the first failure that a writer tells.
+    component that did not fail counts as backed up, unless the writers are not told either. ``previous_document`` (XML)
+    stands for a base of which only the document is known; with ``without_base`` not even that needs to be.
+    ``stop_at_error`` ends the backup with the first failure that a writer tells.
     """
 
     context: int = Context.BACKUP
@@ -80,6 +81,7 @@ class Manner:
     complete: bool = True
     copying: bool = True
     previous_document: str = ""
+    without_base: bool = False
     stop_at_error: bool = False
 
 
@@ -129,7 +131,8 @@ class BackupJob:
         if self._manner.previous_document:
             return Earlier(components_from_xml(self._manner.previous_document), [])
         chain = open_chain(self._choice.base) if self._choice.base else []
-        require_base(self._choice.backup_type, chain[-1] if chain else None)
+        if not self._manner.without_base:
+            require_base(self._choice.backup_type, chain[-1] if chain else None)
         return Earlier(chain[-1].document, chain) if chain else None
 
     def _plan(self, calls: BackupComponents, registered: list[WriterStatus]) -> JobPlan:
@@ -214,8 +217,9 @@ class BackupJob:
 
     def _complete(self, calls: BackupComponents, plan: JobPlan) -> None:
         self._observer.phase("telling the writers")
+        backed_up = self._manner.copying or self._manner.complete
         for number, component in enumerate(plan.components):
-            calls.set_backup_succeeded(component.key, number not in self._verdicts.reasons)
+            calls.set_backup_succeeded(component.key, backed_up and number not in self._verdicts.reasons)
         if self._manner.complete:
             calls.backup_complete().result()
         self._verdicts.note_failed_writers(calls, "after the backup")

@@ -1,4 +1,4 @@
-"""``shadowset verify`` and ``shadowset restore-pending``: what comes after a backup or a restore."""
+"""``shadowset verify``, ``restore-pending`` and ``betest``: what comes after a backup or a restore, and trying them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ def register(commands: Commands) -> None:
     """Add the commands of this module."""
     _register_verify(commands)
     _register_pending(commands)
+    _register_betest(commands)
 
 
 def _register_pending(commands: Commands) -> None:
@@ -87,3 +88,23 @@ def run_verify(options: argparse.Namespace) -> int:
     if report.differences:
         note("shadowset: not all is as it was backed up; restore what differs")
     return 1 if report.differences else 0
+
+
+def _register_betest(commands: Commands) -> None:
+    command = add_command(
+        commands,
+        "betest",
+        run_betest,
+        "try writers with backups and restores, by the options of the published tool",
+        "The command betest: 'shadowset betest /?' names its options. It backs up and restores the components that a\n"
+        "configuration names, of any type, with or without telling the writers of the end.",
+        "shadowset betest /B /S backup.xml /D /var/backups/test /X components.xml",
+    )
+    command.add_argument("options", nargs=argparse.REMAINDER, metavar="OPTION", help="as betest takes them")
+
+
+def run_betest(options: argparse.Namespace) -> int:
+    """Run betest."""
+    from shadowset.requester.windows.betest import main
+
+    return main(options.options or ["/?"])

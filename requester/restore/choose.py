@@ -73,11 +73,9 @@ def choose(
     chain: list[Link],
     wanted: tuple[Selector, ...] | None,
     excluded: tuple[Selector, ...] = (),
-    alone: bool = False,
 ) -> list[list[RestoreItem]]:
     """The items to restore, for each backup of the chain; all that succeeded in the newest when ``wanted`` is None.
 
-    ``alone``: of the newest only, whatever it builds on.
     Errors: VSS_E_OBJECT_NOT_FOUND for what the backup does not hold, or holds only as failed; E_INVALIDARG for a member
     that cannot be restored by itself; BundleError for a chain with a gap.
     """
@@ -86,7 +84,7 @@ def choose(
     files = [link.manifest.files_by_component() for link in chain]
     numbers = {link.directory: number for number, link in enumerate(chain)}
     for component, path in _chosen(chain[-1].manifest, metadata[-1], wanted, excluded):
-        through = links_of(chain, component) if not alone else [(chain[-1], component)]
+        through = links_of(chain, component)
         for position, (link, counterpart) in enumerate(through):
             number = numbers[link.directory]
             item = _item(link, files[number], counterpart, _metadata_of(counterpart, metadata[number]), path)

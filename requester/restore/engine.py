@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 from shadowset.requester.administration import Administration
 from shadowset.requester.backup import manifest as bundle
-from shadowset.requester.backup.chain import open_chain, open_link
+from shadowset.requester.backup.chain import open_chain
 from shadowset.requester.backup.mounts import read_mounts
 from shadowset.requester.observer import Observer, Silent
 from shadowset.requester.restore.choose import RestoreItem, choose
@@ -47,9 +47,8 @@ class RestoreJob:
         variables: Mapping[str, str] | None = None,
         wishes: Wishes | None = None,
         document: str = "",
-        alone: bool = False,
     ) -> None:
-        """``document`` (XML) stands for the newest backup's own. ``alone``: without the backups that it builds on."""
+        """``document`` (XML) stands for the newest backup's own."""
         self._source = os.path.abspath(source)
         self._wanted = wanted
         self._excluded = excluded
@@ -58,7 +57,6 @@ class RestoreJob:
         self._variables = os.environ if variables is None else variables
         self._wishes = wishes or Wishes()
         self._document = document
-        self._alone = alone
         self._problems: list[str] = []
 
     def run(self) -> RestoreReport:
@@ -125,11 +123,10 @@ class RestoreJob:
     # ---- the backups ----
 
     def _open(self) -> None:
-        chain = [open_link(self._source)] if self._alone else open_chain(self._source)
-        self._chain = chain
+        chain = self._chain = open_chain(self._source)
         if self._document:
             chain[-1].texts[bundle.COMPONENTS_DOCUMENT] = self._document
-        self._steps = choose(chain, self._wanted, self._excluded, self._alone)
+        self._steps = choose(chain, self._wanted, self._excluded)
 
     def _all_items(self) -> list[RestoreItem]:
         return [item for items in self._steps for item in items]

@@ -173,6 +173,53 @@ def test_backup_and_restore_of_a_live_data_base(house: House) -> None:
     assert "lies on volume data" in on_volume
 
 
+# The sample configurations of the published tools, with the paths of this host.
+BETEST_SAMPLE = """<BETest>
+    <Writer writerid="5affb034-969f-4919-8875-88f830d0ef89">
+        <Component componentName="TestFiles">
+        </Component>
+    </Writer>
+</BETest>"""
+WRITER_SAMPLE = """<TestWriter usage="USER_DATA" deleteFiles="{delete}" checkIncludes="yes" checkExcludes="yes">
+    <RestoreMethod method="RESTORE_IF_CAN_BE_REPLACED" writerRestore="always" rebootRequired="no" />
+    <ExcludeFile path="{path}" filespec="temp*.*" recursive="no" />
+    <Component componentType="filegroup" componentName="TestFiles">
+        <ComponentFile path="{path}" filespec="*" recursive="no" {alternate} />
+    </Component>
+</TestWriter>"""
+
+
+@pytest.mark.vss(130)
+@pytest.mark.parametrize("spit", [False, True])
+def test_the_published_flow_of_the_test_tools(house: House, spit: bool) -> None:
+    place = house.mount / "TestPath"
+    place.mkdir()
+    (place / "spit").mkdir()
+    contents = {f"file{number}.txt": os.urandom(5000 * number) for number in range(4)}
+    for name, data in contents.items():
+        (place / name).write_bytes(data)
+    (place / "temp1.txt").write_bytes(b"excluded")
+    alternate = f'alternatePath="{place}/spit"' if spit else ""
+    config = house.directory / "VswriterSample.xml"
+    config.write_text(WRITER_SAMPLE.format(path=place, delete="yes" if spit else "no", alternate=alternate))
+    (house.directory / "BetestSample.xml").write_text(BETEST_SAMPLE)
+    house.start(sys.executable, "-m", "shadowset.writers.testwriter.main", str(config))
+    house.wait(lambda: len(house.ask("writers")) == 1)
+    names = ("/S", f"{house.directory}/backup.xml", "/D", f"{house.directory}/BackupDestination",
+             "/X", f"{house.directory}/BetestSample.xml", "/V")  # fmt: skip
+    told = house.run("betest", "/B", *names)
+    assert "TestFiles" in told and "backed up" in told and "volumes data cut within" in told
+    assert (place / "file1.txt").exists() != spit, "this writer deletes what it has spat"
+    assert "backupSucceeded" in (house.directory / "backup.xml").read_text()
+    for path in place.iterdir():
+        if path.is_file():
+            path.unlink()
+    assert "restored" in house.run("betest", "/R", *names), (
+        "the writer has checked every file and found no excluded one"
+    )
+    assert {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()} == contents
+
+
 def test_sets_live_as_long_as_they_should(house: House) -> None:
     house.write_with_writer()
     house.run("create", "data")
