@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from shadowset.nbd_provider import protocol as p
-from shadowset.nbd_provider.store.changes import ChangeReader
+from shadowset.nbd_provider.store.changes import ChangeReader, ChangesMoved
 from shadowset.nbd_provider.store.rows import list_copies
 from shadowset.vss.codes import VssError
 
@@ -115,22 +115,30 @@ class Changes:
     def ranges(self, offset: int, end: int) -> list[Range]:
         """At most MAX_EXTENTS changed ranges, cut to (offset, end). Errors: OSError that says to make a full backup."""
         with self._lock:
-            try:
-                if self._reader is not None and end > self._reader.size:
-                    self._reader.close()  # the volume has grown
-                    self._reader = None
-                if self._reader is None:
-                    self._reader = ChangeReader(*self._arguments)
-            except VssError as error:
-                raise OSError(errno.ESTALE, error.message) from None
-            unit = self._reader.chunk_size
-            runs = self._reader.runs(offset // unit, (end - 1) // unit)
-            return [(max(offset, run.first * unit), min(end, run.end * unit)) for run in islice(runs, MAX_EXTENTS)]
+            while True:
+                try:
+                    return self._ranges(offset, end)
+                except ChangesMoved:
+                    self.close()
+
+    def _ranges(self, offset: int, end: int) -> list[Range]:
+        try:
+            if self._reader is not None and end > self._reader.size:
+                self._reader.close()  # the volume has grown
+                self._reader = None
+            if self._reader is None:
+                self._reader = ChangeReader(*self._arguments)
+        except VssError as error:
+            raise OSError(errno.ESTALE, error.message) from None
+        unit = self._reader.chunk_size
+        runs = self._reader.runs(offset // unit, (end - 1) // unit)
+        return [(max(offset, run.first * unit), min(end, run.end * unit)) for run in islice(runs, MAX_EXTENTS)]
 
     def close(self) -> None:
         """Let go of the files."""
         if self._reader is not None:
             self._reader.close()
+            self._reader = None
 
 
 class DirtyBitmap:

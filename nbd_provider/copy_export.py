@@ -14,7 +14,7 @@ from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import COMMON_FLAGS
 from shadowset.nbd_provider.page_cache import PageCache, read_cached, will_need
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.reader import CopyReader, Place
 from shadowset.nbd_provider.volume import Gate
 
 
@@ -30,40 +30,43 @@ class CachedCopyReader(CopyReader):
         """Fill ``target`` from the page cache; False for what must be waited for or needs a closer look."""
         start, end = offset, offset + len(target)
         chunk, last = offset // self.chunk_size, (end - 1) // self.chunk_size
+        place = self._place
         while offset < end:
-            until = self._same_place(chunk, last)
+            until = self._same_place(place.head.view, chunk, last)
             stop = min(end, until * self.chunk_size)
-            if not self._cached_run(chunk, until, offset, target[offset - start : stop - start]):
+            if not self._cached_run(place, chunk, until, offset, target[offset - start : stop - start]):
                 return False
             offset, chunk = stop, until
-        return self.alive
+        return place.alive
 
-    def _cached_run(self, chunk: int, until: int, offset: int, target: memoryview) -> bool:
-        word = self._head.view[chunk]
-        slot = self._segments.find(word, self._number) if word >= self._limit else None
+    def _cached_run(self, place: Place, chunk: int, until: int, offset: int, target: memoryview) -> bool:
+        view = place.head.view
+        word = view[chunk]
+        slot = place.segments.find(word, self._number) if word >= self._limit else None
         if slot is None:
-            return read_cached(self._origin, offset, target) and max(self._head.view[chunk:until]) < self._limit
+            return read_cached(self._origin, offset, target) and max(view[chunk:until]) < self._limit
         if until > chunk + 1:  # copied out since the look at the run
             return False
         number, _, data = layout.slot_position(slot, self.chunk_size)
-        return read_cached(self._segments.get(number).fd, data + offset - chunk * self.chunk_size, target)
+        return read_cached(place.segments.get(number).fd, data + offset - chunk * self.chunk_size, target)
 
     def prefetch(self, offset: int, length: int) -> None:
         """Let the kernel read ahead, in the origin and in the slots."""
         chunk, last = offset // self.chunk_size, (offset + length - 1) // self.chunk_size
+        place = self._place
         while chunk <= last:
-            until = self._same_place(chunk, last)
+            until = self._same_place(place.head.view, chunk, last)
             with contextlib.suppress(FileNotFoundError):  # a segment went meanwhile: the read looks again
-                self._prefetch_run(chunk, until)
+                self._prefetch_run(place, chunk, until)
             chunk = until
 
-    def _prefetch_run(self, chunk: int, until: int) -> None:
-        slot = self._segments.find(self._head.view[chunk], self._number)
+    def _prefetch_run(self, place: Place, chunk: int, until: int) -> None:
+        slot = place.segments.find(place.head.view[chunk], self._number)
         if slot is None:
             will_need(self._origin, chunk * self.chunk_size, (until - chunk) * self.chunk_size)
         else:
             number, _, data = layout.slot_position(slot, self.chunk_size)
-            will_need(self._segments.get(number).fd, data, self.chunk_size)
+            will_need(place.segments.get(number).fd, data, self.chunk_size)
 
 
 class CopyExport:

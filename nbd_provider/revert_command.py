@@ -11,6 +11,7 @@ from typing import Final
 from uuid import UUID
 
 from shadowset.nbd_provider.store.files import read_header
+from shadowset.nbd_provider.store.place import locate
 from shadowset.nbd_provider.volume import Volume, parse_id
 from shadowset.vss.codes import Code, VssError
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run it."""
     options = parse_arguments(arguments)
     try:
-        read_header(options.storage)  # a provider would make a storage where there is none
+        read_header(locate(options.storage))  # a provider would make a storage where there is none
         volume = Volume(options.origin, options.origin, options.storage)
         try:
             copy, written = _revert(volume, options.copy)

@@ -35,6 +35,7 @@ from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import Segments
+from shadowset.nbd_provider.store.place import at_home
 from shadowset.nbd_provider.store.rows import LivingRows
 from shadowset.vss.codes import Code, VssError
 
@@ -46,6 +47,10 @@ _MARKED = re.compile(rb"\x01+")
 
 class ChangesLost(OSError):
     """A copy that the question is about was deleted or given up; only a full backup helps."""
+
+
+class ChangesMoved(ChangesLost):
+    """The storage has moved; ask again."""
 
 
 class Run(NamedTuple):
@@ -71,6 +76,8 @@ class _Copy:
     def check(self) -> None:
         """Errors: ChangesLost when the copy no longer lives."""
         if not self._rows.alive(self._offset, self.number):
+            if self._rows.moved(self._offset):
+                raise ChangesMoved(errno.ESTALE, f"the shadow storage of copy {self.copy_id} has just moved; ask again")
             reason = f"shadow copy {self.copy_id} no longer exists, so what changed since it is not known"
             raise ChangesLost(errno.ESTALE, f"{reason}; make a full backup")
 
@@ -84,6 +91,9 @@ class ChangeReader:
     """
 
     def __init__(self, storage: str, since: UUID, until: UUID | None = None) -> None:
+        at_home(storage, lambda home: self._open(home, since, until))
+
+    def _open(self, storage: str, since: UUID, until: UUID | None) -> None:
         self._rows = LivingRows(storage)
         try:
             self._since = _Copy(self._rows, since)
@@ -222,8 +232,11 @@ def changed_runs(
     storage: str, since: UUID, until: UUID | None = None, first_chunk: int = 0, last_chunk: int | None = None
 ) -> list[Run]:
     """Chunks that changed since copy ``since``, until copy ``until`` or until now; see ChangeReader for the errors."""
-    reader = ChangeReader(storage, since, until)
-    try:
-        return list(reader.runs(first_chunk, last_chunk))
-    finally:
-        reader.close()
+    while True:
+        reader = ChangeReader(storage, since, until)
+        try:
+            return list(reader.runs(first_chunk, last_chunk))
+        except ChangesMoved:
+            continue
+        finally:
+            reader.close()

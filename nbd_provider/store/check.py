@@ -18,6 +18,7 @@ from uuid import UUID
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import storage_error
 from shadowset.nbd_provider.store.losses import LossWatch
+from shadowset.nbd_provider.store.place import locate
 from shadowset.nbd_provider.store.recovery import boot_id
 from shadowset.nbd_provider.store.segment_check import Record, SegmentView, open_views
 from shadowset.vss.codes import Code, VssError
@@ -59,6 +60,7 @@ class Report:
 
 def check_storage(storage: str, origin: str | None = None) -> Report:
     """Verify a storage that no provider uses. Errors: VssError when it cannot be checked, OSError."""
+    storage = locate(storage)
     lock = _share_lock(storage)
     try:
         return _Check(storage, origin).run()

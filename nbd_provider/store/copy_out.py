@@ -95,6 +95,7 @@ class CopyOut:
         A cut that comes meanwhile changes nothing: the label stays; writers look at the chunks again.
         """
         store = self._store
+        store.table.tell_left()
         with store.lock:
             label, durable = store.newest, store.durable or store.table.in_doubt
         first = self._reserve(len(chunks))

@@ -48,6 +48,16 @@ def new_head(storage: str, chunks: int) -> Words:
     return Words(temporary, chunks, writable=True)
 
 
+def lengthen_head(storage: str, chunks: int) -> None:
+    """Durably make room for the words of so many chunks. Errors: OSError."""
+    fd = os.open(f"{storage}/head", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.ftruncate(fd, max(chunks, 1) * 8)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def put_in_place(storage: str, head: Words) -> None:
     """Let ``head`` be what readers open from now on. Errors: OSError, and the new one is closed."""
     try:

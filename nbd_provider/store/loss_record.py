@@ -63,6 +63,18 @@ class LossRecord:
             os.unlink(self._link)
         sync_directory(self._storage)
 
+    def connect_at(self, storage: str) -> None:
+        """Lead those here as well who will read the storage in another directory. Errors: OSError."""
+        link = f"{storage}/{LINK}"
+        with suppress(FileNotFoundError):
+            os.unlink(link)
+        if self.directory:
+            os.symlink(self.directory, link)
+
+    def moved(self, storage: str) -> None:
+        """The storage is in another directory now."""
+        self._storage, self._link = storage, f"{storage}/{LINK}"
+
     def takes(self, persistent: bool) -> bool:
         """Whether there is a place for the loss of such a copy: memory is none for one that outlives a power loss."""
         return self.durable or (bool(self.directory) and not persistent)
@@ -151,6 +163,14 @@ class LossKeeper:
     def connect(self) -> None:
         """The table is durable: readers look at the record's present place from now on. Errors: OSError."""
         self._record.connect()
+
+    def connect_at(self, storage: str) -> None:
+        """As ``LossRecord.connect_at``."""
+        self._record.connect_at(storage)
+
+    def moved(self, storage: str) -> None:
+        """As ``LossRecord.moved``."""
+        self._record.moved(storage)
 
     def note(self, entry: layout.Entry, cause: int) -> str:
         """Where it was recorded, empty for the row. Errors: OSError; with ``in_doubt`` when only readers know it."""

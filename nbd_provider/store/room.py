@@ -26,7 +26,12 @@ WRITES_REFUSED: Final = "writes-refused"
 REVERT_STARTED: Final = "revert-started"
 REVERT_FINISHED: Final = "revert-finished"
 REVERT_STOPPED: Final = "revert-stopped"
-LEVELS: Final = {STORAGE_WARNING: logging.WARNING, REVERT_STARTED: logging.INFO, REVERT_FINISHED: logging.INFO}
+MOVE_STARTED: Final = "move-started"
+MOVE_FINISHED: Final = "move-finished"
+MOVE_STOPPED: Final = "move-stopped"
+LEVELS: Final = {STORAGE_WARNING: logging.WARNING} | dict.fromkeys(
+    (REVERT_STARTED, REVERT_FINISHED, MOVE_STARTED, MOVE_FINISHED), logging.INFO
+)
 
 
 class WriteRefused(OSError):
@@ -67,6 +72,10 @@ class Room:
         self._count = 0
         self._counting = Lock()
         self._warned = self._refused = False
+
+    def move(self, storage: str) -> None:
+        """The storage is in another directory now."""
+        self._storage = storage
 
     def available(self, limits: Limits) -> int:
         """Bytes that may still be taken, by the maximum or by the file system, whichever is less."""

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.files import read_header
+from shadowset.nbd_provider.store.files import read_header, storage_error
 from shadowset.nbd_provider.store.losses import LossWatch
+from shadowset.nbd_provider.store.place import at_home
 from shadowset.vss.codes import Code, VssError
 
 TRIES = 100
@@ -38,6 +39,8 @@ class LivingRows:
         for index in range(self.header.capacity):
             offset = layout.entry_offset(index)
             entry = self._read(offset)
+            if entry is not None and entry.state == layout.STATE_MOVED:
+                raise storage_error(self.storage, "it has just moved", "try again")
             if entry is not None and self._lives(entry):
                 yield offset, entry
 
@@ -45,6 +48,11 @@ class LivingRows:
         """Whether the copy with this number still lives: what was read before counts only if it does."""
         entry = self._read(offset)
         return entry is not None and entry.number == number and self._lives(entry)
+
+    def moved(self, offset: int) -> bool:
+        """Whether this is no longer where the storage is."""
+        entry = self._read(offset)
+        return entry is not None and entry.state == layout.STATE_MOVED
 
     def _lives(self, entry: layout.Entry) -> bool:
         return entry.state in layout.LIVE_STATES and not self._losses.lost(entry)
@@ -65,8 +73,12 @@ class LivingRows:
 
 def list_copies(storage: str) -> list[layout.Entry]:
     """The living copies of a shadow storage, oldest first. Errors: VssError when there is no storage."""
-    rows = LivingRows(storage)
-    try:
-        return rows.entries()
-    finally:
-        rows.close()
+
+    def entries(home: str) -> list[layout.Entry]:
+        rows = LivingRows(home)
+        try:
+            return rows.entries()
+        finally:
+            rows.close()
+
+    return at_home(storage, entries)

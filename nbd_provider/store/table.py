@@ -12,6 +12,7 @@ from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import storage_error, write_all
+from shadowset.nbd_provider.store.place import mark_left
 from shadowset.vss.codes import Code, VssError
 
 
@@ -30,6 +31,7 @@ class CopyTable:
         self.header = header
         self._putting = Lock()
         self._unsynced: dict[int, bytes] = {}
+        self._left: int | None = None
         self.in_doubt = False
         self._rows: dict[int, layout.Entry] = {}
         for index in range(header.capacity):
@@ -118,15 +120,43 @@ class CopyTable:
     @property
     def settled(self) -> bool:
         """Whether the file holds all that was changed, durably as far as it was to be so."""
-        return not self._torn and not self.in_doubt
+        return not self._torn and not self.in_doubt and self._left is None
 
     def write_header(self) -> None:
         """Put the header into the file."""
         self._put(self.header.pack(), 0)
 
+    @property
+    def image(self) -> bytes:
+        """The whole table as it stands."""
+        with self._putting:
+            return bytes(self._image)
+
+    def switch(self, fd: int, written: bytes) -> None:
+        """Use another file, which has ``written`` in it, from now on, and tell those who have the old one open."""
+        with self._putting:
+            if self._image != written:
+                self._torn = {0: len(self._image)}
+            self._left, self._fd = self._fd, fd
+            with suppress(OSError):
+                self._tell_left()
+
+    def tell_left(self) -> None:
+        """Before anything changes: nobody must go on reading an old table. Errors: OSError."""
+        if self._left is not None:
+            with self._putting:
+                self._tell_left()
+
+    def _tell_left(self) -> None:
+        self._mend()  # before the old table tells: until it does, a restart takes over what it has
+        if self._left is not None:
+            mark_left(self._left, self._image)
+            os.close(self._left)
+            self._left = None
+
     def _put(self, data: bytes, offset: int) -> None:
         with self._putting:
-            self._mend()
+            self._tell_left()
             try:
                 write_all(self._fd, data, offset)
             except OSError:
@@ -152,7 +182,7 @@ class CopyTable:
         nothing to do and succeed; so they are written again before.
         """
         with self._putting:
-            self._mend()
+            self._tell_left()
             changes = dict(self._unsynced)
             if self.in_doubt:
                 for offset, data in changes.items():
@@ -165,6 +195,6 @@ class CopyTable:
 
     def close(self) -> None:
         """Close the file."""
-        with suppress(OSError):
-            self._mend()
+        with suppress(OSError), self._putting:
+            self._tell_left()
         os.close(self._fd)

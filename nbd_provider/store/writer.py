@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import time
@@ -11,9 +10,10 @@ from threading import RLock
 from uuid import UUID
 
 from shadowset.nbd_provider.store import copy_out, layout
-from shadowset.nbd_provider.store.create import create_storage, new_head, put_in_place
+from shadowset.nbd_provider.store.create import create_storage, lengthen_head, new_head, put_in_place
 from shadowset.nbd_provider.store.files import Segments, Words, read_header, storage_error, sync_directory
 from shadowset.nbd_provider.store.loss_record import LossKeeper, LossRecord
+from shadowset.nbd_provider.store.place import MOVING, locate, read_note, settle, take_lock
 from shadowset.nbd_provider.store.reclaim import Reclaimer
 from shadowset.nbd_provider.store.recovery import boot_id, rebuild
 from shadowset.nbd_provider.store.room import COPY_LOST, Event, Room, used_bytes
@@ -41,8 +41,10 @@ class ShadowStore:
         changed_since: Callable[[OriginMark], str] = lambda _: "",
         losses: Sequence[str] = (),
     ) -> None:
+        storage = locate(storage)
         os.makedirs(storage, mode=0o700, exist_ok=True)
         self.storage = storage
+        self.moving = False
         self.volume_name = ""
         self.room = Room(storage)
         self.work = RLock()
@@ -51,8 +53,10 @@ class ShadowStore:
         self._copy_out = copy_out.CopyOut(self, origin_fd)
         self._changed_since = changed_since
         self._places = losses
-        self._lock = self._take_lock()
+        self._lock = take_lock(storage)
         try:
+            settle(storage)
+            self.moving = read_note(storage, MOVING) is not None
             if not os.path.exists(f"{storage}/table"):
                 create_storage(storage, size, chunk_size)
             header = read_header(storage)
@@ -63,18 +67,6 @@ class ShadowStore:
         except BaseException:
             os.close(self._lock)
             raise
-
-    def _take_lock(self) -> int:
-        fd = os.open(f"{self.storage}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            raise VssError(
-                Code.VSS_E_PROVIDER_IN_USE,
-                f"shadow storage {self.storage} is in use by another provider; stop that one first",
-            ) from None
-        return fd
 
     def _open(self, header: layout.Header) -> None:
         self.header = header
@@ -98,7 +90,7 @@ class ShadowStore:
         self._write_header()
         self._losses.connect()
         self._remember_losses()
-        if not self.table.live and self._copy_out.next_slot:
+        if not self.table.live and self._copy_out.next_slot and not self.moving:
             self.reset()
 
     def _check_size(self, header: layout.Header, size: int) -> None:
@@ -306,10 +298,14 @@ class ShadowStore:
     def reset(self) -> None:
         """Without any living copy all slots are garbage: start afresh. Readers of old files keep them open.
 
-        Does nothing when a cut was made meanwhile, whose readers may have opened the old files already.
+        Does nothing when a cut was made meanwhile, whose readers may have opened the old files already, nor while the
+        storage is being moved, since slots must not be numbered anew then.
         """
         with self.work:
             self._mend()
+            if self.moving:
+                self.garbage = True
+                return
             if self.table.in_doubt or not self._replace_head(new_head(self.storage, self.chunks), only_unused=True):
                 self.garbage = True
                 return
@@ -334,6 +330,31 @@ class ShadowStore:
         sync_directory(self.storage)
         return True
 
+    def prepare_switch(self, storage: str) -> bytes:
+        """Make all durable that another directory is to hold as well; returns the table. ``work`` is held. OSError."""
+        self.table.tell_left()
+        self._sync()
+        self._losses.connect_at(storage)
+        return self.table.image
+
+    def switch_to(self, storage: str, head: Words, segments: Segments, table: int, written: bytes, lock: int) -> None:
+        """Go on in another directory, which holds the same and counts from now on; ``table`` has ``written`` in it.
+
+        To be called with ``work`` held, so that no origin changes before those who read the old files are told.
+        """
+        with self.lock:
+            self.table.switch(table, written)
+            old_head, self.head = self.head, head
+            old_segments, self.segments = self.segments, segments
+            self.storage = storage
+            self.room.move(storage)
+        self._losses.moved(storage)
+        old_lock, self._lock = self._lock, lock
+        self._copy_out.start_at(self._copy_out.next_slot)
+        old_head.close()
+        old_segments.close()
+        os.close(old_lock)
+
     def grow(self, size: int) -> None:
         """The volume has ``size`` bytes from now on, more than before; its copies keep theirs. Errors: OSError.
 
@@ -343,13 +364,7 @@ class ShadowStore:
             self._grow(size, layout.chunk_count(size, self.chunk_size))
 
     def _grow(self, size: int, chunks: int) -> None:
-        path = f"{self.storage}/head"
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            os.ftruncate(fd, max(chunks, 1) * 8)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        lengthen_head(self.storage, chunks)
         log.info("the volume of shadow storage %s grew from %d to %d bytes", self.storage, self.header.size, size)
         with self.lock:
             self.head.enlarge(chunks)
@@ -455,6 +470,11 @@ class ShadowStore:
             yield freed
 
     # ---- figures and end ----
+
+    @property
+    def next_slot(self) -> int:
+        """The first slot that was never taken."""
+        return self._copy_out.next_slot
 
     @property
     def slot_size(self) -> int:

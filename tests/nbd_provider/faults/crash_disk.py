@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import random
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -90,12 +90,15 @@ class Directory:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.number = os.stat(path).st_ino
+        self.number = 0
         self.history: list[dict[str, Inode]] = [{}]
 
     def look(self, find: Callable[[str], Inode]) -> bool:
         """Note what changed since the last look."""
-        names = [entry.name for entry in os.scandir(self.path) if entry.is_file()]
+        names = []
+        if os.path.isdir(self.path):
+            self.number = os.stat(self.path).st_ino
+            names = [entry.name for entry in os.scandir(self.path) if entry.is_file()]
         now = {name: find(f"{self.path}/{name}") for name in names}
         if now == self.history[-1]:
             return False
@@ -114,20 +117,23 @@ class Directory:
 
 
 class Disk:
-    """Storage directory and origin file of one running store; ``on_step`` is called before each durable step."""
+    """Storage directory and origin file of one running store; ``on_step`` is called before each durable step.
+
+    ``places`` are the directories below ``storage`` in which files are looked at; they are taken to be there always.
+    """
 
     SYNCS = ("fdatasync", "fsync")
     STEPS = (*SYNCS, "pwrite", "pwritev", "posix_fallocate", "ftruncate", "rename", "unlink")
 
-    def __init__(self, storage: str, origin: str) -> None:
-        os.makedirs(f"{storage}/segments", exist_ok=True)
+    def __init__(self, storage: str, origin: str, places: Sequence[str] = ("", "segments")) -> None:
+        os.makedirs(f"{storage}/{places[1]}", exist_ok=True)
         self.time = 0
         self.recording = False
         self.on_step: Callable[[], None] = lambda: None
         self._inodes: dict[int, Inode] = {}
         self._durable_start = True
         self.origin = self._find(origin)
-        self.directories = {name: Directory(f"{storage}/{name}") for name in ("", "segments")}
+        self.directories = {name: Directory(f"{storage}/{name}") for name in places}
         for directory in self.directories.values():
             directory.look(self._find)
             directory.synced()
@@ -178,8 +184,8 @@ class Disk:
     def write_image(self, target: str, chance: random.Random, storage: str, origin: str) -> None:
         """A crash image: ``target``/storage and ``target``/origin; the modes are none, all or some."""
         grain = chance.choice([SECTOR, PAGE])
-        os.makedirs(f"{target}/storage/segments")
         for where, directory in self.directories.items():
+            os.makedirs(f"{target}/storage/{where}", exist_ok=True)
             for name, inode in directory.crash(chance, storage).items():
                 put(f"{target}/storage/{where}/{name}", inode.crash(chance, storage, grain))
         put(f"{target}/origin", self.origin.crash(chance, origin, grain))

@@ -34,11 +34,11 @@ class Racing:
         self._store.prepare_write([(chunk * CHUNK, CHUNK)])
         os.pwrite(self._fd, b"n" * CHUNK, chunk * CHUNK)
 
-    def overtake(self, look: Callable[[int, int], int]) -> Callable[[int, int], int]:
+    def overtake(self, look: Callable[[memoryview, int, int], int]) -> Callable[[memoryview, int, int], int]:
         """Copy out chunks 0 and 5 between the look at the run and what follows."""
 
-        def overtaken(chunk: int, last: int) -> int:
-            until = look(chunk, last)
+        def overtaken(view: memoryview, chunk: int, last: int) -> int:
+            until = look(view, chunk, last)
             if chunk == 0 and until > 1:
                 self.write(0)
                 self.write(5)
