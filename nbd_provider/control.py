@@ -118,6 +118,10 @@ class ControlClient:
                 work = volume.revert(copy_id)
             case m.CancelRevert(force=force):
                 work = partial(volume.reverter.cancel, force)
+            case m.Move(storage=storage):
+                work = partial(volume.move, storage)
+            case m.CancelMove():
+                work = volume.mover.cancel
         return work
 
     def _do(self, call: m.ToProvider) -> object:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from shadowset import __version__
-from shadowset.nbd_provider import check_command, revert_command
+from shadowset.nbd_provider import check_command, move_command, revert_command
 from shadowset.nbd_provider.control import ControlClient
 from shadowset.nbd_provider.listening import listen_unix, passed_socket
 from shadowset.nbd_provider.live_export import LiveDirectory
@@ -37,6 +37,7 @@ EXAMPLE = """example:
 
 other commands:
   shadowset-provider check STORAGE    verify a shadow storage
+  shadowset-provider move STORAGE     move a shadow storage to another directory
   shadowset-provider revert STORAGE   take a volume that is not served back to a shadow copy"""
 
 SWITCH_SECONDS: Final = 0.0005
@@ -44,6 +45,7 @@ SWITCH_SECONDS: Final = 0.0005
 
 COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
     "check": check_command.main,
+    "move": move_command.main,
     "revert": revert_command.main,
 }
 """Words in place of NAME; a volume of such a name is served when an option stands before it."""

@@ -19,6 +19,9 @@ from shadowset.nbd_provider.places import check_storage_place, loss_places
 from shadowset.nbd_provider.storage_calls import StorageCalls
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import write_all
+from shadowset.nbd_provider.store.move import Mover
+from shadowset.nbd_provider.store.move import Progress as MoveProgress
+from shadowset.nbd_provider.store.place import locate
 from shadowset.nbd_provider.store.revert import Progress, Reverter
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss.codes import Code, VssError
@@ -28,6 +31,7 @@ from shadowset.vss.provider_protocol import (
     EventInfo,
     Events,
     Held,
+    MoveInfo,
     Released,
     RevertInfo,
     VolumeDescription,
@@ -110,7 +114,7 @@ class Volume:
         self.name = name
         self.origin = Origin(origin)
         try:
-            check_storage_place(origin, storage)
+            check_storage_place(origin, locate(storage))
             places = loss_places(origin, losses) if losses != "" else []
             mark = partial(changed_since, origin=self.origin)
             self.store = ShadowStore(storage, self.origin.fd, self.origin.size, chunk_size, mark, places)
@@ -121,9 +125,10 @@ class Volume:
         self.nbd_socket = ""
         self.store.volume_name = name
         self.reverter = Reverter(self.store, self.origin.fd)
+        self.mover = Mover(self.store)
         self.clients: Callable[[], int] = lambda: 0
         self.copies = CopyQueue(self.prepare_write)
-        self.calls = StorageCalls(self.idle_work, lambda: self.copies.busy, lambda: self.clients() > 0)
+        self.calls = StorageCalls(self.idle_work, self._pauses, lambda: self.clients() > 0)
         self._revert_begins = False
         self._scratch = memoryview(bytearray(CHEAP_BYTES))
         self._slow_until = 0.0
@@ -169,11 +174,23 @@ class Volume:
 
         def begin() -> RevertInfo:
             try:
+                self._refuse_moving()
                 return _revert_info(self.reverter.begin(copy))
             finally:
                 self._revert_begins = False
 
         return begin
+
+    def move(self, storage: str) -> MoveInfo:
+        """Start moving the shadow storage. Errors: as ``Mover.begin`` and ``check_usable``."""
+        self.check_usable()
+        check_storage_place(self.origin.path, storage)
+        return _move_info(self.mover.begin(storage))
+
+    def _refuse_moving(self) -> None:
+        if self.mover.active:
+            message = f"the shadow storage of volume {self.name} is being moved; wait until that is done, or cancel it"
+            raise VssError(Code.VSS_E_BAD_STATE, message)
 
     def resize(self) -> VolumeDescription:
         """Take in what the origin has gained. Errors: VSS_E_VOLUME_NOT_SUPPORTED when it shrank, OSError, and as
@@ -202,8 +219,12 @@ class Volume:
             raise VssError(Code.VSS_E_REVERT_IN_PROGRESS, message)
 
     def idle_work(self) -> Iterator[int] | None:
-        """What is to be done between requests: a revert, then giving space back."""
-        return self.reverter.work() or (self.store.reclaim() if self.store.garbage else None)
+        """What is to be done between requests: a revert, or a move, then giving space back."""
+        return self.reverter.work() or self.mover.work() or (self.store.reclaim() if self.store.garbage else None)
+
+    def _pauses(self) -> bool:
+        """Whether idle work waits for copy-outs. A move does not: it would never end while they come one by one."""
+        return self.copies.busy and not self.mover.active
 
     def describe(self) -> VolumeDescription:
         """The volume and its copies."""
@@ -225,6 +246,7 @@ class Volume:
             warn_percent=limits.warn_percent,
             storage_available=self._available(),
             revert=_revert_info(self.reverter.progress) if self.reverter.progress else None,
+            move=_move_info(self.mover.progress) if self.mover.progress else None,
         )
 
     def _available(self) -> int:
@@ -310,6 +332,7 @@ class Volume:
         """Make everything durable and close it."""
         self.gate.owner = None
         self.reverter.close()
+        self.mover.close()
         self.flush()
         self.store.close(mark=take_mark(self.origin))
         self.origin.close()
@@ -327,6 +350,10 @@ def parse_id(text: str) -> UUID:
 
 def _revert_info(progress: Progress) -> RevertInfo:
     return RevertInfo(str(progress.copy_id), progress.phase, progress.done, progress.total, progress.reason)
+
+
+def _move_info(progress: MoveProgress) -> MoveInfo:
+    return MoveInfo(progress.storage, progress.phase, progress.done, progress.total, progress.reason)
 
 
 def _copy_info(entry: layout.Entry) -> CopyInfo:

@@ -50,6 +50,20 @@ class RevertInfo(msgspec.Struct):
     reason: str = ""
 
 
+class MoveInfo(msgspec.Struct):
+    """A move of the shadow storage to the directory ``storage``; ``done`` of ``total`` bytes are there.
+
+    ``phase`` is copying, switching, cleaning (it is in the new place already), or stopped for ``reason``: then the
+    storage is where it was, and a new move may be asked for.
+    """
+
+    storage: str
+    phase: str
+    done: int
+    total: int
+    reason: str = ""
+
+
 class VolumeDescription(msgspec.Struct):
     """A volume as its provider sees it; sizes in bytes."""
 
@@ -69,10 +83,11 @@ class VolumeDescription(msgspec.Struct):
     warn_percent: int = 80
     storage_available: int = 0
     revert: RevertInfo | None = None
+    move: MoveInfo | None = None
 
 
 class EventInfo(msgspec.Struct):
-    """copy-lost, storage-warning, writes-refused, revert-started, revert-finished or revert-stopped.
+    """copy-lost, storage-warning, writes-refused, and revert- or move- with started, finished or stopped.
 
     ``number`` counts up from 1 while the provider runs.
     """
@@ -238,6 +253,24 @@ class CancelRevert(Message, tag="cancel-revert"):
     force: bool = False
 
 
+class Move(Message, tag="move"):
+    """Move the shadow storage to another directory, which is empty or is made, while all goes on.
+
+    Answered with MoveInfo as soon as it is under way; a restart of the provider lets it go on. Errors: E_INVALIDARG,
+    VSS_E_OBJECT_NOT_FOUND, VSS_E_OBJECT_ALREADY_EXISTS for the directory, VSS_E_VOLUME_NOT_SUPPORTED when it lies on
+    the volume, VSS_E_INSUFFICIENT_STORAGE, VSS_E_BAD_STATE while a move is under way, VSS_E_REVERT_IN_PROGRESS.
+    """
+
+    seq: int
+    storage: str
+
+
+class CancelMove(Message, tag="cancel-move"):
+    """Give up a move; answered with null. Errors: VSS_E_BAD_STATE when none is under way, or it comes to its end."""
+
+    seq: int
+
+
 class ListEvents(Message, tag="list-events"):
     """Answered with Events."""
 
@@ -280,6 +313,8 @@ ToProvider = (
     | Resize
     | Revert
     | CancelRevert
+    | Move
+    | CancelMove
     | ListEvents
     | Stop
 )
