@@ -20,6 +20,8 @@ def run_file(name: str, environment: Mapping[str, str]) -> None:
     Errors: ScriptFailed for a status other than 0.
     """
     path = os.path.abspath(name)
+    if not os.path.isfile(path):
+        raise ScriptFailed(Code.E_INVALIDARG, f"{path} is no file to run; put parameters into a script")
     command = [path] if os.access(path, os.X_OK) else ["/bin/sh", path]
     sys.stdout.flush()
     try:

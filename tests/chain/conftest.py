@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -215,6 +216,20 @@ def chain() -> Iterator[Chain]:
 def volumes(chain: Chain) -> Chain:
     chain.add_volumes()
     return chain
+
+
+@pytest.fixture
+def database(chain: Chain) -> str:
+    """The path of a data base on the small volume one, with one row, that the SQLite writer looks after."""
+    chain.add_volumes(VOLUMES[:1])
+    path = f"{chain.places['one']}/app.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table t(x)")
+        connection.execute("insert into t values(1)")
+        connection.commit()
+    chain.module("shadowset.writers.sqlite.main", path)
+    wait_for("the writer", lambda: chain.cli("writers"))
+    return path
 
 
 @pytest.fixture

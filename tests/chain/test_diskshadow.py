@@ -36,20 +36,8 @@ def rows(path: str) -> int:
 
 def add_row(path: str) -> None:
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("create table if not exists t(x)")
         connection.execute("insert into t values(1)")
         connection.commit()
-
-
-@pytest.fixture
-def database(chain: Any, wait_until: Any) -> str:
-    """A data base on volume one that the SQLite writer looks after; it has one row."""
-    chain.add_volumes((("one", "ext4", 64 << 20),))
-    path = f"{chain.places['one']}/app.db"
-    add_row(path)
-    chain.module("shadowset.writers.sqlite.main", path)
-    wait_until("the writer", lambda: chain.cli("writers"))
-    return path
 
 
 def run(chain: Any, script: str, status: int = 0) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,72 +10,59 @@ import pytest
 from windows_tools import GUID, found, tool
 
 
-@pytest.fixture
-def one(chain: Any, wait_until: Any) -> Any:
-    """A volume with a data base that the SQLite writer looks after."""
-    chain.add_volumes((("one", "ext4", 64 << 20),))
-    database = f"{chain.places['one']}/app.db"
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute("create table t(x)")
-        connection.commit()
-    chain.module("shadowset.writers.sqlite.main", database)
-    wait_until("the writer", lambda: chain.cli("writers"))
-    return chain
-
-
 @pytest.mark.vss(127)
-def test_shadows_are_made_listed_and_deleted(one: Any) -> None:
-    place = one.places["one"]
+def test_shadows_are_made_listed_and_deleted(chain: Any, database: str) -> None:
+    place = chain.places["one"]
     Path(f"{place}/file").write_text("then")
-    made = tool(one, "vssadmin", "create", "shadow", f"/for={place}", "/autoretry=1")
+    made = tool(chain, "vssadmin", "create", "shadow", f"/for={place}", "/autoretry=1")
     assert f"Successfully created shadow copy for '{place}'" in made
     (copy_id,) = found(f"Shadow Copy ID: {GUID}", made)
     (device,) = found(r"Shadow Copy Volume Name: (\S+)", made)
     assert os.path.exists(device)
-    listed = tool(one, "vssadmin", "list", "shadows", "/for=one", f"/shadow={{{copy_id.upper()}}}")
+    listed = tool(chain, "vssadmin", "list", "shadows", "/for=one", f"/shadow={{{copy_id.upper()}}}")
     assert found(r"Shadow Copy Volume: (\S+)", listed) == [device]
     assert found(r"Original Volume: \((.+)\)(\S+)", listed) == [(place, "one")]
     assert "Type: ClientAccessible\n" in listed
-    one.cli("create", "one", "--persistent")
-    tool(one, "vssadmin", "create", "shadow", "/for=one")
-    assert len(found(f"Shadow Copy ID: {GUID}", tool(one, "vssadmin", "list", "shadows"))) == 3
-    refused = tool(one, "vssadmin", "delete", "shadows", "/for=one", "/oldest", answer="n\n", status=1)
+    chain.cli("create", "one", "--persistent")
+    tool(chain, "vssadmin", "create", "shadow", "/for=one")
+    assert len(found(f"Shadow Copy ID: {GUID}", tool(chain, "vssadmin", "list", "shadows"))) == 3
+    refused = tool(chain, "vssadmin", "delete", "shadows", "/for=one", "/oldest", answer="n\n", status=1)
     assert refused == ""
-    told = tool(one, "vssadmin", "delete", "shadows", "/for=one", "/oldest", answer="y\n")
+    told = tool(chain, "vssadmin", "delete", "shadows", "/for=one", "/oldest", answer="y\n")
     assert "Do you really want to delete 1 shadow copies (Y/N): [N]?" in told
     assert "Successfully deleted 1 shadow copies." in told
-    assert copy_id not in tool(one, "vssadmin", "list", "shadows")
-    assert tool(one, "vssadmin", "delete", "shadows", "/all", "/quiet") == ""
-    refused = tool(one, "vssadmin", "delete", "shadows", "/all", "/quiet", status=1)
+    assert copy_id not in tool(chain, "vssadmin", "list", "shadows")
+    assert tool(chain, "vssadmin", "delete", "shadows", "/all", "/quiet") == ""
+    refused = tool(chain, "vssadmin", "delete", "shadows", "/all", "/quiet", status=1)
     assert "none is client-accessible" in refused and "VSS_E_UNSUPPORTED_CONTEXT" in refused
-    assert tool(one, "vssadmin", "delete", "shadows", "/all", "/any", "/quiet") == ""
-    assert "No items found that satisfy the query." in tool(one, "vssadmin", "list", "shadows")
-    assert tool(one, "vssadmin", "delete", "shadows", "/all", "/quiet", status=1) == ""
+    assert tool(chain, "vssadmin", "delete", "shadows", "/all", "/any", "/quiet") == ""
+    assert "No items found that satisfy the query." in tool(chain, "vssadmin", "list", "shadows")
+    assert tool(chain, "vssadmin", "delete", "shadows", "/all", "/quiet", status=1) == ""
 
 
 @pytest.mark.vss(127)
-def test_lists_storage_and_reverts(one: Any) -> None:
-    place = one.places["one"]
-    writers = tool(one, "vssadmin", "list", "writers")
+def test_lists_storage_and_reverts(chain: Any, database: str) -> None:
+    place = chain.places["one"]
+    writers = tool(chain, "vssadmin", "list", "writers")
     assert found(r"Writer name: '(.+)'", writers) == ["SQLite Writer"]
     assert found(r"State: \[(\d+)\] (\w+)", writers) == [("1", "Stable")]
     assert found(r"Last error: (.+)", writers) == ["No error"]
-    assert found("Provider type: (.+)", tool(one, "vssadmin", "list", "providers")) == ["System"]
-    assert f"Volume path: {place}\n    Volume name: one" in tool(one, "vssadmin", "list", "volumes")
-    assert "UNBOUNDED" in tool(one, "vssadmin", "list", "shadowstorage", "/for=one")
-    tool(one, "vssadmin", "resize", "shadowstorage", "/for=one", f"/on={one.directory}", "/maxsize=300MB")
-    storage = tool(one, "vssadmin", "list", "shadowstorage", f"/on={one.directory}")
+    assert "System" in found("Provider type: (.+)", tool(chain, "vssadmin", "list", "providers"))
+    assert f"Volume path: {place}\n    Volume name: one" in tool(chain, "vssadmin", "list", "volumes")
+    assert "UNBOUNDED" in tool(chain, "vssadmin", "list", "shadowstorage", "/for=one")
+    tool(chain, "vssadmin", "resize", "shadowstorage", "/for=one", f"/on={chain.directory}", "/maxsize=300MB")
+    storage = tool(chain, "vssadmin", "list", "shadowstorage", f"/on={chain.directory}")
     assert found(r"Maximum Shadow Copy Storage space: (\S+ \S+)", storage) == ["300.00 MB"]
-    assert one.cli("storage", "list")[0]["max_size"] == 300 << 20
-    assert "No items" in tool(one, "vssadmin", "list", "shadowstorage", "/on=/proc")
-    refused = tool(one, "vssadmin", "resize", "shadowstorage", "/for=one", "/on=/proc", "/maxsize=1GB", status=1)
+    assert chain.cli("storage", "list")[0]["max_size"] == 300 << 20
+    assert "No items" in tool(chain, "vssadmin", "list", "shadowstorage", "/on=/proc")
+    refused = tool(chain, "vssadmin", "resize", "shadowstorage", "/for=one", "/on=/proc", "/maxsize=1GB", status=1)
     assert "VSS_E_OBJECT_NOT_FOUND" in refused
-    refused = tool(one, "vssadmin", "add", "shadowstorage", "/for=one", f"/on={one.directory}", status=1)
+    refused = tool(chain, "vssadmin", "add", "shadowstorage", "/for=one", f"/on={chain.directory}", status=1)
     assert "VSS_E_MAXIMUM_DIFFAREA_ASSOCIATIONS_REACHED" in refused
-    (copy_id,) = found(f"Shadow Copy ID: {GUID}", tool(one, "vssadmin", "create", "shadow", "/for=one"))
-    refused = tool(one, "vssadmin", "revert", "shadow", f"/shadow={copy_id}", "/forcedismount", "/quiet", status=1)
+    (copy_id,) = found(f"Shadow Copy ID: {GUID}", tool(chain, "vssadmin", "create", "shadow", "/for=one"))
+    refused = tool(chain, "vssadmin", "revert", "shadow", f"/shadow={copy_id}", "/forcedismount", "/quiet", status=1)
     assert "VSS_E_VOLUME_IN_USE" in refused
-    assert "No items" in tool(one, "vssadmin", "query", "reverts", "/for=one")
+    assert "No items" in tool(chain, "vssadmin", "query", "reverts", "/for=one")
 
 
 def test_a_device_is_protected_reverted_and_let_go(chain: Any, wait_until: Any) -> None:

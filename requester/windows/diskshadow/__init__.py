@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from typing import TextIO
 
 from shadowset.requester.cli import EXIT_OK, UsageError, guarded
 
@@ -34,13 +35,24 @@ def _run(given: list[str]) -> int:
         say(USAGE)
         return EXIT_OK
     files = _files(given)
+    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     with ExitStack() as stack:
-        log = stack.enter_context(open(files["l"], "w", encoding="utf-8")) if "l" in files else None
+        log = stack.enter_context(open_log(files["l"])) if "l" in files else None
         script = files.get("s", "")
-        lines = sys.stdin if script in ("", "-") else stack.enter_context(open(script, encoding="utf-8-sig"))
+        lines = sys.stdin if script in ("", "-") else stack.enter_context(open_script(script))
         session = stack.enter_context(closing(Session(log)))
         session.tell(f"diskshadow (Shadowset {__version__})\nVolume Shadow Copy Service for Linux\n")
         return run_script(session, lines) if script else run_prompt(session, input)
+
+
+def open_script(path: str) -> TextIO:
+    """A script; bytes that are no UTF-8 stay what they are, for names of files. Errors: OSError."""
+    return open(path, encoding="utf-8-sig", errors="surrogateescape")
+
+
+def open_log(path: str) -> TextIO:
+    """A new log. Errors: OSError."""
+    return open(path, "w", encoding="utf-8", errors="backslashreplace")
 
 
 def _files(given: list[str]) -> dict[str, str]:

@@ -85,7 +85,7 @@ def _save_document(options: Options, creation: Creation, made: Made) -> None:
 def _execute(options: Options, calls: BackupComponents, made: Made) -> None:
     try:
         run_file(options.of("exec"), variables(made.record.set_id, made.copies))
-    except ScriptFailed:
+    except BaseException:
         take_back(calls, made.record.set_id)
         raise
 
