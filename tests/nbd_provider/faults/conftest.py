@@ -15,12 +15,12 @@ from shadowset.nbd_provider.store import copy_out, layout
 
 sys.path.append(str(Path(__file__).parent))
 
-LONG = bool(os.environ.get("SHADOWSET_LONG_TESTS"))
-"""Many times the rounds; for hours on a machine of its own."""
+LONG = int(os.environ.get("SHADOWSET_LONG_TESTS", "0"))
+"""Minutes for each of the tests that can go on for as long as one likes, in place of their seconds."""
 
 
 @pytest.fixture
-def long() -> bool:
+def long() -> int:
     return LONG
 
 

@@ -74,7 +74,7 @@ def play_round(provider: Any, expected: dict[str, str], number: int, chance: ran
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_kill_under_fio(provider: Any, tools: Any, long: bool) -> None:
+def test_kill_under_fio(provider: Any, tools: Any, long: int) -> None:
     tools("fio")
     engines = subprocess.run(["fio", "--enghelp"], capture_output=True, text=True, check=False).stdout
     if "nbd" not in engines.split():
@@ -87,9 +87,9 @@ def test_kill_under_fio(provider: Any, tools: Any, long: bool) -> None:
     provider.start()
     finish(fio(provider, "--rw=write", "--iodepth=8", "--do_verify=0"))
     expected: dict[str, str] = {}
-    chance = random.Random(17)
-    rounds, end = 0, time.monotonic() + SECONDS
-    while rounds < ROUNDS * (10 if long else 1) and (long or time.monotonic() < end):
+    chance = random.Random(None if long else 17)
+    rounds, end = 0, time.monotonic() + (long * 60 or SECONDS)
+    while (long or rounds < ROUNDS) and time.monotonic() < end:
         rounds += 1
         play_round(provider, expected, rounds, chance)
         provider.start()

@@ -115,7 +115,7 @@ class Oracle:
 @pytest.mark.host
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_copies_equal_reflinked_files(xfs: str, provider_class: Any, nbd_module: Any, long: bool) -> None:
+def test_copies_equal_reflinked_files(xfs: str, provider_class: Any, nbd_module: Any, long: int) -> None:
     provider = provider_class(xfs, SIZE)
     with open(provider.origin, "wb") as file:
         file.write(os.urandom(SIZE))
@@ -124,8 +124,8 @@ def test_copies_equal_reflinked_files(xfs: str, provider_class: Any, nbd_module:
         load = Load(nbd_module, provider.uri)
         load.start()
         oracle = Oracle(provider, xfs)
-        rounds, end = 0, time.monotonic() + SECONDS
-        while rounds < ROUNDS * (50 if long else 1) and (long or time.monotonic() < end):
+        rounds, end = 0, time.monotonic() + (long * 60 or SECONDS)
+        while (long or rounds < ROUNDS) and time.monotonic() < end:
             rounds += 1
             oracle.cut()
             time.sleep(oracle.chance.uniform(0, 0.1))
