@@ -1,4 +1,4 @@
-"""A volume against a plain model: changes, cuts, losses, restarts and crashes in any order.
+"""A volume against a plain model: changes, cuts, losses, reverts, restarts and crashes in any order.
 
 All contents and ids come from numbers that hypothesis draws, so what it prints for a failure is the failure.
 """
@@ -19,21 +19,25 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from shadowset.nbd_provider.live_export import LiveExport
-from shadowset.nbd_provider.store import copy_out, layout
+from shadowset.nbd_provider.store import copy_out, layout, revert
 from shadowset.nbd_provider.store.changes import changed_runs
 from shadowset.nbd_provider.store.check import check_storage
 from shadowset.nbd_provider.store.reader import CopyLost, CopyReader
+from shadowset.nbd_provider.store.revert import Phase
 from shadowset.nbd_provider.store.room import COPY_LOST, WriteRefused
 from shadowset.nbd_provider.store.settings import Limits, Policy
 from shadowset.nbd_provider.volume import Volume
 from shadowset.vss.codes import Code, VssError
 
-LONG = bool(os.environ.get("SHADOWSET_LONG_TESTS"))
+MINUTES = int(os.environ.get("SHADOWSET_LONG_TESTS", "0"))
 CHUNK = 4096
 CHUNKS = 12
 SIZE = CHUNK * CHUNKS - 1536
 MOST = SIZE + 8 * CHUNK
 FOREVER = 1 << 62
+MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""There a file takes as many blocks each time; on a disk that depends on how scattered they come to lie."""
+PRIORITIES = (None, 0, 1, 128, 255)
 SEED = st.integers(0, 1 << 32)
 PLACE = st.integers(0, CHUNKS + 7)
 START = st.integers(0, CHUNK - 1)
@@ -41,9 +45,16 @@ LENGTH = st.integers(1, 3 * CHUNK)
 
 
 @pytest.fixture(autouse=True)
-def small_growth(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A storage grows by few slots at a time, so that limits are met."""
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage grows by few slots at a time, so that limits are met, and a revert has several steps and notes."""
     monkeypatch.setattr(copy_out, "GROWTH_SLOTS", 4)
+    monkeypatch.setattr(revert, "STEP_BYTES", 2 * CHUNK)
+    monkeypatch.setattr(revert, "NOTE_BYTES", 3 * CHUNK)
+
+
+def usable(machine: StoreMachine) -> bool:
+    """Whether no revert keeps everybody out."""
+    return not machine.volume.reverter.blocks
 
 
 @dataclass
@@ -74,7 +85,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.directory = tempfile.mkdtemp(prefix="ss-model-")
+        self.directory = tempfile.mkdtemp(prefix="ss-model-", dir=MEMORY)
         self.origin, self.storage = f"{self.directory}/origin", f"{self.directory}/storage"
         self.live = bytearray(random.Random(1).randbytes(SIZE))
         with open(self.origin, "wb") as file:
@@ -82,10 +93,19 @@ class StoreMachine(RuleBasedStateMachine):
         self.copies: dict[UUID, Copy] = {}
         self.lost: dict[UUID, bool] = {}
         self.readers: dict[UUID, CopyReader] = {}
+        self.reverting: UUID | None = None
         self.ids = self.boots = self.told = 0
         self.limits = Limits()
 
-    @initialize()
+    @initialize(copies=st.lists(st.booleans(), min_size=1, max_size=3), seed=SEED)
+    def begin(self, copies: list[bool], seed: int) -> None:
+        """Nothing of interest happens without copies that differ."""
+        self.open()
+        chance = random.Random(seed)
+        for persistent in copies:
+            self.cut(persistent, True)
+            self.write(chance.randrange(CHUNKS), chance.randrange(CHUNK), 3 * CHUNK, chance.getrandbits(32))
+
     def open(self) -> None:
         self.volume = Volume("vol", self.origin, self.storage, CHUNK)
         self.store, self.export = self.volume.store, LiveExport(self.volume)
@@ -113,7 +133,7 @@ class StoreMachine(RuleBasedStateMachine):
         for event in self.store.room.events:
             if event.number <= self.told or event.kind != COPY_LOST:
                 continue
-            assert self.limits.max_size and self.limits.policy is not Policy.PROTECT_COPIES
+            assert self.limits.max_size and self.limits.policy is not Policy.PROTECT_COPIES and usable(self)
             free = {key: copy for key, copy in self.copies.items() if not copy.held}
             least = min(free, key=lambda key: (free[key].priority, free[key].number))
             assert event.copy_id == str(least)
@@ -130,6 +150,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.readers[copy].read(0, 10)
             self.readers.pop(copy).close()
 
+    @precondition(usable)
     @rule(place=PLACE, start=START, length=LENGTH, seed=SEED)
     def write(self, place: int, start: int, length: int, seed: int) -> None:
         def action(offset: int, count: int) -> None:
@@ -139,6 +160,18 @@ class StoreMachine(RuleBasedStateMachine):
 
         self.change(place, start, length, action)
 
+    @precondition(usable)
+    @rule(room=st.integers(1, 6), policy=st.sampled_from(list(Policy)), seed=SEED)
+    def fill(self, room: int, policy: Policy, seed: int) -> None:
+        """Hardly any room, copies of all sorts, and writes all over the volume."""
+        self.configure(policy, room)
+        chance = random.Random(seed)
+        for copy in self.copies:
+            self.mark(copy, chance.choice(PRIORITIES), chance.random() < 0.3)
+        for _ in range(4):
+            self.write(chance.randrange(CHUNKS), chance.randrange(CHUNK), 3 * CHUNK, chance.getrandbits(32))
+
+    @precondition(usable)
     @rule(place=PLACE, start=START, length=LENGTH, may_punch=st.booleans(), fast=st.booleans())
     def zero(self, place: int, start: int, length: int, may_punch: bool, fast: bool) -> None:
         def action(offset: int, count: int) -> None:
@@ -147,6 +180,7 @@ class StoreMachine(RuleBasedStateMachine):
 
         self.change(place, start, length, action)
 
+    @precondition(usable)
     @rule(place=PLACE, start=START, length=LENGTH)
     def trim(self, place: int, start: int, length: int) -> None:
         """Each byte of the range is as before or zero; what a copy still needs is as before."""
@@ -165,6 +199,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     # ---- copies ----
 
+    @precondition(usable)
     @rule(persistent=st.booleans(), finish=st.booleans())
     def cut(self, persistent: bool, finish: bool) -> None:
         self.ids += 1
@@ -191,9 +226,11 @@ class StoreMachine(RuleBasedStateMachine):
         self.finish(data.draw(st.sampled_from([key for key, copy in self.copies.items() if copy.pending])))
 
     @precondition(lambda self: self.copies)
-    @rule(data=st.data(), priority=st.sampled_from([None, 0, 255]), held=st.booleans())
+    @rule(data=st.data(), priority=st.sampled_from(PRIORITIES), held=st.booleans())
     def set_copy(self, data: st.DataObject, priority: int | None, held: bool) -> None:
-        copy = self.pick(data)
+        self.mark(self.pick(data), priority, held)
+
+    def mark(self, copy: UUID, priority: int | None, held: bool) -> None:
         self.store.set_copy(copy, priority, FOREVER if held else 0)
         self.copies[copy].held = held
         if priority is not None:
@@ -217,11 +254,12 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(data=st.data(), force=st.booleans())
     def delete(self, data: st.DataObject, force: bool) -> None:
         copy = self.pick(data)
-        if self.copies[copy].held and not force:
-            with pytest.raises(VssError, match="is held until"):
-                self.store.delete(copy)
+        if copy == self.reverting or (self.copies[copy].held and not force):
+            reason = "is being reverted to" if copy == self.reverting else "is held until"
+            with pytest.raises(VssError, match=reason):
+                self.volume.delete(str(copy), force)
             return
-        self.store.delete(copy, force)
+        self.volume.delete(str(copy), force)
         del self.copies[copy]
         self.end_reader(copy)
 
@@ -244,6 +282,73 @@ class StoreMachine(RuleBasedStateMachine):
     def changes(self, since: UUID, until: UUID | None = None) -> set[int]:
         return {chunk for run in changed_runs(self.storage, since, until) for chunk in range(run.first, run.end)}
 
+    # ---- reverts ----
+
+    @precondition(lambda self: self.copies)
+    @rule(data=st.data(), steps=st.integers(0, 7))
+    def revert(self, data: st.DataObject, steps: int) -> None:
+        self.begin_revert(self.pick(data))
+        if self.reverting is not None:
+            self.go_on_with_revert(steps)
+
+    def begin_revert(self, copy: UUID) -> None:
+        progress = self.volume.reverter.progress
+        under_way = progress is not None and progress.phase is not Phase.STOPPED
+        try:
+            self.volume.revert(str(copy))
+        except VssError as error:
+            expected = Code.VSS_E_REVERT_IN_PROGRESS if under_way else Code.VSS_E_INSUFFICIENT_STORAGE
+            expected = Code.VSS_E_BAD_STATE if self.copies[copy].pending and not under_way else expected
+            assert error.code == expected
+            assert expected != Code.VSS_E_INSUFFICIENT_STORAGE or self.limits.max_size
+            return
+        assert not under_way and not self.copies[copy].pending
+        self.reverting = copy
+        self.touch_what_goes_back()
+
+    def touch_what_goes_back(self) -> None:
+        assert self.reverting is not None
+        changed = self.changes(self.reverting)
+        for each in self.copies.values():
+            each.touched |= changed
+
+    @precondition(lambda self: self.reverting)
+    @rule(steps=st.integers(1, 6))
+    def go_on_with_revert(self, steps: int) -> None:
+        self.touch_what_goes_back()
+        work = self.volume.reverter.work()
+        for _ in range(steps if work is not None else 0):
+            if next(work, None) is None:
+                break
+        self.see_revert()
+
+    def see_revert(self) -> None:
+        """Each chunk is as it was, or as the copy saw it; after the end all are as the copy saw them."""
+        assert self.reverting is not None
+        copy, progress = self.copies[self.reverting], self.volume.reverter.progress
+        now = self.volume.read(0, len(self.live))
+        after = copy.content + bytes(self.live[len(copy.content) :])
+        neither = differing(now, after) if progress is None else differing(now, after) & differing(now, self.live)
+        assert not neither, f"chunks {neither} are not as in the copy"
+        self.live[:] = now
+        marked = self.store.header.settings.revert is not None
+        copy.persistent |= marked or self.store.table.find(self.reverting).persistent
+        if progress is None:
+            assert not marked
+            self.reverting = None
+        elif progress.phase is Phase.STOPPED:
+            assert self.limits.max_size, progress.reason
+
+    @precondition(lambda self: self.reverting)
+    @rule(force=st.booleans())
+    def cancel_revert(self, force: bool) -> None:
+        if self.store.header.settings.revert is not None and not force:
+            with pytest.raises(VssError, match="cannot be undone half way"):
+                self.volume.reverter.cancel(force)
+            return
+        self.volume.reverter.cancel(force)
+        self.reverting = None
+
     # ---- restarts ----
 
     def vanish(self) -> None:
@@ -259,19 +364,23 @@ class StoreMachine(RuleBasedStateMachine):
         assert report.sound, report.damages
         self.open()
         assert self.store.header.settings.limits == self.limits
+        progress = self.volume.reverter.progress
+        assert progress is None or self.store.header.settings.revert is not None
+        self.reverting = None if progress is None else progress.copy_id
 
-    @rule()
-    def kill_and_reopen(self) -> None:
-        self.vanish()
-        self.restart()
+    @rule(how=st.sampled_from(["kill", "stop", "grow", "power loss"]), sectors=st.integers(1, 20))
+    def start_again(self, how: str, sectors: int) -> None:
+        if how == "kill":
+            self.vanish()
+            self.restart()
+        elif how == "stop":
+            self.volume.close()
+            self.restart()
+        elif how == "grow" and len(self.live) < MOST:
+            self.grow(sectors)
+        elif how == "power loss":
+            self.power_loss()
 
-    @rule()
-    def close_and_reopen(self) -> None:
-        self.volume.close()
-        self.restart()
-
-    @precondition(lambda self: len(self.live) < MOST)
-    @rule(sectors=st.integers(1, 20))
     def grow(self, sectors: int) -> None:
         """The origin is larger at the next start; copies keep their sizes."""
         self.volume.close()
@@ -282,7 +391,6 @@ class StoreMachine(RuleBasedStateMachine):
             copy.touched |= chunks_of(len(copy.content) // CHUNK * CHUNK, new)
         self.restart()
 
-    @rule()
     def power_loss(self) -> None:
         """Another boot after an unclean end: of all copies the persistent ones that were finished remain."""
         self.boots += 1
@@ -345,10 +453,10 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 StoreMachine.TestCase.settings = settings(
-    max_examples=3000 if LONG else 40,
+    max_examples=60 * MINUTES or 40,
     stateful_step_count=40,
     deadline=None,
-    derandomize=not LONG,
+    derandomize=not MINUTES,
     suppress_health_check=list(HealthCheck),
 )
-TestStore = pytest.mark.timeout(0 if LONG else 600)(StoreMachine.TestCase)
+TestStore = pytest.mark.timeout(0 if MINUTES else 600)(StoreMachine.TestCase)
