@@ -295,7 +295,7 @@ class StoreMachine(RuleBasedStateMachine):
         progress = self.volume.reverter.progress
         under_way = progress is not None and progress.phase is not Phase.STOPPED
         try:
-            self.volume.revert(str(copy))
+            self.volume.revert(str(copy))()
         except VssError as error:
             expected = Code.VSS_E_REVERT_IN_PROGRESS if under_way else Code.VSS_E_INSUFFICIENT_STORAGE
             expected = Code.VSS_E_BAD_STATE if self.copies[copy].pending and not under_way else expected
