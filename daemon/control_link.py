@@ -13,6 +13,7 @@ import msgspec
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.provider_protocol import (
+    CancelMove,
     ChangedRanges,
     Changes,
     Commit,
@@ -28,6 +29,8 @@ from shadowset.vss.provider_protocol import (
     Held,
     Hold,
     ListEvents,
+    Move,
+    MoveInfo,
     Release,
     Released,
     Resize,
@@ -110,6 +113,14 @@ class ControlLink:
     async def resize(self) -> VolumeDescription:
         """Take in what the origin has gained."""
         return await self._call(Resize(self._seq()), VolumeDescription)
+
+    async def move(self, storage: str) -> MoveInfo:
+        """Start to move the shadow storage."""
+        return await self._call(Move(self._seq(), storage), MoveInfo)
+
+    async def cancel_move(self) -> None:
+        """Give up a move."""
+        await self._call(CancelMove(self._seq()), None)
 
     async def stop(self) -> None:
         """End the process cleanly."""

@@ -12,6 +12,7 @@ from shadowset.daemon.delta import query_delta
 from shadowset.daemon.house import House
 from shadowset.daemon.revert import revert, revert_status
 from shadowset.daemon.snapshots import Snapshots, refuse_held
+from shadowset.daemon.volumes import move_status
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import ObjectType
@@ -51,6 +52,9 @@ class ServiceCalls:
             rp.VolumeList: self._volume_list,
             rp.StorageList: self._storage_list,
             rp.StorageConfigure: self._storage_configure,
+            rp.StorageMove: self._storage_move,
+            rp.QueryStorageMove: self._query_storage_move,
+            rp.CancelStorageMove: self._cancel_storage_move,
         }
 
     async def _get_snapshot(self, call: rp.GetSnapshotProperties) -> rp.SnapshotProperties:
@@ -145,6 +149,18 @@ class ServiceCalls:
     async def _storage_configure(self, call: rp.StorageConfigure) -> rp.StorageInfo:
         name = self._house.volumes.resolve(call.volume).name
         return await self._house.volumes.configure_storage(name, call.max_size, call.policy, call.warn_percent)
+
+    async def _storage_move(self, call: rp.StorageMove) -> rp.StorageMoveStatus:
+        return await self._house.volumes.move_storage(self._house.volumes.resolve(call.volume).name, call.storage)
+
+    async def _query_storage_move(self, call: rp.QueryStorageMove) -> rp.StorageMoveStatus:
+        name = self._house.volumes.resolve(call.volume).name
+        told = await self._house.volumes.get(name).describe()
+        await self.snapshots.follow_storage(name, told)
+        return move_status(name, told)
+
+    async def _cancel_storage_move(self, call: rp.CancelStorageMove) -> None:
+        await self._house.volumes.resolve(call.volume).online().cancel_move()
 
     def _refuse_during_creation(self, what: str) -> None:
         if self._house.creating_set:

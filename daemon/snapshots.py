@@ -204,7 +204,16 @@ class Snapshots:
 
     async def came_online(self, volume: str, link: ControlLink, told: VolumeDescription) -> None:
         """The provider process of a protected volume was found or started."""
+        await self.follow_storage(volume, told)
         await self.reconcile(self._house.providers.builtin, volume, told.copies)
+
+    async def follow_storage(self, volume: str, told: VolumeDescription) -> None:
+        """A shadow storage that has moved is at its new place here too, and those who open its copies begin there."""
+        builtin = self._house.providers.builtin
+        if await self._house.volumes.note_storage(volume, told):
+            for copy in self._house.catalogue.snapshots(volume=volume):
+                if copy.provider_id == builtin.info.provider_id:
+                    await builtin.surface(copy)
 
     async def reconcile(
         self, provider: Provider, volume: str, told: list[CopyInfo], known: set[str] | None = None
@@ -258,6 +267,7 @@ class Snapshots:
                 link = runtime.online()
                 told = await runtime.describe()
                 await take_over(self._house, row.name, link, told)
+                await self.follow_storage(row.name, told)
                 await self.reconcile(self._house.providers.builtin, row.name, told.copies, known)
             except VssError as error:
                 log.debug("%s", error)

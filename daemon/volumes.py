@@ -21,7 +21,7 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
 from shadowset.vss.provider import VolumeFacts
 from shadowset.vss.provider_protocol import VolumeDescription
-from shadowset.vss.requester_protocol import StorageInfo, VolumeInfo
+from shadowset.vss.requester_protocol import StorageInfo, StorageMoveStatus, VolumeInfo
 
 log = logging.getLogger(__name__)
 
@@ -162,6 +162,23 @@ class Volumes:
         self._event("storage-configured", sentence, name)
         return self._storage_info(name, told)
 
+    async def move_storage(self, name: str, storage: str) -> StorageMoveStatus:
+        """Start to move the volume's shadow storage. Errors: of ``check_storage``, of the provider's call move."""
+        async with self._changing:
+            place = check_storage(storage, name, self.rows())
+            info = await self.link_of(name).move(place)
+        return StorageMoveStatus(name, info.phase, info.storage, info.done, info.total, info.reason)
+
+    async def note_storage(self, name: str, told: VolumeDescription) -> bool:
+        """Take the place that the provider tells into the catalogue; True when it is another one."""
+        if told.storage == self.get(name).row.storage:
+            return False
+        async with self._changing:
+            runtime = self.get(name)
+            log.info("the shadow storage of volume %s is in %s now", name, told.storage)
+            await self._store(runtime, replace(runtime.row, storage=told.storage))
+        return True
+
     def _storage_info(self, name: str, told: VolumeDescription) -> StorageInfo:
         return StorageInfo(
             volume=name,
@@ -301,3 +318,11 @@ class Volumes:
     async def _came_online(self, name: str, link: ControlLink, description: VolumeDescription) -> None:
         if self.reconcile:
             await self.reconcile(name, link, description)
+
+
+def move_status(volume: str, told: VolumeDescription) -> StorageMoveStatus:
+    """How far a move of the storage is; where the storage is when there is none."""
+    move = told.move
+    if move is None:
+        return StorageMoveStatus(volume, "none", told.storage)
+    return StorageMoveStatus(volume, move.phase, move.storage, move.done, move.total, move.reason)

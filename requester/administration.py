@@ -77,6 +77,22 @@ class Administration:
         assert isinstance(storage, protocol.StorageInfo)
         return storage
 
+    def storage_move(self, volume: str, storage: str) -> protocol.StorageMoveStatus:
+        """Start to move a volume's shadow storage to another directory. Errors: as ``StorageMove``."""
+        status = self.connection.call(protocol.StorageMove, volume=volume, storage=storage)
+        assert isinstance(status, protocol.StorageMoveStatus)
+        return status
+
+    def query_storage_move(self, volume: str) -> protocol.StorageMoveStatus:
+        """How far that is."""
+        status = self.connection.call(protocol.QueryStorageMove, volume=volume)
+        assert isinstance(status, protocol.StorageMoveStatus)
+        return status
+
+    def cancel_storage_move(self, volume: str) -> None:
+        """Give it up. Errors: VSS_E_BAD_STATE when there is none."""
+        self.connection.call(protocol.CancelStorageMove, volume=volume)
+
     def keep_snapshot(
         self, snapshot_id: str, priority: int | None = None, hold_until_ns: int | None = None
     ) -> protocol.SnapshotProperties:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
+import time
 from typing import TYPE_CHECKING
 
 from shadowset.requester.cli.options import Commands, add_command, add_json, add_volume_filter, parse_size
 
 if TYPE_CHECKING:
-    from shadowset.vss.requester_protocol import StorageInfo
+    from shadowset.requester.administration import Administration
+    from shadowset.vss.requester_protocol import StorageInfo, StorageMoveStatus
 
 POLICIES = ("delete-oldest", "refuse-new", "protect-copies")
 NEVER = 101
+POLL_S = 0.2
 
 
 def register(commands: Commands) -> None:
@@ -20,8 +25,8 @@ def register(commands: Commands) -> None:
         commands,
         "storage",
         None,
-        "show and limit the shadow storage of volumes",
-        "Show the shadow storage of volumes, and set how large it may grow and what happens when it is full.",
+        "show, limit and move the shadow storage of volumes",
+        "Show the shadow storage of volumes, set how large it may grow and what happens when it is full, and move it.",
         "shadowset storage list\nshadowset storage set data --max-size 100G --policy refuse-new",
     )
     actions = group.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -56,6 +61,26 @@ def register(commands: Commands) -> None:
         "--warn-at", type=parse_percent, metavar="PERCENT", help="an event is sent from here on; or 'never'"
     )
     add_json(change)
+    _register_move(actions)
+
+
+def _register_move(actions: Commands) -> None:
+    move = add_command(
+        actions,
+        "move",
+        run_move,
+        "move a volume's shadow storage to another directory",
+        "Move the shadow storage of a volume, with all its copies, to another directory. The volume stays in use and\n"
+        "its copies can be read meanwhile. The directory must be empty or is made. A move that is interrupted, by a\n"
+        "power loss too, goes on by itself. The old directory keeps a small file that leads to the new one.",
+        "shadowset storage move data /mnt/large/data\nshadowset storage move data --status",
+    )
+    move.add_argument("volume", metavar="VOLUME", help="the volume: its name, device or a path on it")
+    move.add_argument("directory", metavar="DIR", nargs="?", help="where the storage is to be, on no protected volume")
+    move.add_argument("--status", action="store_true", help="only say how far a move is")
+    move.add_argument("--cancel", action="store_true", help="give up a move that is under way")
+    move.add_argument("--no-wait", action="store_true", help="return when it is under way")
+    add_json(move)
 
 
 def parse_limit(text: str) -> int:
@@ -125,3 +150,55 @@ def run_set(options: argparse.Namespace) -> int:
         storage = administration.storage_configure(options.volume, options.max_size, options.policy, options.warn_at)
     answer(options.json, storage, _table([storage]))
     return 0
+
+
+def run_move(options: argparse.Namespace) -> int:
+    """Move a storage, or look after a move."""
+    from shadowset.requester.administration import Administration
+    from shadowset.requester.cli import UsageError
+    from shadowset.requester.cli.output import emit_json, printable, say
+
+    if (options.directory is not None) + options.status + options.cancel != 1:
+        raise UsageError("name the directory to move to, or give --status or --cancel")
+    with Administration(client="shadowset storage move") as administration:
+        if options.cancel:
+            administration.cancel_storage_move(options.volume)
+        if options.directory is None:
+            status = administration.query_storage_move(options.volume)
+        else:
+            status = administration.storage_move(options.volume, os.path.abspath(options.directory))
+        if options.cancel or not (options.status or options.no_wait):
+            status = _watch_move(administration, status, options.cancel)
+    if options.json:
+        emit_json(status)
+    else:
+        say(printable(_move_text(status)))
+    return 0
+
+
+def _move_text(status: StorageMoveStatus) -> str:
+    from shadowset.requester.progress import size_text
+
+    what = f"The shadow storage of volume {status.volume}"
+    if status.phase == "none":
+        return f"{what} is in {status.storage}."
+    if status.phase == "stopped":
+        return f"{what} stays where it is: the move to {status.storage} has ended, {status.reason}."
+    return f"{what} is being moved to {status.storage}: {size_text(status.done)} of {size_text(status.total)}."
+
+
+def _watch_move(administration: Administration, status: StorageMoveStatus, cancelled: bool) -> StorageMoveStatus:
+    """Until it has ended. Errors: VSS_E_UNEXPECTED_PROVIDER_ERROR when the storage is not in the new place."""
+    from shadowset.requester.progress import Meter
+    from shadowset.vss.codes import Code, VssError
+
+    meter = Meter(sys.stderr, f"moving shadow storage of {status.volume}", status.total)
+    while status.phase not in ("none", "stopped"):
+        meter.total = status.total
+        meter.add(max(0, status.done - meter.done))
+        time.sleep(POLL_S)
+        status = administration.query_storage_move(status.volume)
+    meter.finish()
+    if status.phase == "stopped" and not cancelled:
+        raise VssError(Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, _move_text(status))
+    return status

@@ -81,7 +81,7 @@ def test_all_commands_are_there() -> None:
         "", "serve", "status", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
         "volume resize",
         "create", "list", "show", "mount", "umount", "delete", "writers", "providers", "events", "backup", "restore",
-        "storage", "storage list", "storage set", "hold", "priority",
+        "storage", "storage list", "storage set", "storage move", "hold", "priority",
         "documents", "documents lint", "documents show", "documents json", "documents xml", "documents schema",
         "documents bundle", "documents verify",
         "revert", "delta", "verify", "restore-pending",

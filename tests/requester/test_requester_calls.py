@@ -79,7 +79,8 @@ def test_every_call_of_a_session_has_a_method() -> None:
         rp.ServiceHello, rp.Cancel, rp.GetSet, rp.ListWriters, rp.ListProviders, rp.ListEvents, rp.VolumeAdd,
         rp.RegisterProvider, rp.UnregisterProvider,
         rp.VolumeAttach, rp.VolumeDetach, rp.VolumeResize, rp.VolumeRemove, rp.VolumeList,
-        rp.StorageList, rp.StorageConfigure, rp.KeepSnapshot, rp.RevertToSnapshot, rp.QueryRevertStatus,
+        rp.StorageList, rp.StorageConfigure, rp.StorageMove, rp.QueryStorageMove, rp.CancelStorageMove,
+        rp.KeepSnapshot, rp.RevertToSnapshot, rp.QueryRevertStatus,
         rp.QuerySnapshotDelta,
     }  # fmt: skip
     expected = {call_name(call).replace("-", "_") for call in rp.ToCoordinator.__args__ if call not in administrative}

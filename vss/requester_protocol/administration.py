@@ -163,6 +163,30 @@ class StorageList(Call, tag="storage-list"):
     volume: str = ""
 
 
+class StorageMove(Call, tag="storage-move"):
+    """Move a volume's shadow storage to another directory, while all goes on (MigrateDiffAreas). StorageMoveStatus.
+
+    ``storage`` is empty or is made. A move that was interrupted goes on by itself. Errors: E_INVALIDARG,
+    VSS_E_OBJECT_NOT_FOUND, VSS_E_OBJECT_ALREADY_EXISTS, VSS_E_MAXIMUM_DIFFAREA_ASSOCIATIONS_REACHED for a directory of
+    another storage, VSS_E_INSUFFICIENT_STORAGE, VSS_E_BAD_STATE while a move is under way, VSS_E_REVERT_IN_PROGRESS.
+    """
+
+    volume: str
+    storage: str
+
+
+class QueryStorageMove(Call, tag="query-storage-move"):
+    """Result: StorageMoveStatus."""
+
+    volume: str
+
+
+class CancelStorageMove(Call, tag="cancel-storage-move"):
+    """Give up a move; its status tells when it has ended. Errors: VSS_E_BAD_STATE when none is under way."""
+
+    volume: str
+
+
 class StorageConfigure(Call, tag="storage-configure"):
     """Change what is not null (ChangeDiffAreaMaximumSize). Result: StorageInfo. Errors: E_INVALIDARG."""
 

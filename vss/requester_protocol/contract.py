@@ -8,6 +8,7 @@ from shadowset.vss.components import BackupComponentsDocument
 from shadowset.vss.metadata import WriterMetadata
 from shadowset.vss.provider_protocol import ChangedRanges
 from shadowset.vss.requester_protocol.administration import (
+    CancelStorageMove,
     DeleteSnapshots,
     ExposeSnapshot,
     GetSet,
@@ -18,10 +19,12 @@ from shadowset.vss.requester_protocol.administration import (
     Query,
     QueryRevertStatus,
     QuerySnapshotDelta,
+    QueryStorageMove,
     RegisterProvider,
     RevertToSnapshot,
     StorageConfigure,
     StorageList,
+    StorageMove,
     UnexposeSnapshot,
     UnregisterProvider,
     VolumeAdd,
@@ -83,6 +86,7 @@ from shadowset.vss.requester_protocol.values import (
     SetRecord,
     SnapshotProperties,
     StorageInfo,
+    StorageMoveStatus,
     VolumeInfo,
     WriterStatus,
 )
@@ -149,6 +153,9 @@ ToCoordinator = (
     | VolumeList
     | StorageList
     | StorageConfigure
+    | StorageMove
+    | QueryStorageMove
+    | CancelStorageMove
     | Cancel
 )
 FromCoordinator = Result | CallFailure | Notice
@@ -185,5 +192,7 @@ RESULTS: dict[type[Call], Any] = {
     VolumeList: list[VolumeInfo],
     StorageList: list[StorageInfo],
     StorageConfigure: StorageInfo,
+    StorageMove: StorageMoveStatus,
+    QueryStorageMove: StorageMoveStatus,
 }
 """What ``Result.value`` is for each call; calls that are not here answer null."""

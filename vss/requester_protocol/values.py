@@ -159,6 +159,21 @@ class RevertStatus(msgspec.Struct):
     reason: str = ""
 
 
+class StorageMoveStatus(msgspec.Struct):
+    """A move of a volume's shadow storage to the directory ``storage`` (QueryMigrationStatus).
+
+    ``done`` of ``total`` bytes are there. ``phase`` is copying, switching, cleaning, stopped for ``reason`` (the storage
+    is where it was), or none: then ``storage`` is where it is.
+    """
+
+    volume: str
+    phase: str
+    storage: str
+    done: int = 0
+    total: int = 0
+    reason: str = ""
+
+
 class DeleteResult(msgspec.Struct):
     """How many were deleted, and the first one that was not."""
 
