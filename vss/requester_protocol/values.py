@@ -162,8 +162,8 @@ class RevertStatus(msgspec.Struct):
 class StorageMoveStatus(msgspec.Struct):
     """A move of a volume's shadow storage to the directory ``storage`` (QueryMigrationStatus).
 
-    ``done`` of ``total`` bytes are there. ``phase`` is copying, switching, cleaning, stopped for ``reason`` (the storage
-    is where it was), or none: then ``storage`` is where it is.
+    ``done`` of ``total`` bytes are there. ``phase`` is copying, switching, cleaning, stopped for ``reason`` (the
+    storage is where it was), or none: then ``storage`` is where it is.
     """
 
     volume: str
