@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.vss.codes import VssError
 from shadowset.vss.enums import Attribute, BackupType, ObjectType
@@ -49,6 +52,16 @@ def take_back(calls: BackupComponents, set_id: str) -> None:
         calls.delete_snapshots(set_id, ObjectType.SNAPSHOT_SET, force=True)
     except VssError:
         pass  # there is no such set, or nobody to ask; the first error is the one to tell
+
+
+def environment_of(record: SetRecord, mounts: Mapping[str, str]) -> dict[str, str]:
+    """What a command that runs over a set finds in its environment; ``mounts`` by the volumes' names."""
+    found = {"SHADOWSET_SET_ID": record.set_id}
+    for copy in record.snapshots:
+        suffix = re.sub("[^A-Z0-9]", "_", copy.original_volume.upper())
+        found[f"SHADOWSET_COPY_{suffix}"] = copy.device_object
+        found[f"SHADOWSET_MOUNT_{suffix}"] = mounts[copy.original_volume]
+    return found
 
 
 def complete(calls: BackupComponents, context: int) -> None:

@@ -9,7 +9,7 @@ python=${PYTHON:-/usr/bin/python3}
 venv=.venv
 
 common="python3-venv e2fsprogs xfsprogs fuse3 mount util-linux kmod"
-tests="libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 postgresql mariadb-server-core"
+tests="libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 postgresql mariadb-server-core restic borgbackup"
 case $lane in
 demo) packages=$common extras=farm ;;
 test) packages="$common $tests" extras=farm,mariadb,postgresql,test ;;

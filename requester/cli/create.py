@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -92,11 +91,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _execute(calls: BackupComponents, record: SetRecord, command: str) -> int:
-    environment = {"SHADOWSET_SET_ID": record.set_id}
-    for copy in record.snapshots:
-        suffix = re.sub("[^A-Z0-9]", "_", copy.original_volume.upper())
-        environment[f"SHADOWSET_COPY_{suffix}"] = copy.device_object
-        environment[f"SHADOWSET_MOUNT_{suffix}"] = calls.expose_snapshot(copy.snapshot_id)
+    from shadowset.requester.create import environment_of
+
+    mounts = {copy.original_volume: calls.expose_snapshot(copy.snapshot_id) for copy in record.snapshots}
+    environment = environment_of(record, mounts)
     status = subprocess.run(command, shell=True, env={**os.environ, **environment}, check=False).returncode
     for copy in record.snapshots:
         calls.unexpose_snapshot(copy.snapshot_id)

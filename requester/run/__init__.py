@@ -1,0 +1,1 @@
+"""Any program, run where the protected volumes are shadow copies of themselves."""

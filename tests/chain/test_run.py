@@ -1,0 +1,172 @@
+"""``shadowset run``: programs that we did not write back up shadow copies under the volumes' own paths."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VOLUMES = (("outer", "ext4", 64 << 20), ("inner", "xfs", 320 << 20))
+
+
+@pytest.fixture
+def nested(chain: Any) -> Any:
+    """Volume ``inner`` is mounted inside ``outer``, as /srv and /srv/db often are."""
+    chain.add_volumes(VOLUMES)
+    outer, inner = chain.places["outer"], chain.places["inner"]
+    device = next(line.split()[0] for line in Path("/proc/mounts").read_text().splitlines() if f" {inner} " in line)
+    subprocess.run(["umount", inner], check=True)
+    os.mkdir(f"{outer}/db")
+    subprocess.run(["mount", device, f"{outer}/db"], check=True)
+    chain.places = {"inner": f"{outer}/db", "outer": outer}  # unmounted in this order
+    Path(f"{outer}/file").write_text("outer, as it was")
+    Path(f"{outer}/db/file").write_text("inner, as it was")
+    return chain
+
+
+def run(chain: Any, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "shadowset.requester.cli", "run", *arguments]
+    return subprocess.run(
+        command, env=chain.environment, capture_output=True, text=True, timeout=120, check=False, **options
+    )
+
+
+def test_the_command_sees_the_instant_of_the_cut(nested: Any) -> None:
+    outer = nested.places["outer"]
+    script = (
+        f"echo new >{outer}.marker; while [ ! -e {outer}.changed ]; do sleep 0.05; done;"
+        f" cat {outer}/file {outer}/db/file; pwd; cat file; echo; touch {outer}/no 2>&1;"
+        " env | grep -c ^SHADOWSET_MOUNT_"
+    )
+
+    def change() -> None:
+        while not os.path.exists(f"{outer}.marker"):
+            time.sleep(0.01)
+        for path in (f"{outer}/file", f"{outer}/db/file"):
+            Path(path).write_text("changed")
+        Path(f"{outer}.changed").touch()
+
+    changer = threading.Thread(target=change)
+    changer.start()
+    done = run(nested, "--", "sh", "-c", script, cwd=f"{outer}/db")
+    changer.join(60)
+    assert "outer, as it wasinner, as it was" in done.stdout, done
+    assert f"{outer}/db\ninner, as it was\n" in done.stdout
+    assert "Read-only file system" in done.stdout
+    assert done.stdout.endswith("2\n")
+    assert done.returncode == 0
+    assert Path(f"{outer}/file").read_text() == "changed"  # outside, nothing is covered
+    assert run(nested, "--volume", "outer", "--", "sh", "-c", "exit 7").returncode == 7
+    assert run(nested, "--volume", nested.places["inner"], "--", "/nonexistent").returncode == 127
+    assert run(nested, "--", "sh", "-c", "kill -KILL $$").returncode == 128 + signal.SIGKILL
+    refused = run(nested, "--volume", "/proc", "--", "true")
+    assert refused.returncode == 1
+    assert "/proc is no protected volume" in refused.stderr
+    assert nested.cli("list") == []
+    nested.check_writable()
+
+
+def test_writers_are_told_how_the_command_ended(nested: Any, wait_until: Any) -> None:
+    outer = nested.places["outer"]
+    os.mkdir(f"{outer}/app")
+    Path(f"{outer}/app/data").write_text("x")
+    seen = Path(f"{nested.directory}/seen")
+    writer = f"""
+import sys
+from shadowset.vss.enums import ComponentType
+from shadowset.writers.sdk import Writer, run_until_signal
+class Told(Writer):
+    writer_id = "6f7ee1f5-57b6-4d2f-8a5b-3b1f4c6f5d11"
+    name = "Told"
+    def on_identify(self, metadata):
+        metadata.add_component(ComponentType.FILEGROUP, "app").add_files({outer + "/app"!r}, "*")
+    def on_backup_complete(self, event):
+        with open({str(seen)!r}, "a") as file:
+            file.write(str([c.backup_succeeded for c in event.components]))
+run_until_signal(Told())
+"""
+    nested.start(sys.executable, "-c", writer)
+    wait_until("the writer", lambda: [entry for entry in nested.cli("writers") if entry["connected"]])
+    for command, told in (("true", "[True]"), ("false", "[True][False]")):
+        run(nested, "--", command)
+        assert seen.read_text() == told
+
+
+def test_a_killed_requester_takes_its_command_along(nested: Any, wait_until: Any) -> None:
+    started = Path(f"{nested.directory}/started")
+    process = nested.module("shadowset.requester.cli", "run", "--", "sh", "-c", f"echo $$ >{started}; sleep 600")
+    pid = int(wait_until("the command", lambda: started.exists() and started.read_text()))
+    process.kill()
+    process.wait()
+    wait_until("the command to end", lambda: not os.path.exists(f"/proc/{pid}"))
+    wait_until("the set to go", lambda: nested.cli("list") == [])
+    nested.check_writable()
+
+
+@pytest.fixture
+def files(nested: Any) -> Iterator[dict[str, bytes]]:
+    """Files as they are before the cut; during the backup they are changed."""
+    made = {}
+    for name in ("file", "db/file", "big", "db/deep/er"):
+        path = f"{nested.places['outer']}/{name}"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        made[path] = os.urandom(300_000 if name == "big" else 1000)
+        Path(path).write_bytes(made[path])
+    yield made
+
+
+PROGRAMS = {
+    "restic": (["restic", "init", "-q"], "restic backup -q", ["restic", "restore", "-q", "latest", "-t", "."]),
+    "borg": (["borg", "init", "-e", "none"], "borg create ::a", ["borg", "extract", "::a"]),
+}
+
+
+@pytest.mark.slow
+def test_backup_programs_from_debian(nested: Any, files: dict[str, bytes], tmp_path: Path) -> None:
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    top = nested.directory
+    nested.environment |= {
+        "RESTIC_PASSWORD": "x",
+        "RESTIC_REPOSITORY": f"{top}/restic",
+        "RESTIC_CACHE_DIR": f"{top}/cache",
+        "BORG_REPO": f"{top}/borg",
+        "BORG_BASE_DIR": f"{top}/borg-base",
+        "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
+    }
+
+    def spoil() -> None:
+        while not os.path.exists(f"{top}/cut"):
+            time.sleep(0.01)
+        for path in files:
+            Path(path).write_bytes(b"spoilt")
+        Path(f"{top}/spoilt").touch()
+
+    saver = Path(f"{top}/save")
+    saves = " && ".join(f"{save} {nested.places['outer']}" for _, save, _ in PROGRAMS.values())
+    saver.write_text(f"#!/bin/sh\ntouch {top}/cut\nwhile [ ! -e {top}/spoilt ]; do sleep 0.05; done\n{saves}\n")
+    saver.chmod(0o755)
+    for make, _, _ in PROGRAMS.values():
+        subprocess.run(make, env=nested.environment, check=True, timeout=120)
+    spoiler = threading.Thread(target=spoil)
+    spoiler.start()
+    done = run(nested, "--json", "--", str(saver))
+    spoiler.join(60)
+    assert done.returncode == 0, done.stderr
+    assert sorted(json.loads(done.stdout)["volumes"]) == ["inner", "outer"]
+    for name, (_, _, take) in PROGRAMS.items():
+        (tmp_path / name).mkdir()
+        subprocess.run(take, env=nested.environment, cwd=tmp_path / name, check=True, timeout=120)
+        for path, content in files.items():
+            assert Path(f"{tmp_path}/{name}{path}").read_bytes() == content
