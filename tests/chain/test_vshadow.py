@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from windows_tools import GUID, found, tool
+from windows_tools import GUID, found, start, tool
 
 
 def shell(chain: Any, name: str, text: str) -> str:
@@ -33,13 +34,25 @@ def test_copies_are_there_while_the_command_runs(chain: Any, database: str) -> N
     restored = tool(chain, "vshadow", "-r=bc1.xml", f"-exec={shell(chain, 'restore.sh', 'touch restored')}")
     assert found(r'Component "SQLite Writer:(.+)"', restored) and os.path.exists(f"{chain.directory}/restored")
     assert "is to be restored" in tool(chain, "vshadow", "-rs=bc1.xml")
-    refused = tool(chain, "vshadow", "-rs=bc1.xml", "-wx=SQLite Writer", status=1)
+    refused = tool(chain, "vshadow", "-rs=bc1.xml", "-wx=sqlite writer", status=1)
     assert "VSS_E_OBJECT_NOT_FOUND" in refused
     failing = shell(chain, "fails.sh", "exit 7\n")
     refused = tool(chain, "vshadow", "-p", f"-exec={failing}", "one", status=1)
     assert "ended with status 7" in refused and chain.cli("list") == []
     refused = tool(chain, "vshadow", "-wi=SQLite Writer", "-wx=SQLite Writer", "one", status=1)
     assert "was excluded" in refused
+
+
+def test_copies_stay_while_it_waits(chain: Any, database: str) -> None:
+    waiting = start(chain, "vshadow", "-nw", "-wait", "one")
+    with waiting, closing(waiting.stdin), closing(waiting.stdout):
+        while waiting.stdout.readline() != "Press Enter to end.\n":
+            assert waiting.poll() is None
+        assert len(chain.cli("list")) == 1
+        waiting.stdin.write("\n")
+        waiting.stdin.flush()
+        assert waiting.wait(60) == 0
+    assert chain.cli("list") == []
 
 
 @pytest.mark.vss(129)

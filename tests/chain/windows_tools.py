@@ -12,9 +12,8 @@ GUID = r"\{([0-9a-f-]{36})\}"
 
 def tool(chain: Any, name: str, *arguments: str, answer: str = "", status: int = 0) -> str:
     """Run one of the tools; returns its standard output, and with another status than 0 its standard error."""
-    code = f"import sys; from shadowset.requester.windows.{name} import main; sys.exit(main())"
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
+        command(name, *arguments),
         env=chain.environment,
         cwd=chain.directory,
         input=answer,
@@ -25,6 +24,24 @@ def tool(chain: Any, name: str, *arguments: str, answer: str = "", status: int =
     )
     assert done.returncode == status, f"{name} {arguments}: {done.stdout}\n{done.stderr}\n{chain.log()[-3000:]}"
     return done.stderr if status else done.stdout
+
+
+def start(chain: Any, name: str, *arguments: str) -> subprocess.Popen[str]:
+    """Begin one of the tools, which the caller talks to."""
+    return subprocess.Popen(
+        command(name, *arguments),
+        env=chain.environment,
+        cwd=chain.directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def command(name: str, *arguments: str) -> list[str]:
+    """How a tool is run, wherever its package is installed."""
+    code = f"import sys; from shadowset.requester.windows.{name} import main; sys.exit(main())"
+    return [sys.executable, "-c", code, *arguments]
 
 
 def found(pattern: str, text: str) -> list[str]:

@@ -65,9 +65,9 @@ class Selector(msgspec.Struct, frozen=True):
         return f"{self.writer}:{SEPARATOR}{self.path}" if self.path else self.writer
 
     def names(self, metadata: WriterMetadata) -> bool:
-        """Whether the writer is meant."""
+        """Whether the writer is meant; a name counts in any case, as in VSS's tools."""
         ids = (guid_key(metadata.writer_id), guid_key(metadata.instance_id))
-        return self.writer == metadata.name or guid_key(self.writer) in ids
+        return self.writer.casefold() == metadata.name.casefold() or guid_key(self.writer) in ids
 
 
 class Dropped(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from io import TextIOWrapper
 from typing import TextIO
 
 from shadowset.requester.cli import EXIT_OK, UsageError, guarded
@@ -35,7 +36,8 @@ def _run(given: list[str]) -> int:
         say(USAGE)
         return EXIT_OK
     files = _files(given)
-    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
     with ExitStack() as stack:
         log = stack.enter_context(open_log(files["l"])) if "l" in files else None
         script = files.get("s", "")

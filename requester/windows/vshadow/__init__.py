@@ -30,11 +30,7 @@ def _run(given: list[str]) -> int:
     options = parse_options(given)
     if options.command != "wm3":
         say(banner)
-    status = _perform(options.command)(options)
-    if options.has("wait"):
-        say("Press Enter to end.")
-        sys.stdin.readline()
-    return status
+    return _perform(options.command)(options)
 
 
 def _perform(command: str) -> Callable[[Options], int]:

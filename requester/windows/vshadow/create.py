@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from shadowset.requester.backup.manifest import write_atomically
 from shadowset.requester.backup.verdicts import writer_failure_text
@@ -47,9 +48,14 @@ def create(options: Options) -> int:
             _execute(options, calls, made)
         failed = creation.complete(made)
         _save_document(options, creation, made)
-    for status in failed:
-        note(f"Error: after the backup {writer_failure_text(status)}")
-    say("\nSnapshot creation done.")
+        for status in failed:
+            note(f"Error: after the backup {writer_failure_text(status)}")
+        say("\nSnapshot creation done.")
+        if options.has("wait"):
+            # Before the end of the session, with which copies go that are not to stay.
+            say("Press Enter to end.")
+            sys.stdout.flush()
+            sys.stdin.readline()
     return EXIT_FAILURE if failed or made.failed else EXIT_OK
 
 
