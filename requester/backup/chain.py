@@ -8,9 +8,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from shadowset.requester.backup import manifest as bundle
-from shadowset.requester.backup.manifest import BundleError, Manifest, ManifestBase, ManifestComponent, ManifestFile
+from shadowset.requester.backup.manifest import (
+    BundleError,
+    ComponentId,
+    Manifest,
+    ManifestBase,
+    ManifestComponent,
+    ManifestFile,
+)
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import BackupComponentsDocument, Component
 from shadowset.vss.documents import components_from_xml, metadata_from_xml
@@ -32,6 +40,11 @@ class Link:
     manifest: Manifest
     digest: str
     texts: dict[str, str] = field(repr=False)
+
+    @cached_property
+    def files(self) -> dict[ComponentId, list[ManifestFile]]:
+        """The files of each component."""
+        return self.manifest.files_by_component()
 
     @property
     def backup_type(self) -> BackupType:
@@ -160,7 +173,7 @@ def present(chain: list[Link], component: ManifestComponent) -> dict[str, Manife
     for link, one in links_of(chain, component):
         for path in one.gone:
             files.pop(path, None)
-        for file in link.manifest.files_by_component().get(one.key, []):
+        for file in link.files.get(one.key, []):
             if file.kind not in (bundle.UNCHANGED, bundle.RANGES_FILE):
                 files[file.path] = file
     return files

@@ -1,9 +1,10 @@
 """A whole backup, from the question what there is to the finished directory.
 
 The order is VSS's: gather, choose, start the set, prepare, cut, copy out of the shadow copies, tell the writers how it
-went, save the documents. Files are listed in the copies, after the cut. A component fails as a whole when one of its
-files cannot be read or its writer failed, and the others go on. A target that cannot be written ends the job: what was
-written is removed, since a directory without a manifest is no backup.
+went. Documents and manifest are saved before the writers hear of the end, since they may cut logs then. Files are
+listed in the copies, after the cut. A component fails as a whole when one of its files cannot be read or its writer
+failed, and the others go on. A target that cannot be written ends the job: what was written is removed, since a
+directory without a manifest is no backup.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class BackupJob:
         self._observer: Observer = observer or Silent()
         self._variables = os.environ if variables is None else variables
         self._silent: list[str] = []
+        self._saved = False
 
     def run(self) -> BackupReport:
         """Do it; a backup of which only part succeeded is told by the report. Errors: VssError when there is none."""
@@ -124,7 +126,8 @@ class BackupJob:
             try:
                 return self._run(calls, plan, target, volumes, began)
             except BaseException:
-                target.discard()
+                if not self._saved:
+                    target.discard()
                 raise
 
     def _open_base(self) -> Earlier | None:
@@ -170,7 +173,7 @@ class BackupJob:
         if self._manner.copying:
             bases = self._files_of_bases(plan)
             copies.take(plan, bases, self._verdicts, self._observer)
-        self._complete(calls, plan)
+        self._tell_results(calls, plan)
         manifest = self._manifest(plan, record, copies)
         mounts = {volume.name: volume.mount_points for volume in volumes}
         manifest.volumes = [
@@ -179,8 +182,9 @@ class BackupJob:
         ]
         manifest.documents = save_documents(calls, plan, target)
         bundle.save(target.directory, manifest)
-        for snapshot_id in snapshots.values():
-            calls.unexpose_snapshot(snapshot_id)
+        self._saved = True
+        # Only now: a writer that hears of a success may cut its logs.
+        self._complete(calls, list(snapshots.values()))
         left_out = [*self._silent, *(dropped_text(one) for one in missing(plan.dropped, self._choice.wanted))]
         return self._report(target, manifest, left_out, time.monotonic() - began)
 
@@ -215,14 +219,23 @@ class BackupJob:
         if self._manner.stop_at_error and self._verdicts.reasons:
             raise VssError(Code.VSS_E_UNEXPECTED_WRITER_ERROR, next(iter(self._verdicts.reasons.values())))
 
-    def _complete(self, calls: BackupComponents, plan: JobPlan) -> None:
-        self._observer.phase("telling the writers")
+    def _tell_results(self, calls: BackupComponents, plan: JobPlan) -> None:
         backed_up = self._manner.copying or self._manner.complete
         for number, component in enumerate(plan.components):
             calls.set_backup_succeeded(component.key, backed_up and number not in self._verdicts.reasons)
-        if self._manner.complete:
-            calls.backup_complete().result()
-        self._verdicts.note_failed_writers(calls, "after the backup")
+
+    def _complete(self, calls: BackupComponents, snapshots: list[str]) -> None:
+        """Let the writers finish. The backup stands by now, whatever becomes of them and of the coordinator."""
+        self._observer.phase("telling the writers")
+        try:
+            if self._manner.complete:
+                calls.backup_complete().result()
+            self._verdicts.note_failed_writers(calls, "after the backup")
+            for snapshot_id in snapshots:
+                calls.unexpose_snapshot(snapshot_id)
+        except VssError as error:
+            told = f"the backup is finished, but its writers may not know: {error.message}"
+            self._verdicts.problems.append(told)
 
     # ---- the record ----
 

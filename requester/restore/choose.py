@@ -81,13 +81,12 @@ def choose(
     """
     steps: list[list[RestoreItem]] = [[] for _ in chain]
     metadata = [link.metadata() for link in chain]
-    files = [link.manifest.files_by_component() for link in chain]
     numbers = {link.directory: number for number, link in enumerate(chain)}
     for component, path in _chosen(chain[-1].manifest, metadata[-1], wanted, excluded):
         through = links_of(chain, component)
         for position, (link, counterpart) in enumerate(through):
             number = numbers[link.directory]
-            item = _item(link, files[number], counterpart, _metadata_of(counterpart, metadata[number]), path)
+            item = _item(link, link.files, counterpart, _metadata_of(counterpart, metadata[number]), path)
             item.first, item.more = position == 0, position < len(through) - 1
             steps[number].append(item)
     return steps

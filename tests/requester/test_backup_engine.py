@@ -66,7 +66,7 @@ def test_the_order_of_the_calls_is_vsss(coordinator: Any, data: Path, tmp_path: 
         "add-component", "add-component", "start-snapshot-set", "add-to-snapshot-set", "prepare-for-backup",
         "gather-writer-status", "get-document", "do-snapshot-set", "gather-writer-status", "get-document",
             "expose-snapshot",
-        "set-backup-succeeded", "set-backup-succeeded", "backup-complete", "gather-writer-status", "save-as-xml",
+        "set-backup-succeeded", "set-backup-succeeded", "save-as-xml", "backup-complete", "gather-writer-status",
         "unexpose-snapshot",
     ]  # fmt: skip
     assert names == ordered
@@ -384,7 +384,7 @@ def test_a_target_on_a_volume_of_the_set_is_refused(coordinator: Any, data: Path
     assert "do-snapshot-set" not in coordinator.names()
 
 
-@pytest.mark.parametrize("call", ["gather-writer-metadata", "do-snapshot-set", "expose-snapshot", "backup-complete"])
+@pytest.mark.parametrize("call", ["gather-writer-metadata", "do-snapshot-set", "expose-snapshot", "save-as-xml"])
 def test_nothing_is_left_of_a_backup_that_failed(coordinator: Any, data: Path, tmp_path: Path, call: str) -> None:
     coordinator.fail_on[call] = VssError(Code.VSS_E_UNEXPECTED, "no")
     with pytest.raises(VssError, match="no"):
@@ -395,6 +395,19 @@ def test_nothing_is_left_of_a_backup_that_failed(coordinator: Any, data: Path, t
     with pytest.raises(VssError, match=f"during {call}"):
         backup(tmp_path / "b")
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("call", ["backup-complete", "gather-writer-status", "unexpose-snapshot"])
+def test_a_backup_stands_before_the_writers_hear_of_it(coordinator: Any, data: Path, tmp_path: Path, call: str) -> None:
+    seen = {}
+    coordinator.on_call["save-as-xml"] = lambda session: setattr(coordinator, "die_on", call)
+    coordinator.on_call["set-backup-succeeded"] = lambda session: seen.update(before=os.listdir(tmp_path / "b"))
+    report = backup(tmp_path / "b")
+    assert not report.succeeded and f"during {call}" in report.problems[0]
+    assert "the backup is finished, but its writers may not know" in report.problems[0]
+    manifest = bundle.load(str(tmp_path / "b"))
+    bundle.verify_files(str(tmp_path / "b"), manifest.files, lambda count: None)
+    assert seen["before"] == ["files"]
 
 
 @contextlib.contextmanager
