@@ -488,11 +488,14 @@ def test_serve_becomes_the_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [(sys.executable, [sys.executable, "-m", "shadowset.daemon.main", "--log-level", "debug"])]
 
 
-def test_termination_cleans_up_like_control_c(coordinator: Any, data: Path, tmp_path: Path, eventually: Any) -> None:
-    coordinator.hang_on = "backup-complete"
+@pytest.mark.parametrize(("call", "stays"), [("save-as-xml", False), ("backup-complete", True)])
+def test_termination_cleans_up_like_control_c(
+    coordinator: Any, data: Path, tmp_path: Path, eventually: Any, call: str, stays: bool
+) -> None:
+    coordinator.hang_on = call
     process = started("backup", str(tmp_path / "b"))
     try:
-        assert eventually(lambda: "backup-complete" in coordinator.names(), 15)
+        assert eventually(lambda: call in coordinator.names(), 60)
         assert (tmp_path / "b" / "files").exists()
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=15)
@@ -500,7 +503,8 @@ def test_termination_cleans_up_like_control_c(coordinator: Any, data: Path, tmp_
         process.kill()
         process.wait()
     assert (process.returncode, err) == (143, "")
-    assert coordinator.names()[-1] == "abort-backup" and not (tmp_path / "b").exists()
+    assert coordinator.names()[-1] == "abort-backup"
+    assert (tmp_path / "b").exists() == (tmp_path / "b/manifest.json").exists() == stays
 
 
 def test_a_set_that_a_writer_failed_in_is_told(run: Any, two: Any) -> None:
