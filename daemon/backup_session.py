@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import uuid
 
-from shadowset.daemon.creation import Tell, Turn
+from shadowset.daemon.creation import Footprint, Tell, Turn
 from shadowset.daemon.cut import PlannedSnapshot
 from shadowset.daemon.document import add_component
 from shadowset.daemon.house import House
 from shadowset.daemon.process import despite_cancel
 from shadowset.daemon.snapshot_set import SetPlan, SnapshotSetMaker
 from shadowset.daemon.snapshots import Snapshots
-from shadowset.daemon.volume_checks import check_holds
+from shadowset.daemon.volume_checks import check_holds, footprint
 from shadowset.daemon.writer_session import WriterSession
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
@@ -42,6 +42,8 @@ class BackupSession(WriterSession):
         self.context = 0
         self._snapshots = snapshots
         self._plan: SetPlan | None = None
+        self._footprint = Footprint()
+        self._has_state = False
         self._maker: SnapshotSetMaker | None = None
         self._making: asyncio.Task[rp.SetRecord] | None = None
         self.cast.volumes = self._event_volumes
@@ -60,7 +62,15 @@ class BackupSession(WriterSession):
         self.context = self.cast.context = context
 
     def set_state(self, call: rp.SetBackupState) -> None:
-        """What kind of backup it is."""
+        """What kind of backup it is. Errors: VSS_E_BAD_STATE when a set beside others would get further writers."""
+        chosen = self._has_state and self.document.select_components and not call.select_components
+        if chosen and self._footprint.volumes is not None:
+            raise VssError(
+                Code.VSS_E_BAD_STATE,
+                "a backup by volumes takes all writers, so set-backup-state must come before a start-snapshot-set that "
+                "names its volumes",
+            )
+        self._has_state = True
         self.document.select_components = call.select_components
         self.document.bootable_system_state = call.bootable_system_state
         self.document.backup_type = call.backup_type
@@ -78,17 +88,27 @@ class BackupSession(WriterSession):
 
     # ---- the set ----
 
-    async def start_set(self, wait_ms: int, who: str, tell: Tell) -> str:
-        """The new set's id, when it is this session's turn. Errors: VSS_E_SNAPSHOT_SET_IN_PROGRESS."""
+    async def start_set(self, call: rp.StartSnapshotSet, who: str, tell: Tell) -> str:
+        """The new set's id, when it is this session's turn. Errors: VSS_E_SNAPSHOT_SET_IN_PROGRESS; no such volume."""
         plan = SetPlan(str(uuid.uuid4()), self.session_id, self.context)
-        await self.house.creation.take(Turn(self.session_id, plan.set_id, who, tell), wait_ms)
+        turn = Turn(self.session_id, plan.set_id, who, tell)
+        if call.volumes:
+            facts = [(await self._choose(volume, ""))[1] for volume in call.volumes]
+            turn.footprint = footprint(facts, self._involved())
+        await self.house.creation.take(turn, call.wait_ms)
+        self._footprint = turn.footprint
         self._plan = plan
         self.document.snapshot_set_id = plan.set_id
         return plan.set_id
 
+    def _involved(self) -> set[str]:
+        """The writers, by instance, that get the events of the set."""
+        taking_part = self.cast.taking_part() if self._has_state else self.cast.participants
+        return {each.metadata.instance_id for each in taking_part}
+
     @property
     def has_turn(self) -> bool:
-        """From start-snapshot-set to the end of do-snapshot-set; nobody else can make a set meanwhile."""
+        """From start-snapshot-set to the end of do-snapshot-set; others whose sets share something wait meanwhile."""
         return self.house.creation.holds(self.session_id)
 
     async def is_supported(self, volume: str, provider_id: str) -> bool:
@@ -105,6 +125,11 @@ class BackupSession(WriterSession):
         """The id of the copy to come. Errors: VssError."""
         plan = self._planned()
         provider, facts = await self._choose(volume, provider_id)
+        if not self._footprint.covers(footprint([facts], ())):
+            raise VssError(
+                Code.VSS_E_BAD_STATE,
+                f"volume {facts.name} was not among the volumes that start-snapshot-set named; name it there",
+            )
         if self.context & _NOT_OFFERED:
             wish = Attribute(self.context & _NOT_OFFERED).name
             raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, f"volume {facts.name} cannot be copied with {wish}")
@@ -139,8 +164,17 @@ class BackupSession(WriterSession):
         return self._plan
 
     async def prepare(self) -> None:
-        """PrepareBackup to all writers; refusals show in the writers' status."""
-        await self.cast.tell(WriterEvent.PREPARE_BACKUP, self.cast.participants)
+        """PrepareBackup to all writers; refusals show in the writers' status.
+
+        One that takes no part in this backup is left alone while it takes part in the set of another session.
+        """
+        involved, busy = self._involved(), self.house.creation.writers_of_others(self.session_id)
+        reached = [
+            each
+            for each in self.cast.participants
+            if each.metadata.instance_id in involved or each.metadata.instance_id not in busy
+        ]
+        await self.cast.tell(WriterEvent.PREPARE_BACKUP, reached)
 
     async def make_set(self) -> rp.SetRecord:
         """Make the set. A cancellation that comes after the point of no return is too late and changes nothing."""

@@ -11,6 +11,7 @@ from typing import Any
 from shadowset.daemon.access import Access, Role
 from shadowset.daemon.catalogue import Catalogue
 from shadowset.daemon.commands import Commands
+from shadowset.daemon.creation import CreationQueue
 from shadowset.daemon.device_layer import DeviceLayer
 from shadowset.daemon.guardian_link import thaw_leftovers
 from shadowset.daemon.host import Host
@@ -58,6 +59,7 @@ class Coordinator:
             volumes=volumes,
             providers=Providers(paths, catalogue, NbdProvider(paths, volumes), self._volume_event),
             event=self._event,
+            creation=CreationQueue(limits.sets_at_once),
         )
         self._snapshots = Snapshots(self.house)
         volumes.reconcile = self._snapshots.came_online
@@ -129,11 +131,10 @@ class Coordinator:
         while True:
             await asyncio.sleep(LOOK_AFTER_S)
             await self.house.quiet.writable()
-            if not self.house.creating_set:
-                try:
-                    await self._snapshots.look_after()
-                except Exception:
-                    log.exception("looking after the volumes failed")
+            try:
+                await self._snapshots.look_after()
+            except Exception:
+                log.exception("looking after the volumes failed")
 
     def _volume_event(self, name: str, message: str, volume: str) -> None:
         self._event(name, message, volume)

@@ -172,36 +172,56 @@ def _died() -> VssError:
     return VssError(Code.VSS_E_UNEXPECTED, "the thaw guardian has died; nothing may stay frozen without it")
 
 
-def write_journal(path: str, set_id: str, roots: list[FrozenRoot]) -> None:
-    """Name the file systems that are about to be frozen; whole or not at all."""
+def write_journal(directory: str, set_id: str, roots: list[FrozenRoot]) -> None:
+    """Name the file systems that a set is about to freeze; whole or not at all."""
     entries = [{"path": root.path, "device": root.device, "volume": root.volume} for root in roots if not root.foreign]
-    temporary = f"{path}.new"
-    with open(temporary, "w") as file:
+    os.makedirs(directory, exist_ok=True)
+    path = f"{directory}/{set_id}.json"
+    with open(f"{path}.new", "w") as file:
         json.dump({"set_id": set_id, "file_systems": entries}, file)
-    os.rename(temporary, path)
+    os.rename(f"{path}.new", path)
 
 
-def remove_journal(path: str) -> None:
-    """Nothing is frozen any more."""
+def remove_journal(directory: str, set_id: str) -> None:
+    """Nothing of this set is frozen any more."""
+    _remove(f"{directory}/{set_id}.json")
+    try:
+        os.rmdir(directory)
+    except OSError:
+        pass  # another set has its journal there
+
+
+def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
         pass
 
 
-def thaw_leftovers(path: str) -> list[str]:
-    """Thaw what a killed coordinator and its killed guardian left behind; a sentence for each file system."""
+def thaw_leftovers(directory: str) -> list[str]:
+    """Thaw what a killed coordinator and its killed guardians left behind; a sentence for each file system."""
+    try:
+        names = sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return []
+    sentences = [sentence for name in names for sentence in _thaw_set(f"{directory}/{name}")]
+    os.rmdir(directory)
+    return sentences
+
+
+def _thaw_set(path: str) -> list[str]:
+    if path.endswith(".new"):  # nothing was frozen before it had its name
+        _remove(path)
+        return []
     try:
         with open(path) as file:
             entries = json.load(file)["file_systems"]
             wanted = [(str(entry["path"]), str(entry["device"])) for entry in entries]
-    except FileNotFoundError:
-        return []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        remove_journal(path)
+        _remove(path)
         return [f"the journal of frozen file systems {path} cannot be read and was put away: {error}"]
     sentences = [_thaw_leftover(place, device) for place, device in wanted]
-    remove_journal(path)
+    _remove(path)
     return sentences
 
 

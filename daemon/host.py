@@ -27,4 +27,4 @@ class Host:
 
     def remove_journal(self, set_id: str) -> None:
         """They have thawed."""
-        remove_journal(self._paths.frozen)
+        remove_journal(self._paths.frozen, set_id)

@@ -43,11 +43,6 @@ class House:
     sessions: set[str] = field(default_factory=set)
     creation: CreationQueue = field(default_factory=CreationQueue)
 
-    @property
-    def creating_set(self) -> str:
-        """The set that is being made, or ""."""
-        return self.creation.holder.set_id if self.creation.holder else ""
-
 
 async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
     """All results, in order. The first failure ends the others and is raised."""

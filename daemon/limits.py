@@ -14,7 +14,8 @@ class Limits:
     """The coordinator's time-outs and caps; ``writer_windows`` overrides the freeze window of single writer classes.
 
     ``creation_idle_ms`` is how long a requester may make no call between start-snapshot-set and do-snapshot-set, when
-    nobody else can make a set; then its backup is aborted.
+    others may be waiting for its volumes; then its backup is aborted. ``sets_at_once`` is how many sets that share
+    nothing are made side by side.
     """
 
     identify_ms: int = 30_000
@@ -35,6 +36,7 @@ class Limits:
     hello_ms: int = 10_000
     creation_idle_ms: int = 120_000
     sessions: int = 64
+    sets_at_once: int = 8
     volumes_per_set: int = 64
     writer_windows: dict[str, int] = field(default_factory=dict)
 

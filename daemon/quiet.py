@@ -48,10 +48,11 @@ class HoldingHandler(logging.Handler):
 
 
 class Quiet:
-    """The state of the rule; one per daemon."""
+    """The state of the rule; one per daemon. It holds while any set has something frozen."""
 
     def __init__(self, handler: HoldingHandler | None = None) -> None:
         self._handler = handler
+        self._frozen_sets = 0
         self._loud = asyncio.Event()
         self._loud.set()
 
@@ -61,13 +62,17 @@ class Quiet:
         return not self._loud.is_set()
 
     def enter(self) -> None:
-        """From now on nothing writes."""
+        """From now on nothing writes; each call needs its ``leave``."""
+        self._frozen_sets += 1
         self._loud.clear()
         if self._handler:
             self._handler.hold()
 
     def leave(self) -> None:
-        """Everything has thawed."""
+        """Everything of one set has thawed; writing is allowed again after the last one."""
+        self._frozen_sets -= 1
+        if self._frozen_sets:
+            return
         if self._handler:
             self._handler.let_go()
         self._loud.set()

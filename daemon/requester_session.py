@@ -323,7 +323,7 @@ class RequesterSession:
         def tell(ahead: int, sentence: str) -> None:
             self._connection.send(rp.Notice(call.seq, sentence, 0, ahead))
 
-        return await self._backup.start_set(call.wait_ms, self._who(), tell)
+        return await self._backup.start_set(call, self._who(), tell)
 
     async def _is_supported(self, call: rp.IsVolumeSupported) -> bool:
         return await self._backup.is_supported(call.volume, call.provider_id)

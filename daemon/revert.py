@@ -27,7 +27,7 @@ async def revert(house: House, copy: SnapshotProperties) -> RevertStatus:
             Code.VSS_E_UNSUPPORTED_CONTEXT,
             f"shadow copy {copy.snapshot_id} goes with its session; only a persistent copy can be reverted to",
         )
-    if house.creating_set:
+    if house.creation.uses(runtime.name):
         raise VssError(
             Code.VSS_E_SNAPSHOT_SET_IN_PROGRESS,
             f"volume {runtime.name} cannot be reverted while a shadow copy set is made; try again afterwards",

@@ -124,7 +124,7 @@ class ServiceCalls:
         return await self._house.volumes.resize(call.name)
 
     async def _volume_remove(self, call: rp.VolumeRemove) -> None:
-        self._refuse_during_creation(f"volume {call.name} cannot be removed")
+        self._refuse_during_creation(f"volume {call.name} cannot be removed", call.name)
         runtime = self._house.volumes.get(call.name)
         if runtime.row.attached and not call.force:
             await self._house.volumes.remove(call.name, force=False)  # says why not
@@ -162,6 +162,6 @@ class ServiceCalls:
     async def _cancel_storage_move(self, call: rp.CancelStorageMove) -> None:
         await self._house.volumes.resolve(call.volume).online().cancel_move()
 
-    def _refuse_during_creation(self, what: str) -> None:
-        if self._house.creating_set:
+    def _refuse_during_creation(self, what: str, volume: str = "") -> None:
+        if self._house.creation.uses(volume):
             raise VssError(Code.VSS_E_SNAPSHOT_SET_IN_PROGRESS, f"{what} while a shadow copy set is made")

@@ -229,7 +229,7 @@ class Snapshots:
         deleting = set(catalogue.deleting(volume))
         present = {info.copy_id for info in told if not info.lost}
         for info in told:
-            if info.set_id == self._house.creating_set:
+            if info.set_id in self._house.creation.set_ids:
                 continue
             if info.lost or info.copy_id in deleting or (info.pending and info.copy_id not in copies):
                 await self._settle(provider.delete(volume, info.copy_id))
@@ -261,6 +261,8 @@ class Snapshots:
     async def look_after(self) -> None:
         """One round over all volumes that are online: notice copies that were lost to overflow."""
         for row in self._house.volumes.rows():
+            if self._house.creation.uses(row.name):
+                continue
             known = {copy.snapshot_id for copy in self._house.catalogue.snapshots(volume=row.name)}
             try:
                 runtime = self._house.volumes.get(row.name)
@@ -286,6 +288,8 @@ class Snapshots:
             log.exception("looking after the copies of provider %s failed", provider.info.name)
 
     async def _look_after_volume(self, provider: Provider, volume: str, copies: list[SnapshotProperties]) -> None:
+        if self._house.creation.uses(volume):
+            return
         try:
             told = await provider.copies(volume)
             await self.reconcile(provider, volume, told, {copy.snapshot_id for copy in copies})

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterable
 
 from shadowset.daemon.catalogue import VolumeRow
+from shadowset.daemon.creation import Footprint
 from shadowset.daemon.mounts import device_family, device_number, device_of_path, devices_below, mounts_of
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.provider import VolumeFacts
@@ -164,11 +165,23 @@ def check_own_files(places: dict[str, str], volumes: list[VolumeRow]) -> None:
             )
 
 
+def footprint(chosen: list[VolumeFacts], writers: Iterable[str]) -> Footprint:
+    """What a set of these volumes and writers needs for itself."""
+    names = frozenset(each.name for each in chosen)
+    devices = [_families(each.devices) for each in chosen]
+    below = [_below(each) for each in chosen]
+    return Footprint(names, frozenset(writers), frozenset().union(*devices), frozenset().union(*below))
+
+
+def _below(volume: VolumeFacts) -> set[str]:
+    return set().union(*map(devices_below, volume.lies_on))
+
+
 def check_nesting(chosen: list[VolumeFacts]) -> None:
     """No volume of a set may lie in a file of another one, loop device or not. Errors: VSS_E_NESTED_VOLUME_LIMIT."""
     families = {each.name: _families(each.devices) for each in chosen}
     for volume in chosen:
-        below = set().union(*map(devices_below, volume.lies_on))
+        below = _below(volume)
         for name, family in families.items():
             if name != volume.name and below & family:
                 raise VssError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -202,12 +203,14 @@ class BackupComponents:
 
     # ---- the shadow copy set ----
 
-    def start_snapshot_set(self, wait: float = 0.0) -> str:
-        """Begin a shadow copy set; returns its id. One is made at a time: ``wait`` up to so many seconds for the turn.
+    def start_snapshot_set(self, wait: float = 0.0, volumes: Sequence[str] = ()) -> str:
+        """Begin a shadow copy set; returns its id. ``wait`` up to so many seconds for the turn.
 
-        Errors: VSS_E_SNAPSHOT_SET_IN_PROGRESS.
+        A set whose ``volumes`` are named here has to wait only for sets that share a volume or a writer with it, and
+        may hold no others. Errors: VSS_E_SNAPSHOT_SET_IN_PROGRESS.
         """
-        return str(self.connection.call(protocol.StartSnapshotSet, wait_ms=int(wait * 1000)))
+        call = protocol.StartSnapshotSet
+        return str(self.connection.call(call, wait_ms=int(wait * 1000), volumes=list(volumes)))
 
     def is_volume_supported(self, volume: str, provider_id: str = "") -> bool:
         """Whether shadow copies can be made of a volume, given by name, device or a path on it."""

@@ -24,7 +24,7 @@ def create_set(calls: BackupComponents, volumes: list[str], context: int, wait: 
     calls.set_backup_state(select_components=False, bootable_system_state=False, backup_type=BackupType.COPY)
     if writers:
         calls.gather_writer_metadata().result()
-    set_id = calls.start_snapshot_set(wait)
+    set_id = calls.start_snapshot_set(wait, volumes)
     for volume in volumes:
         calls.add_to_snapshot_set(volume)
     if writers:

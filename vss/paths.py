@@ -72,8 +72,8 @@ class Paths:
 
     @property
     def frozen(self) -> str:
-        """Journal of file systems that are about to be frozen; lies on a memory file system."""
-        return f"{self.runtime}/frozen.json"
+        """Journals of file systems that are about to be frozen, one a set; lies on a memory file system."""
+        return f"{self.runtime}/frozen"
 
     @property
     def catalogue(self) -> str:

@@ -191,7 +191,7 @@ class BackupJob:
     def _cut(self, calls: BackupComponents, plan: JobPlan) -> tuple[SetRecord, dict[str, str]]:
         for component in plan.components:
             calls.add_component(component.key)
-        calls.start_snapshot_set(self._wait)
+        calls.start_snapshot_set(self._wait, plan.volumes)
         snapshots = {name: calls.add_to_snapshot_set(name) for name in plan.volumes}
         self._tell_components(calls, plan)
         self._observer.phase("preparing the writers")

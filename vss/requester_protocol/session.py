@@ -82,11 +82,14 @@ class SetBackupSucceeded(ComponentCall, tag="set-backup-succeeded"):
 class StartSnapshotSet(Call, tag="start-snapshot-set"):
     """Result: the set id.
 
-    One set is made at a time. ``wait_ms`` is how long to wait for this one's turn, in the order of the calls; 0 means
-    VSS_E_SNAPSHOT_SET_IN_PROGRESS at once. A notice tells when the place changes; its ``total`` is how many are ahead.
+    A set whose ``volumes`` (names, devices or paths) are named here is made beside others that share no volume and no
+    writer with it; one without is made alone. ``wait_ms`` is how long to wait for this one's turn, in the order of the
+    calls; 0 means VSS_E_SNAPSHOT_SET_IN_PROGRESS at once. A notice tells when the place changes; its ``total`` is how
+    many are ahead.
     """
 
     wait_ms: int = 0
+    volumes: list[str] = []
 
 
 class IsVolumeSupported(Call, tag="is-volume-supported"):

@@ -22,6 +22,10 @@ WITH_WRITERS = (rp.GatherWriterMetadata, rp.PrepareForBackup, rp.BackupComplete)
 RETRYABLE = int(Code.VSS_E_WRITERERROR_RETRYABLE)
 
 
+def _guid(number: int) -> str:
+    return str(uuid.UUID(int=number + 1))
+
+
 class ModelWriter:
     """One connected writer. ``told`` is what it heard and what became of it, in order."""
 
@@ -34,7 +38,7 @@ class ModelWriter:
         self.told: list[tuple[str, str, str]] = []
         self.asked: list[Event] = []
         self.answered: Reply | None = None
-        guid = str(uuid.UUID(int=number + 1))
+        guid = _guid(number)
         window_ms = 60_000 - 35_000 * (number % 2)
         hello = Hello(guid, self.name, instance_id=guid, level=level, freeze_timeout_ms=window_ms)
         self.registered = world.house.registry.register(hello, self)  # type: ignore[arg-type]
@@ -79,8 +83,9 @@ class ModelRequester:
 
     peer = PEER
 
-    def __init__(self, world: World, number: int, volumes: tuple[str, ...], context: int) -> None:
+    def __init__(self, world: World, number: int, volumes: tuple[str, ...]) -> None:
         self.world = world
+        setting = world.setting
         self.name = f"r{number}"
         self.waiting: asyncio.Future[Any] | None = None
         self.seq = 0
@@ -90,16 +95,17 @@ class ModelRequester:
         self.script = [
             rp.ServiceHello(0),
             rp.InitializeForBackup(0),
-            rp.SetContext(0, context),
+            rp.SetContext(0, setting.context),
             rp.SetBackupState(0, False, False, BackupType.FULL),
+            *(rp.EnableWriterClasses(0, [_guid(each) for each in enabled]) for enabled in setting.enabled[number:][:1]),
             rp.GatherWriterMetadata(0),
-            rp.StartSnapshotSet(0, wait_ms=1000),
+            rp.StartSnapshotSet(0, wait_ms=1000, volumes=list(volumes) if setting.beside else []),
             *(rp.AddToSnapshotSet(0, volume) for volume in volumes),
             rp.PrepareForBackup(0),
             rp.DoSnapshotSet(0),
             rp.BackupComplete(0),
         ]
-        if context & Attribute.NO_WRITERS:
+        if setting.context & Attribute.NO_WRITERS:
             self.script = [each for each in self.script if not isinstance(each, WITH_WRITERS)]
         self.session = RequesterSession(world.house, world.service, self)  # type: ignore[arg-type]
         self.task = world.loop.create_task(self.session.run())

@@ -79,6 +79,7 @@ class ModelKernel(Kernel):
         if self.fault:
             raise OSError(self.fault, errno.errorcode[self.fault])
         self.world.watch.require(descriptor not in self.frozen, "frozen twice")
+        self.foreign.discard(descriptor)
         self.frozen.add(descriptor)
         self.world.watch.froze(descriptor)
 

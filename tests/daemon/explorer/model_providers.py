@@ -112,6 +112,7 @@ class ModelVolume:
 
     def hold(self, timeout_ms: int) -> Held:
         self.world.watch.require(0 < timeout_ms <= self.world.house.limits.hold_ms, "held for too long")
+        self.world.watch.require(not self.closed, "one volume is held by two sets")
         self.gate_until = self.world.loop.moment + timeout_ms / 1000
         self.unreleased = True
         return Held(0.1)

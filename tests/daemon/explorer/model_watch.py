@@ -74,13 +74,21 @@ class Watch:
         """Row 7: freeze from the front end to the system, thaw the other way, and not while volumes stand still."""
         if event.event not in (WriterEvent.FREEZE, WriterEvent.THAW):
             return
+        busy = {session for session, name, _ in writer.told if name == "freeze"}
+        busy -= {session for session, name, _ in writer.told if name in ("thaw", "abort")}
+        self.require(not busy - {event.session}, f"{writer.name} takes part in two sets at once")
         members = self._members(event.set)
         self.require(not any(self._fs_frozen(each) for each in members), f"{event.event} while a file system is frozen")
         self.require(not any(self.world.volumes[each].owed for each in members), f"{event.event} while writes are held")
         place = FREEZE_ORDER.index(writer.level)
         for other in self.world.writers:
             heard = {name: how for session, name, how in other.told if session == event.session}
-            if other is writer or not other.connected or "prepare-snapshot" not in heard or _left_before(other):
+            if (
+                other is writer
+                or not other.connected
+                or "prepare-snapshot" not in heard
+                or self._left_before(other, event.set)
+            ):
                 continue
             if event.event is WriterEvent.FREEZE and FREEZE_ORDER.index(other.level) < place:
                 self.require(heard.get("freeze") in ("ok", "fail"), f"{writer.name} freezes before {other.name}")
@@ -178,6 +186,12 @@ class Watch:
     def _requester(self, set_id: str) -> ModelRequester:
         return next(each for each in self.world.requesters if each.plan and each.plan.set_id == set_id)
 
+    def _left_before(self, writer: ModelWriter, set_id: str) -> bool:
+        """It takes no part any more since before freeze."""
+        cast = self._requester(set_id).backup.cast
+        progress = next(each.progress for each in cast.participants if each.writer is writer.registered)
+        return progress.out and progress.failed is not WriterState.FAILED_AT_FREEZE  # type: ignore[no-any-return]
+
     def _members(self, set_id: str) -> list[str]:
         return [each.volume for each in self._requester(set_id).plan.snapshots]
 
@@ -199,12 +213,6 @@ class Watch:
             if "freeze" in heard and (heard["freeze"] not in ("ok", "fail") or "thaw" in heard or "lost" in heard):
                 return False
         return True
-
-
-def _left_before(writer: ModelWriter) -> bool:
-    """It takes no part any more since before freeze."""
-    progress = writer.registered.progress
-    return progress.out and progress.failed is not WriterState.FAILED_AT_FREEZE
 
 
 class _Records:

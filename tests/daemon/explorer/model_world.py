@@ -31,10 +31,15 @@ PATHS = Paths("/nowhere/run", "/nowhere/state", "/nowhere/etc")
 
 @dataclass(frozen=True)
 class Setting:
-    """What there is: writers by level, and for each requester the volumes of its set."""
+    """What there is: writers by level; for each requester the volumes of its set and the writers it asks for, or all.
+
+    ``beside``: the requesters name their volumes when they start, so that their sets may be made side by side.
+    """
 
     writers: tuple[Level, ...] = (Level.FRONT_END, Level.BACK_END)
     sets: tuple[tuple[str, ...], ...] = (("one", "two"),)
+    enabled: tuple[tuple[int, ...], ...] = ()
+    beside: bool = False
     context: int = 0
     broken_catalogue: bool = False
     from_hello: bool = False
@@ -58,9 +63,7 @@ class World:
         self.snapshots = Snapshots(self.house)
         self.service = ServiceCalls(self.house, self.snapshots)
         self.writers = [ModelWriter(self, number, level) for number, level in enumerate(setting.writers)]
-        self.requesters = [
-            ModelRequester(self, number, volumes, setting.context) for number, volumes in enumerate(setting.sets)
-        ]
+        self.requesters = [ModelRequester(self, number, volumes) for number, volumes in enumerate(setting.sets)]
         self.loop.settle()
         while not setting.from_hello and (begun := self._not_begun()):
             self.apply(begun)
@@ -102,8 +105,9 @@ class World:
         return [*expected, *(each for each in others if each not in expected)]
 
     def _expected(self) -> list[str]:
-        """At most one: what has been under way longest ends well; else a requester goes on."""
-        return (self._answers() or self._requests(expected=True))[:1]
+        """At most one: what has been under way longest ends well, else a requester goes on; several go first."""
+        answers, requests = self._answers(), self._requests(expected=True)
+        return (requests or answers if len(self.requesters) > 1 else answers or requests)[:1]
 
     def _answers(self) -> list[str]:
         found = [f"{op.actor} {op.kind} ok" for op in self._first_ops()]
@@ -119,7 +123,8 @@ class World:
         return found
 
     def _requests(self, expected: bool) -> list[str]:
-        return [f"{r.name} {move}" for r in self.requesters for move, due in r.moves() if due is expected]
+        slowest_first = sorted(self.requesters, key=lambda each: -len(each.script))
+        return [f"{r.name} {move}" for r in slowest_first for move, due in r.moves() if due is expected]
 
     def _faults(self) -> list[str]:
         found = [f"{op.actor} {op.kind} {fault}" for op in self._first_ops() for fault in op.faults]

@@ -18,6 +18,7 @@ from model_world import Setting
 
 from shadowset.daemon import cut, freeze, snapshot_set
 from shadowset.daemon.backup_session import BackupSession
+from shadowset.daemon.creation import Footprint
 from shadowset.daemon.cut import Cut
 from shadowset.daemon.quiet import Quiet
 from shadowset.daemon.snapshots import Snapshots
@@ -32,10 +33,13 @@ SMALL = Setting((FRONT,), (("one",),))
 PAIR = Setting((FRONT, BACK), (("one", "two"),))
 SETTINGS = {
     "pair": PAIR,
-    "without writers": Setting((), (("one", "two"),), Context.FILE_SHARE_BACKUP),
-    "kept copies": Setting((FRONT, BACK), (("one", "two"),), Context.APP_ROLLBACK),
+    "without writers": Setting((), (("one", "two"),), context=Context.FILE_SHARE_BACKUP),
+    "kept copies": Setting((FRONT, BACK), (("one", "two"),), context=Context.APP_ROLLBACK),
     "full catalogue": Setting((FRONT, SYSTEM), (("one", "two"),), broken_catalogue=True),
     "no thread to thaw": Setting((FRONT,), (("one", "two"),), no_thread_for=("_thaw",)),
+    "two sets side by side": Setting((FRONT, BACK), (("one",), ("two",)), enabled=((0,), (1,)), beside=True),
+    "two sets, one writer": Setting((FRONT,), (("one",), ("two",)), beside=True),
+    "two sets, one volume": Setting((), (("one",), ("one",)), context=Context.FILE_SHARE_BACKUP, beside=True),
     "from hello on": Setting((FRONT, BACK), (("one",),), from_hello=True),
 }
 
@@ -120,6 +124,7 @@ FAULTS = {
     "a failed commit passed over": (Cut, "_commit_one", commit_what_works),
     "files written meanwhile": (Quiet, "enter", lambda self: None),
     "order turned round": (snapshot_set, "FREEZE_ORDER", (Level.SYSTEM, Level.BACK_END, Level.FRONT_END)),
+    "a shared writer passed over": (Footprint, "meets", lambda self, other: False),
     "abort said twice": (WriterProgress, "sent", lambda self, event: setattr(self, "prepared_snapshot", True)),
     "pending copies all finished": (Snapshots, "reconcile", finish_all),
     "turn kept": (BackupSession, "_end_turn", lambda self: None),
@@ -132,5 +137,6 @@ def test_a_planted_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) ->
     where, what, instead = FAULTS[name]
     assert hasattr(where, what)
     monkeypatch.setattr(where, what, instead)
-    found = Explorer(PAIR, 1).run()
+    setting = SETTINGS["two sets, one writer"] if "shared" in name else PAIR
+    found = Explorer(setting, 1).run()
     assert found.violation and found.trace, found
