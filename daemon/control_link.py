@@ -14,8 +14,6 @@ import msgspec
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.provider_protocol import (
     CancelMove,
-    ChangedRanges,
-    Changes,
     Commit,
     Committed,
     Configure,
@@ -97,10 +95,6 @@ class ControlLink:
     async def set_copy(self, copy_id: str, priority: int | None, hold_until_ns: int | None) -> None:
         """Another priority and retention of a copy, where not None."""
         await self._call(SetCopy(self._seq(), copy_id, priority, hold_until_ns), None)
-
-    async def changes(self, copy_id: str, until: str, offset: int) -> ChangedRanges:
-        """What changed since a copy, until another one or until now; the first piece from ``offset`` on."""
-        return await self._call(Changes(self._seq(), copy_id, until, offset), ChangedRanges)
 
     async def list_events(self, after: int) -> Events:
         """What has happened since the event with that number."""

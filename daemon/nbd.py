@@ -5,8 +5,10 @@ from __future__ import annotations
 from uuid import UUID, uuid5
 
 from shadowset import __version__
+from shadowset.daemon.changes import ask_changes
 from shadowset.daemon.control_link import ControlLink
 from shadowset.daemon.objects import DeviceObjects, device_object
+from shadowset.daemon.volume_runtime import VolumeRuntime
 from shadowset.daemon.volumes import Volumes
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import ProviderCapability, ProviderType
@@ -152,8 +154,12 @@ class NbdProvider:
         await self._link_of(volume).set_copy(snapshot_id, priority, hold_until_ns)
 
     async def changes(self, volume: str, since: str, until: str, offset: int) -> ChangedRanges:
-        """By the labels of the chunks that were copied out."""
-        return await self._link_of(volume).changes(since, until, offset)
+        """By the labels of the chunks that were copied out, read by a process of its own."""
+        runtime = self._volumes.get(volume)
+        storage = ""
+        while storage != (storage := await _storage_of(runtime)):
+            found = await ask_changes(runtime, storage, since, until, offset)
+        return found
 
     def place(self, device_number: int) -> str:
         """The device object."""
@@ -166,3 +172,11 @@ class NbdProvider:
     async def unsurface(self, copy: SnapshotProperties) -> None:
         """Take the description away."""
         self._objects.remove(copy.device_number)
+
+
+async def _storage_of(runtime: VolumeRuntime) -> str:
+    """Where the shadow storage is: the provider process knows when it has moved."""
+    try:
+        return (await runtime.online().describe()).storage
+    except VssError:
+        return runtime.row.storage

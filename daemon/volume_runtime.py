@@ -226,6 +226,10 @@ class VolumeRuntime:
             *("--chunk-size", str(self.row.chunk_size)),
         ]
 
+    async def run_provider(self, *arguments: str) -> tuple[int, str, str]:
+        """Run the provider's program beside the one that serves; its exit status, output and error output."""
+        return await run_command([*self._tools.commands.provider, *arguments], self._tools.limits.command_ms)
+
     # ---- the block device ----
 
     async def run_attach(self, verb: str, *options: str) -> str:

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from shadowset.nbd_provider.changed_ranges import changed_ranges
 from shadowset.nbd_provider.volume import Volume, parse_id
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.codes import Code, VssError, code_name
@@ -111,9 +110,6 @@ class ControlClient:
                 work = partial(volume.delete, copy_id, call.force)
             case m.SetCopy(copy_id=copy_id):
                 work = partial(volume.store.set_copy, parse_id(copy_id), call.priority, call.hold_until_ns)
-            case m.Changes(copy_id=copy_id, until=until, offset=offset):
-                since, later = parse_id(copy_id), parse_id(until) if until else None
-                work = partial(changed_ranges, volume.store.storage, since, later, offset)
             case m.Revert(copy_id=copy_id):
                 work = volume.revert(copy_id)
             case m.CancelRevert(force=force):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from shadowset import __version__
-from shadowset.nbd_provider import check_command, move_command, revert_command
+from shadowset.nbd_provider import changes_command, check_command, move_command, revert_command
 from shadowset.nbd_provider.control import ControlClient
 from shadowset.nbd_provider.listening import listen_unix, passed_socket
 from shadowset.nbd_provider.live_export import LiveDirectory
@@ -36,6 +36,7 @@ EXAMPLE = """example:
   nbdinfo nbd+unix:///data?socket=/run/data.sock
 
 other commands:
+  shadowset-provider changes STORAGE  list what changed since a shadow copy
   shadowset-provider check STORAGE    verify a shadow storage
   shadowset-provider move STORAGE     move a shadow storage to another directory
   shadowset-provider revert STORAGE   take a volume that is not served back to a shadow copy"""
@@ -44,6 +45,7 @@ SWITCH_SECONDS: Final = 0.0005
 """After so long a thread that computes gives way; Python's own 5 ms would be added to each answer of the loop."""
 
 COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
+    "changes": changes_command.main,
     "check": check_command.main,
     "move": move_command.main,
     "revert": revert_command.main,

@@ -208,19 +208,6 @@ class SetCopy(Message, tag="set-copy"):
     hold_until_ns: int | None = None
 
 
-class Changes(Message, tag="changes"):
-    """What changed since a copy, until another one or until now (""), from ``offset`` on; answered with ChangedRanges.
-
-    Errors: VSS_E_OBJECT_NOT_FOUND when a copy is not there or was lost meanwhile, E_INVALIDARG when ``until`` is not
-    the later one.
-    """
-
-    seq: int
-    copy_id: str
-    until: str = ""
-    offset: int = 0
-
-
 class Resize(Message, tag="resize"):
     """The origin was enlarged: take in what it has gained; answered with VolumeDescription. Copies keep their size.
 
@@ -309,7 +296,6 @@ ToProvider = (
     | Delete
     | Configure
     | SetCopy
-    | Changes
     | Resize
     | Revert
     | CancelRevert

@@ -1,16 +1,19 @@
-"""What changed, over the control socket and in pieces, against a comparison of the bytes."""
+"""What changed, by the command and in pieces, against a comparison of the bytes."""
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from shadowset.nbd_provider import changed_ranges as module
+from shadowset.nbd_provider import changes_command as module
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.requester.delta import whole_delta
 from shadowset.vss import provider_protocol as m
@@ -49,28 +52,35 @@ def history(provider: Any, nbd_module: Any, random_image: bytes) -> tuple[Any, l
     return provider, copies
 
 
+def ask(provider: Any, *arguments: str, status: int = 0) -> Any:
+    """Run ``shadowset-provider changes``; what it prints."""
+    command = [sys.executable, "-m", "shadowset.nbd_provider.main", "changes", provider.storage, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == status, done.stderr
+    return json.loads(done.stdout)
+
+
 @pytest.mark.vss(104)
-def test_the_control_socket_tells_what_changed(history: tuple[Any, list[str]]) -> None:
+def test_the_command_tells_what_changed(history: tuple[Any, list[str]]) -> None:
     provider, copies = history
-    control = provider.control()
     now = Path(provider.origin).read_bytes()
     for index, since in enumerate(copies):
         for until in [*copies[index + 1 :], ""]:
-            told = control.value(m.Changes, copy_id=since, until=until)
+            told = ask(provider, since, *([until] if until else []))
             expected = differing(content(provider, since), content(provider, until) if until else now)
             assert chunks([tuple(each) for each in told["ranges"]]) == expected
             assert (told["block_size"], told["size"], told["end"]) == (CHUNK, provider.size, provider.size)
-    for fields, code in (
-        ({"copy_id": copies[1], "until": copies[0]}, Code.E_INVALIDARG),
-        ({"copy_id": copies[0], "offset": provider.size + 1}, Code.E_INVALIDARG),
-        ({"copy_id": str(uuid4())}, Code.VSS_E_OBJECT_NOT_FOUND),
-        ({"copy_id": "x"}, Code.E_INVALIDARG),
+    for arguments, code in (
+        ((copies[1], copies[0]), Code.E_INVALIDARG),
+        ((copies[0], f"--offset={provider.size + 1}"), Code.E_INVALIDARG),
+        ((str(uuid4()),), Code.VSS_E_OBJECT_NOT_FOUND),
     ):
-        refused = control.call(m.Changes, **fields)
-        assert isinstance(refused, m.Failed) and refused.code == code
-    control.value(m.Delete, copy_id=copies[0])
-    lost = control.call(m.Changes, copy_id=copies[0])
-    assert isinstance(lost, m.Failed) and lost.code == Code.VSS_E_OBJECT_NOT_FOUND and "full backup" in lost.message
+        assert ask(provider, *arguments, status=1)["code"] == code
+    provider.control().value(m.Delete, copy_id=copies[0])
+    lost = ask(provider, copies[0], status=1)
+    assert lost["code"] == Code.VSS_E_OBJECT_NOT_FOUND and "full backup" in lost["message"]
+    provider.storage += "/nowhere"
+    assert ask(provider, copies[1], status=1)["code"] == Code.VSS_E_UNEXPECTED
 
 
 @pytest.mark.parametrize(("step", "most", "seconds"), [(1, 65536, 5.0), (3, 2, 5.0), (7, 65536, 0.0)])
@@ -85,11 +95,11 @@ def test_pieces_add_up_to_the_whole(
     monkeypatch.setattr(module, "MAX_SECONDS", seconds)
     asked = []
 
-    def ask(offset: int) -> m.ChangedRanges:
+    def piece(offset: int) -> m.ChangedRanges:
         asked.append(offset)
         return module.changed_ranges(provider.storage, since, until, offset)
 
-    assert whole_delta(ask) == at_once
+    assert whole_delta(piece) == at_once
     assert (len(asked) > 1) == (most == 2 or not seconds)
 
 
@@ -101,11 +111,11 @@ def test_a_copy_that_goes_meanwhile_makes_the_answer_unknown(
     monkeypatch.setattr(module, "STEP_CHUNKS", 1)
     monkeypatch.setattr(module, "MAX_SECONDS", 0.0)
 
-    def ask(offset: int) -> m.ChangedRanges:
+    def piece(offset: int) -> m.ChangedRanges:
         if offset == 5 * CHUNK:
             control.value(m.Delete, copy_id=copies[0])
         return module.changed_ranges(provider.storage, UUID(copies[0]), UUID(copies[2]), offset)
 
     with pytest.raises(VssError, match="full backup") as lost:
-        whole_delta(ask)
+        whole_delta(piece)
     assert lost.value.code == Code.VSS_E_OBJECT_NOT_FOUND
