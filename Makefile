@@ -2,6 +2,7 @@
 # make test   all tests (root on Debian 12: nothing is skipped)
 # make check  formatting, lint and types
 # make bench  every figure beside its bar, against other NBD servers too, with table and plot
+# make manual man pages and shell completions of all programs, below build/manual
 # make clean  remove what these made
 
 PYTHON ?= $(if $(wildcard /usr/bin/python3),/usr/bin/python3,python3)
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 RUN_AS_ROOT := if [ "$$(id -u)" != 0 ]; then \
 	echo "make $@: mounting file systems and making block devices needs root; run it as root" >&2; exit 2; fi
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench manual clean
 
 demo:
 	@$(RUN_AS_ROOT)
@@ -30,6 +31,10 @@ bench:
 	@$(RUN_AS_ROOT)
 	@PYTHON=$(PYTHON) tests/install.sh bench
 	@$(BIN)/python -m benchmarks
+
+manual:
+	@PYTHON=$(PYTHON) tests/install.sh test
+	@$(BIN)/python docs/generate_manual.py build/manual
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info

@@ -25,7 +25,7 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="shadowsetd", description="The coordinator of shadow copies.")
     parser.add_argument("--version", action="version", version=f"shadowsetd {__version__}")
@@ -40,12 +40,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar="WRITER_ID=MS",
         help="how long this writer class may be frozen, whatever it says itself",
     )
-    return parser.parse_args(arguments)
+    return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; the exit status."""
-    options = parse(arguments)
+    options = parser().parse_args(arguments)
     sys.dont_write_bytecode = True  # an import must never write while file systems are frozen
     handler = HoldingHandler(_stderr_handler())
     logging.basicConfig(level=options.log_level.upper(), handlers=[handler])

@@ -23,8 +23,8 @@ EXAMPLE = """example:
 GROUP = "shadowset"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Exit status 0 after unmounting, 1 when the tree cannot be mounted."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         "shadowset-fuse",
         description=DESCRIPTION,
@@ -34,7 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--objects", required=True, metavar="DIR", help="directory of device object descriptions")
     parser.add_argument("--mount", required=True, metavar="DIR", help="where to mount; made when it is missing")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Exit status 0 after unmounting, 1 when the tree cannot be mounted."""
+    options = parser().parse_args(arguments)
     from shadowset.fuse_mount.adapter import detach_stale, serve
     from shadowset.fuse_mount.tree import DeviceTree
 

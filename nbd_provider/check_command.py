@@ -20,13 +20,13 @@ DESCRIPTION = """Verify a shadow storage that no provider uses: its table, its c
 Nothing is changed. Exit status: 0 sound, 1 damaged, 2 when it cannot be checked."""
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """The command line after the word ``check``."""
     parser = argparse.ArgumentParser("shadowset-provider check", description=DESCRIPTION)
     parser.add_argument("storage", metavar="STORAGE", help="shadow storage directory")
     parser.add_argument("--origin", metavar="PATH", help="the volume's origin, to compare its size")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def text(report: Report) -> str:
@@ -49,7 +49,7 @@ def text(report: Report) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Run it."""
-    options = parse_arguments(arguments)
+    options = parser().parse_args(arguments)
     try:
         report = check_storage(options.storage, options.origin)
     except (VssError, OSError) as error:

@@ -37,7 +37,7 @@ EXAMPLE = """example:
   nbdinfo --list 'nbds://server/?tls-certificates=/etc/pki/client'"""
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         "shadowset-export",
@@ -63,7 +63,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def choose_tls(options: argparse.Namespace, sock: socket.socket) -> tuple[Tls, ssl.SSLContext | None]:
@@ -111,7 +111,7 @@ def serve(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. Exit status 0 after a clean end, 1 when the storage cannot be served."""
-    options = parse_arguments(arguments)
+    options = parser().parse_args(arguments)
     start_logging(options.log_level)
     try:
         serve(options)

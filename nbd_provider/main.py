@@ -53,7 +53,7 @@ COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
 """Words in place of NAME; a volume of such a name is served when an option stands before it."""
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
         "shadowset-provider",
@@ -86,7 +86,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warn-at", metavar="PERCENT", type=int, help="warn when the storage is as full as this")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def serve(options: argparse.Namespace) -> None:
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in COMMANDS:
         return COMMANDS[arguments[0]](arguments[1:])
-    options = parse_arguments(arguments)
+    options = parser().parse_args(arguments)
     start_logging(options.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
     refused = harden()

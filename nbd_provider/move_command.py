@@ -22,7 +22,7 @@ DIRECTORY as well, or when the provider starts. The old directory keeps a small 
 goes to standard error. Exit status: 0 when the storage is in the new place, or with --cancel in the old one, else 1."""
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """The command line after the word ``move``."""
     parser = argparse.ArgumentParser("shadowset-provider move", description=DESCRIPTION)
     parser.add_argument("storage", metavar="STORAGE", help="shadow storage directory")
@@ -30,12 +30,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--origin", required=True, metavar="PATH", help="the volume's block device or image file")
     parser.add_argument("--cancel", action="store_true", help="give up a move that was interrupted")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run it."""
-    options = parse_arguments(arguments)
+    options = parser().parse_args(arguments)
     try:
         read_header(locate(options.storage))  # a provider would make a storage where there is none
         volume = Volume(options.origin, options.origin, options.storage)

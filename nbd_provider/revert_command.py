@@ -22,19 +22,19 @@ one undoes it. A revert that was interrupted goes on: with this command, without
 starts. Progress goes to standard error. Exit status: 0 when the volume is as the copy, 1 when it is not."""
 
 
-def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+def parser() -> argparse.ArgumentParser:
     """The command line after the word ``revert``."""
     parser = argparse.ArgumentParser("shadowset-provider revert", description=DESCRIPTION)
     parser.add_argument("storage", metavar="STORAGE", help="shadow storage directory")
     parser.add_argument("--origin", required=True, metavar="PATH", help="the volume's block device or image file")
     parser.add_argument("--copy", metavar="ID", help="the copy to go back to")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run it."""
-    options = parse_arguments(arguments)
+    options = parser().parse_args(arguments)
     try:
         read_header(locate(options.storage))  # a provider would make a storage where there is none
         volume = Volume(options.origin, options.origin, options.storage)

@@ -9,11 +9,11 @@ python=${PYTHON:-/usr/bin/python3}
 venv=.venv
 
 common="python3-venv e2fsprogs xfsprogs fuse3 mount util-linux kmod"
-tests="libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 postgresql mariadb-server-core restic borgbackup"
+tests="libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 groff-base postgresql mariadb-server-core restic borgbackup"
 case $lane in
 demo) packages=$common extras=farm ;;
-test) packages="$common $tests" extras=farm,mariadb,postgresql,test ;;
-bench) packages="$common $tests qemu-system-common" extras=farm,mariadb,postgresql,test,bench ;;
+test) packages="$common $tests" extras=farm,manual,mariadb,postgresql,test ;;
+bench) packages="$common $tests qemu-system-common" extras=farm,manual,mariadb,postgresql,test,bench ;;
 *) echo "install.sh: $lane is none of demo, test and bench" >&2; exit 2 ;;
 esac
 

@@ -229,7 +229,7 @@ def _clean(directory: str, attachment: Attachment | None, name: str, abort: bool
     state.forget(directory)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="shadowset-attach", description="Attach a volume's NBD export as a device.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     texts = {
@@ -262,7 +262,7 @@ def _add_attach_options(command: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit status 0, or 1 with one sentence on stderr."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         status: int = arguments.call(arguments)
     except VssError as error:
