@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     from shadowset.requester.cli import (
         afterwards,
         backup,
+        backups,
         create,
         delete,
         delta,
@@ -96,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
         writers,
         providers,
         backup,
+        backups,
         restore,
         afterwards,
         revert,

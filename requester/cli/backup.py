@@ -52,7 +52,12 @@ def register(commands: Commands) -> None:
         "since the last full or incremental one, differential since the last full one, log only log files "
         "(default: copy)",
     )
-    command.add_argument("--base", default="", metavar="DIR", help="the backup that this one builds on")
+    command.add_argument(
+        "--base",
+        default="",
+        metavar="DIR",
+        help="the backup that this one builds on; auto: the newest beside it that will do",
+    )
     command.add_argument(
         "--unsupported",
         choices=UNSUPPORTED,
@@ -113,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
         wanted,
         excluded,
         tuple(options.volume),
-        options.base,
+        _base(options),
         Unsupported(options.unsupported),
         tuple((parse_selector(who), text) for who, text in options.option),
     )
@@ -129,6 +134,18 @@ def run(options: argparse.Namespace) -> int:
         for sentence in report.left_out:
             note(f"shadowset: {sentence}")
     return 0 if report.succeeded else 1
+
+
+def _base(options: argparse.Namespace) -> str:
+    import os
+
+    from shadowset.requester.backup.catalogue import Catalogue
+    from shadowset.vss.enums import BackupType
+
+    if options.base != "auto":
+        return str(options.base)
+    beside = os.path.dirname(os.path.abspath(options.target))
+    return Catalogue([beside]).base_for(BackupType[options.type.upper()])
 
 
 def report_text(report: BackupReport) -> str:
