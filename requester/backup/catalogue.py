@@ -1,4 +1,4 @@
-"""Which backups there are, and what is in them: read from the manifests each time, so that nothing can differ from them."""
+"""Which backups there are, and what is in them: read from the manifests whenever it is asked."""
 
 from __future__ import annotations
 

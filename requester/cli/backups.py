@@ -19,11 +19,11 @@ def register(commands: Commands) -> None:
         "backups",
         run,
         "list backups, and search them for components and files",
-        "List the backups in these directories and beneath, oldest first, with what each builds on. One that cannot be\\n"
-        "restored, since it is damaged or its base is gone, is named with the reason, and the exit status is 1.\\n\\n"
+        "List the backups in these directories and beneath, oldest first, with what each builds on. One that cannot\n"
+        "be restored, since it is damaged or its base is gone, is named with the reason, and the exit status is 1.\n\n"
         "With --file the files are listed that fit a pattern, in every backup that has them.",
-        "shadowset backups /backup\\n"
-        "shadowset backups /backup --component 'SQLite Writer:databases/orders'\\n"
+        "shadowset backups /backup\n"
+        "shadowset backups /backup --component 'SQLite Writer:databases/orders'\n"
         "shadowset backups /backup --file '*/orders.db'",
     )
     command.add_argument("places", nargs="+", metavar="DIR", help="a backup, or a directory with backups")

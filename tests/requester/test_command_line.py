@@ -84,7 +84,7 @@ def test_all_commands_are_there() -> None:
         "storage", "storage list", "storage set", "storage move", "hold", "priority",
         "documents", "documents lint", "documents show", "documents json", "documents xml", "documents schema",
         "documents bundle", "documents verify",
-        "revert", "delta", "verify", "restore-pending", "betest", "backups",
+        "revert", "delta", "verify", "restore-pending", "betest", "backups", "run",
     }  # fmt: skip
 
 
