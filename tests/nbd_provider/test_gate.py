@@ -69,6 +69,7 @@ def test_held_writes_belong_to_the_time_after_the_cut(provider: Any, client: Any
     assert shadow.pread(6, 0) == b"before" and client.pread(6, 0) == b"after!"
 
 
+@pytest.mark.vss(86)
 def test_gate_opens_at_its_deadline(provider: Any, client: Any) -> None:
     control = provider.control()
     control.value(m.Hold, timeout_ms=300)
