@@ -154,10 +154,13 @@ class NbdProvider:
         await self._link_of(volume).set_copy(snapshot_id, priority, hold_until_ns)
 
     async def changes(self, volume: str, since: str, until: str, offset: int) -> ChangedRanges:
-        """By the labels of the chunks that were copied out, read by a process of its own."""
+        """By the labels of the chunks that were copied out, read by a process of its own.
+
+        Until now is known while the volume is online only: nobody sees who else writes to its origin otherwise.
+        """
         runtime = self._volumes.get(volume)
         storage = ""
-        while storage != (storage := await _storage_of(runtime)):
+        while storage != (storage := await _storage_of(runtime, online=not until)):
             found = await ask_changes(runtime, storage, since, until, offset)
         return found
 
@@ -174,9 +177,14 @@ class NbdProvider:
         self._objects.remove(copy.device_number)
 
 
-async def _storage_of(runtime: VolumeRuntime) -> str:
-    """Where the shadow storage is: the provider process knows when it has moved."""
+async def _storage_of(runtime: VolumeRuntime, online: bool) -> str:
+    """Where the shadow storage is: the provider process knows when it has moved.
+
+    Errors: VssError while that process is away, if it has to be ``online``.
+    """
     try:
         return (await runtime.online().describe()).storage
     except VssError:
+        if online:
+            raise
         return runtime.row.storage
