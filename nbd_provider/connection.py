@@ -23,7 +23,8 @@ from shadowset.nbd_provider.transmission import Transmission
 
 log = logging.getLogger(__name__)
 
-MAX_UNSENT: Final = 16 << 20
+MAX_UNSENT: Final = 2 << 20
+"""More would only leave the processor's caches before the client takes it; the socket holds as much."""
 SEND_BUFFER: Final = 1 << 20
 SO_SNDBUFFORCE: Final = 32
 GONE: Final = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN, errno.ETIMEDOUT)

@@ -14,59 +14,8 @@ from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import COMMON_FLAGS
 from shadowset.nbd_provider.page_cache import PageCache, read_cached, will_need
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.reader import CopyReader, Place
+from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.volume import Gate
-
-
-class CachedCopyReader(CopyReader):
-    """A reader that can also answer without waiting for a disk, and that several threads may use at a time."""
-
-    @property
-    def origin_fd(self) -> int:
-        """The origin, for questions about its holes."""
-        return self._origin
-
-    def read_cached(self, offset: int, target: memoryview) -> bool:
-        """Fill ``target`` from the page cache; False for what must be waited for or needs a closer look."""
-        start, end = offset, offset + len(target)
-        chunk, last = offset // self.chunk_size, (end - 1) // self.chunk_size
-        place = self._place
-        while offset < end:
-            until = self._same_place(place.head.view, chunk, last)
-            stop = min(end, until * self.chunk_size)
-            if not self._cached_run(place, chunk, until, offset, target[offset - start : stop - start]):
-                return False
-            offset, chunk = stop, until
-        return place.alive
-
-    def _cached_run(self, place: Place, chunk: int, until: int, offset: int, target: memoryview) -> bool:
-        view = place.head.view
-        word = view[chunk]
-        slot = place.segments.find(word, self._number) if word >= self._limit else None
-        if slot is None:
-            return read_cached(self._origin, offset, target) and max(view[chunk:until]) < self._limit
-        if until > chunk + 1:  # copied out since the look at the run
-            return False
-        number, _, data = layout.slot_position(slot, self.chunk_size)
-        return read_cached(place.segments.get(number).fd, data + offset - chunk * self.chunk_size, target)
-
-    def prefetch(self, offset: int, length: int) -> None:
-        """Let the kernel read ahead, in the origin and in the slots."""
-        chunk, last = offset // self.chunk_size, (offset + length - 1) // self.chunk_size
-        place = self._place
-        while chunk <= last:
-            until = self._same_place(place.head.view, chunk, last)
-            with contextlib.suppress(FileNotFoundError):  # a segment went meanwhile: the read looks again
-                self._prefetch_run(place, chunk, until)
-            chunk = until
-
-    def _prefetch_run(self, place: Place, chunk: int, until: int) -> None:
-        slot = place.segments.find(place.head.view[chunk], self._number)
-        if slot is None:
-            will_need(self._origin, chunk * self.chunk_size, (until - chunk) * self.chunk_size)
-        else:
-            number, _, data = layout.slot_position(slot, self.chunk_size)
-            will_need(place.segments.get(number).fd, data, self.chunk_size)
 
 
 class CopyExport:
@@ -75,7 +24,7 @@ class CopyExport:
     gate: Gate | None = None
 
     def __init__(self, storage: str, origin: str, copy_id: UUID, name: str) -> None:
-        self._reader = reader = CachedCopyReader(storage, origin, copy_id)
+        self._reader = reader = CopyReader(storage, origin, copy_id)
         self._storage = storage
         self._copied_out = Changes(storage, copy_id)
         self._may_try = hasattr(os, "RWF_NOWAIT")
@@ -98,9 +47,7 @@ class CopyExport:
         """Fill ``target`` from the page cache; what is unusual is left to ``read``."""
         if self._may_try:
             try:
-                return self._reader.read_cached(offset, target)
-            except FileNotFoundError:
-                return False
+                return self._reader.fill(offset, target, read_cached)
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise
@@ -120,8 +67,10 @@ class CopyExport:
         return copy_ranges(self._reader.origin_fd, self._copied_out, offset, end)
 
     def prefetch(self, offset: int, length: int) -> None:
-        """Let the kernel read ahead."""
-        self._reader.prefetch(offset, length)
+        """Let the kernel read ahead, in the origin and in the slots."""
+        with contextlib.suppress(FileNotFoundError):  # a segment went meanwhile: the read looks again
+            for fd, place, count in self._reader.places(offset, length):
+                will_need(fd, place, count)
 
     def _refuse(self) -> OSError:
         return OSError(errno.EPERM, f"{self.description} is read-only")

@@ -17,12 +17,14 @@ from typing import Final
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Extent
 from shadowset.nbd_provider.page_cache import PageCache
+from shadowset.nbd_provider.store.copy_files import memory
 
 MAX_PIECES: Final = 512
 LARGEST_ZERO_CHECK: Final = 1 << 20
 
 FIRST_SPACE: Final = 256 * 1024
 MOST_SPACE: Final = 4 << 20
+CACHE_LINE: Final = 64
 
 UNSENDABLE: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -70,28 +72,29 @@ class Space:
     """
 
     def __init__(self) -> None:
-        self._all = memoryview(bytearray(FIRST_SPACE))
-        self._used = 0
+        self._all = memory(FIRST_SPACE)
+        self._used = self._last = 0
         self._wished = 0
 
     def take(self, length: int) -> memoryview:
         """Memory for a read."""
-        start = self._used
-        self._used = end = start + length
+        self._last = start = self._used
+        end = start + length
+        self._used = -(-end // CACHE_LINE) * CACHE_LINE
         if end <= len(self._all):
             return self._all[start:end]
         self._wished = min(end, MOST_SPACE)
-        return memoryview(bytearray(length))
+        return memory(length)
 
-    def give_back(self, length: int) -> None:
+    def give_back(self) -> None:
         """What was taken last is not needed."""
-        self._used -= length
+        self._used = self._last
 
     def reset(self) -> None:
         """Nothing of it is in use any more."""
         self._used = 0
         if self._wished > len(self._all):
-            self._all = memoryview(bytearray(self._wished))
+            self._all = memory(self._wished)
 
 
 class Replies:

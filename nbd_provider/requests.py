@@ -9,8 +9,8 @@ from shadowset.nbd_provider import protocol as p
 BUFFER: Final = 1 << 20
 KEPT_BUFFER: Final = 4 << 20
 MAX_REQUESTS: Final = 256
-MAX_ANSWER: Final = 8 << 20
-"""A batch ends after so many requests, or when they ask for so many bytes, so that replies never need large memory."""
+MAX_ANSWER: Final = 512 * 1024
+"""A batch ends after so many requests, or when they ask for so many bytes: the client gets them while more are read."""
 LEAST_ROOM: Final = 64 * 1024
 """There is always room for this much, so that a whole TLS record fits whatever came before it."""
 

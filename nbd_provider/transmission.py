@@ -245,7 +245,7 @@ class Transmission:
         if self._export.read_now(offset, target):
             self._replies.data(cookie, offset, target, whole)
             return
-        self._replies.space.give_back(length)
+        self._replies.space.give_back()
         self._stream.missed()
         if length < SPARSE_READ:
             self._cold.append(request)

@@ -34,12 +34,11 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.files import Segments
 from shadowset.nbd_provider.store.place import at_home
 from shadowset.nbd_provider.store.rows import LivingRows
+from shadowset.nbd_provider.store.slots import Slots, stable_words, too_short
 from shadowset.vss.codes import Code, VssError
 
-WORD: Final = 8
 BLOCK_WORDS: Final = 8192
 TRIES: Final = 100
 _MARKED = re.compile(rb"\x01+")
@@ -107,7 +106,7 @@ class ChangeReader:
             raise
         header = self._rows.header
         self.chunk_size = header.chunk_size
-        self._segments = Segments(storage, header.chunk_size)
+        self._slots = Slots(storage, header.chunk_size)
         self.size = header.size if self._until is None else self._until.size
         self.chunks = layout.chunk_count(self.size, self.chunk_size)
 
@@ -141,7 +140,9 @@ class ChangeReader:
 
     def _blocks(self, first: int, stop: int) -> Iterator[tuple[int, bytes]]:
         """Words of ``head`` that are on disk or in memory at all; holes were never copied out."""
-        at, end = first * WORD, stop * WORD
+        at, end = first * layout.WORD, stop * layout.WORD
+        if os.fstat(self._head).st_size < end:
+            raise too_short(stop)
         while at < end:
             try:
                 at = os.lseek(self._head, at, os.SEEK_DATA)
@@ -151,16 +152,9 @@ class ChangeReader:
                 raise
             hole = min(end, os.lseek(self._head, at, os.SEEK_HOLE))
             while at < hole:
-                count = min(BLOCK_WORDS, (hole - at) // WORD)
-                yield at // WORD, self._words(at // WORD, count)
-                at += count * WORD
-
-    def _words(self, first: int, count: int) -> bytes:
-        """Words read twice alike: a word that was being stored meanwhile would differ, so none is torn."""
-        before = os.pread(self._head, count * WORD, first * WORD)
-        while (again := os.pread(self._head, count * WORD, first * WORD)) != before:
-            before = again
-        return before
+                count = min(BLOCK_WORDS, (hole - at) // layout.WORD)
+                yield at // layout.WORD, stable_words(self._head, at // layout.WORD, count)
+                at += count * layout.WORD
 
     def _marks(self, first: int, words: bytes) -> bytes:
         """One byte for each word: 1 where the chunk changed."""
@@ -177,7 +171,7 @@ class ChangeReader:
     def _walk(self, chunk: int) -> bool:
         """Whether the chunk changed between the two cuts, for one that changed after the second one as well."""
         for attempt in range(TRIES):
-            word = int.from_bytes(self._words(chunk, 1), "little")
+            word = int.from_bytes(stable_words(self._head, chunk, 1), "little")
             try:
                 return self._oldest_label(word)
             except OSError:  # the writer has just given the segment's space back: the chain has another way by now
@@ -192,12 +186,12 @@ class ChangeReader:
         while word and (label := word >> layout.SLOT_BITS) >= since:
             if label < until:
                 return True
-            word = self._segments.previous_head(layout.head_slot(word))
+            word = self._slots.previous_head(layout.head_slot(word))
         return False
 
     def close(self) -> None:
         """Let go of all files."""
-        self._segments.close()
+        self._slots.close()
         os.close(self._head)
         self._rows.close()
 
@@ -218,14 +212,14 @@ def at_least(words: bytes, number: int) -> int:
     (low_least, _, _), (_, middle_above, middle_same), (_, high_above, high_same) = map(_tables, (low, middle, high))
 
     def marks(place: int, table: bytes) -> int:
-        return int.from_bytes(words[place::WORD].translate(table), "little")
+        return int.from_bytes(words[place :: layout.WORD].translate(table), "little")
 
     tail = marks(6, middle_above) | marks(6, middle_same) & marks(5, low_least)
     return marks(7, high_above) | marks(7, high_same) & tail
 
 
 def _expand(marks: int, words: bytes) -> bytes:
-    return marks.to_bytes(len(words) // WORD, "little")
+    return marks.to_bytes(len(words) // layout.WORD, "little")
 
 
 def changed_runs(

@@ -45,7 +45,7 @@ def new_head(storage: str, chunks: int) -> Words:
     with private_file(temporary) as file:
         file.truncate(max(chunks, 1) * 8)
         os.fsync(file.fileno())
-    return Words(temporary, chunks, writable=True)
+    return Words(temporary, chunks)
 
 
 def lengthen_head(storage: str, chunks: int) -> None:

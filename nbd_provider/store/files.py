@@ -1,4 +1,4 @@
-"""The files of shadow storage as memory and descriptors, shared by the writer and its readers."""
+"""The files of shadow storage as memory and descriptors of their writer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Final
 
 from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.slots import find_slot
 from shadowset.vss.codes import Code, VssError
 
 ALLOCATION_STEP: Final = 64 * 1024
@@ -48,15 +49,15 @@ def write_all(fd: int, data: bytes | bytearray | memoryview, offset: int) -> Non
 
 
 class Words:
-    """A file of 64-bit words in memory. A writable one makes sure of disk space before it stores.
+    """A file of 64-bit words in the writer's memory, which makes sure of disk space before it stores.
 
     Storing into a hole of a mapped file on a full file system would end the process with SIGBUS, so ``reserve``
     allocates first, where the error is an exception.
     """
 
-    def __init__(self, path: str, count: int, writable: bool) -> None:
-        self._fd = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
-        self._map = mmap.mmap(self._fd, max(count, 1) * 8, access=mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ)
+    def __init__(self, path: str, count: int) -> None:
+        self._fd = os.open(path, os.O_RDWR)
+        self._map = mmap.mmap(self._fd, max(count, 1) * 8, access=mmap.ACCESS_WRITE)
         self.view: memoryview = memoryview(self._map).cast("Q")
         self._reserved: set[int] = set()
 
@@ -93,7 +94,7 @@ class Words:
 
 
 class Segment:
-    """One file of slots: their records, then their data."""
+    """One file of slots: their records, then their data; as the writer sees it."""
 
     def __init__(self, storage: str, number: int, writable: bool) -> None:
         self.path = f"{storage}/{layout.segment_name(number)}"
@@ -114,7 +115,7 @@ class Segment:
 
 
 class Segments:
-    """All segments of a storage directory, opened when first needed."""
+    """All segments of a storage directory for its writer, opened when first needed."""
 
     def __init__(self, storage: str, chunk_size: int, writable: bool = False) -> None:
         self._storage = storage
@@ -172,11 +173,7 @@ class Segments:
 
     def find(self, word: int, copy: int) -> int | None:
         """The slot that holds what copy number ``copy`` saw, walking back from a head word; None means the origin."""
-        found = None
-        while word >> layout.SLOT_BITS >= copy and word:
-            found = layout.head_slot(word)
-            word = self.previous_head(found)
-        return found
+        return find_slot(word, copy, self.previous_head)
 
     def read(self, slot: int, start: int, length: int) -> bytes:
         """Bytes of a slot's data. Errors: OSError, EOFError when the slot is not there."""

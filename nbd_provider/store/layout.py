@@ -33,7 +33,8 @@ SEGMENT_SLOTS = 1 << 20
 SLOT_RECORD = struct.Struct("<QQQII")
 """chunk, head word that the slot replaced, label << 32 | place in its batch, flags, CRC-32 of the data (durable)."""
 SLOT_RECORD_SIZE = SLOT_RECORD.size
-SLOT_WORDS = SLOT_RECORD_SIZE // 8
+WORD = 8
+SLOT_WORDS = SLOT_RECORD_SIZE // WORD
 WORD_CHUNK, WORD_PREVIOUS, WORD_LABEL, WORD_FLAGS = range(SLOT_WORDS)
 SEGMENT_DATA = SEGMENT_SLOTS * SLOT_RECORD_SIZE
 FREE_CHUNK = (1 << 64) - 1

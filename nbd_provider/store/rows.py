@@ -23,6 +23,7 @@ class LivingRows:
         self.header = read_header(storage)
         self._losses = LossWatch(storage, self.header)
         self._table = os.open(f"{storage}/table", os.O_RDONLY | os.O_CLOEXEC)
+        self._known: dict[int, tuple[bytes, layout.Entry | None]] = {}
 
     def find(self, copy_id: UUID) -> tuple[int, layout.Entry]:
         """The row's offset and the living copy in it. Errors: VSS_E_OBJECT_NOT_FOUND."""
@@ -58,12 +59,18 @@ class LivingRows:
         return entry.state in layout.LIVE_STATES and not self._losses.lost(entry)
 
     def _read(self, offset: int) -> layout.Entry | None:
-        """One row, once more when the writer was just changing it."""
+        """One row, once more when the writer was just changing it; taken apart only when it is not as it was."""
         for _ in range(TRIES):
+            row = os.pread(self._table, layout.ENTRY_SIZE, offset)
+            known = self._known.get(offset)
+            if known is not None and known[0] == row:
+                return known[1]
             try:
-                return layout.Entry.unpack(os.pread(self._table, layout.ENTRY_SIZE, offset))
+                entry = layout.Entry.unpack(row)
             except ValueError:
                 continue
+            self._known[offset] = row, entry
+            return entry
         return None
 
     def close(self) -> None:

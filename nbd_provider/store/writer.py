@@ -75,7 +75,7 @@ class ShadowStore:
         self._shift = header.chunk_size.bit_length() - 1
         self.table = CopyTable(self.storage, header)
         self.segments = Segments(self.storage, header.chunk_size, writable=True)
-        self.head = Words(f"{self.storage}/head", self.chunks, writable=True)
+        self.head = Words(f"{self.storage}/head", self.chunks)
         self._losses = LossKeeper(self.table, LossRecord(self.storage, header, self._places), self.lock)
         self._losses.take_over()
         if not header.clean and header.boot_id != boot_id():

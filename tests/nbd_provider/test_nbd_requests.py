@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -12,14 +13,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from shadowset.nbd_provider import copy_export
 from shadowset.nbd_provider import protocol as p
-from shadowset.nbd_provider.replies import Replies
-from shadowset.nbd_provider.store.writer import ShadowStore
+from shadowset.nbd_provider.replies import FIRST_SPACE, Replies, Space
 from shadowset.vss import provider_protocol as m
 
 
@@ -217,29 +215,21 @@ def test_a_deleted_copy_is_an_error_not_old_data(provider: Any, nbd_module: Any,
     assert f"shadow copy {copy} no longer exists" in provider.log()
 
 
-def test_cached_read_that_a_write_overtakes(workdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The chunk is copied out and overwritten between the look at its word and the read of the origin."""
-    path = f"{workdir}/o"
-    Path(path).write_bytes(b"old!" * 16384)
-    fd = os.open(path, os.O_RDWR)
-    store = ShadowStore(f"{workdir}/s", fd, 65536)
-    store.commit(UUID(int=1), UUID(int=2), 1, False)
-    reader = copy_export.CachedCopyReader(f"{workdir}/s", path, UUID(int=1))
-    plain = copy_export.read_cached
+def address(part: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(part))
 
-    def overtaken(file: int, offset: int, target: memoryview) -> bool:
-        store.prepare_write([(16384, 100)])
-        os.pwrite(fd, b"new!" * 25, 16384)
-        return plain(file, offset, target)
 
-    target = memoryview(bytearray(65536))
-    monkeypatch.setattr(copy_export, "read_cached", overtaken)
-    assert not reader.read_cached(0, target)
-    monkeypatch.undo()
-    assert reader.read_cached(0, target) and bytes(target) == b"old!" * 16384 == reader.read(0, 65536)
-    reader.close()
-    store.close()
-    os.close(fd)
+def test_memory_of_replies_lies_where_copies_to_it_are_fast() -> None:
+    space = Space()
+    first, second = space.take(100), space.take(4096)
+    assert address(first) % 4096 == 0 and address(second) == address(first) + 128
+    space.give_back()
+    assert address(space.take(512)) == address(second)
+    large = space.take(FIRST_SPACE)
+    assert len(large) == FIRST_SPACE and address(large) % 4096 == 0, "what does not fit is made"
+    space.reset()
+    first, second = space.take(512), space.take(FIRST_SPACE)
+    assert address(second) == address(first) + 512, "it has grown"
 
 
 def test_sentences_are_cut_between_characters() -> None:

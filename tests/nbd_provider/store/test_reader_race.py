@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from shadowset.nbd_provider import copy_export
-from shadowset.nbd_provider.copy_export import CachedCopyReader
-from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.page_cache import read_cached
+from shadowset.nbd_provider.store import copy_files, layout
+from shadowset.nbd_provider.store.copy_files import Pread, origin_runs, read_whole
+from shadowset.nbd_provider.store.reader import CopyLost, CopyReader
 from shadowset.nbd_provider.store.writer import ShadowStore
 
 CHUNK = 4096
@@ -34,17 +35,8 @@ class Racing:
         self._store.prepare_write([(chunk * CHUNK, CHUNK)])
         os.pwrite(self._fd, b"n" * CHUNK, chunk * CHUNK)
 
-    def overtake(self, look: Callable[[memoryview, int, int], int]) -> Callable[[memoryview, int, int], int]:
-        """Copy out chunks 0 and 5 between the look at the run and what follows."""
-
-        def overtaken(view: memoryview, chunk: int, last: int) -> int:
-            until = look(view, chunk, last)
-            if chunk == 0 and until > 1:
-                self.write(0)
-                self.write(5)
-            return until
-
-        return overtaken
+    def lose(self) -> None:
+        self._store.delete(COPY)
 
     def close(self) -> None:
         self._store.close()
@@ -58,40 +50,109 @@ def racing(tmp_path: Path) -> Iterator[Racing]:
     made.close()
 
 
-def test_a_run_whose_first_chunk_is_copied_out_meanwhile(racing: Racing, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = CopyReader(racing.storage, racing.origin, COPY)
-    monkeypatch.setattr(reader, "_same_place", racing.overtake(reader._same_place))
-    assert reader.read(0, len(racing.content)) == racing.content
-    reader.close()
+@pytest.fixture
+def reader(racing: Racing) -> Iterator[CopyReader]:
+    made = CopyReader(racing.storage, racing.origin, COPY)
+    yield made
+    made.close()
 
 
-def read_cached(reader: CachedCopyReader, length: int) -> bytes | None:
-    target = bytearray(length)
-    return bytes(target) if reader.read_cached(0, memoryview(target)) else None
-
-
-def test_a_cached_run_whose_first_chunk_is_copied_out_meanwhile(
-    racing: Racing, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("pread", [read_whole, read_cached])
+@pytest.mark.parametrize("late", [True, False])
+def test_chunks_that_are_copied_out_beside_the_reading(
+    racing: Racing, reader: CopyReader, pread: Pread, late: bool
 ) -> None:
-    reader = CachedCopyReader(racing.storage, racing.origin, COPY)
-    assert read_cached(reader, len(racing.content)) == racing.content
-    with monkeypatch.context() as patches:
-        patches.setattr(reader, "_same_place", racing.overtake(reader._same_place))
-        assert read_cached(reader, len(racing.content)) is None, "a closer look is needed"
-    assert read_cached(reader, len(racing.content)) == racing.content
-    reader.close()
+    """Before the bytes are read, so that new ones are, and after it, so that the words have changed for nothing."""
+    todo = [0, 5, 6]
+
+    def overtaken(fd: int, offset: int, target: memoryview) -> bool:
+        filled = late and pread(fd, offset, target)
+        while todo:
+            racing.write(todo.pop())
+        return filled or pread(fd, offset, target)
+
+    target = bytearray(len(racing.content))
+    assert reader.fill(0, memoryview(target), overtaken) and not todo
+    assert target == racing.content
 
 
-def test_a_cached_run_that_is_overwritten_before_it_is_read(racing: Racing, monkeypatch: pytest.MonkeyPatch) -> None:
-    reader = CachedCopyReader(racing.storage, racing.origin, COPY)
-    real = copy_export.read_cached
+def test_a_chunk_that_is_copied_out_at_each_look(racing: Racing, reader: CopyReader) -> None:
+    """Whatever the writer does, only what changed is read again."""
+    reads: list[tuple[int, int]] = []
 
-    def late(fd: int, offset: int, target: memoryview) -> bool:
-        racing.write(3)
-        return real(fd, offset, target)
+    def overtaken(fd: int, offset: int, target: memoryview) -> bool:
+        reads.append((offset, len(target)))
+        if len(reads) < 6:
+            racing.write(len(reads))
+        return read_whole(fd, offset, target)
 
-    with monkeypatch.context() as patches:
-        patches.setattr(copy_export, "read_cached", late)
-        assert read_cached(reader, 6 * CHUNK) is None, "new bytes were read"
-    assert read_cached(reader, len(racing.content)) == racing.content
-    reader.close()
+    target = bytearray(len(racing.content))
+    assert reader.fill(0, memoryview(target), overtaken)
+    assert target == racing.content and len(reads) > 6
+    assert [length for _, length in reads[2:]] == [CHUNK] * len(reads[2:])
+
+
+def test_a_whole_read_that_is_overtaken(racing: Racing, reader: CopyReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``read`` takes what lies in the origin alone straight from there."""
+    real, todo = os.pread, [3]
+
+    def overtaken(fd: int, length: int, offset: int) -> bytes:
+        if fd == reader.origin_fd and todo:
+            racing.write(todo.pop())
+        return real(fd, length, offset)
+
+    monkeypatch.setattr(os, "pread", overtaken)
+    assert reader.read(0, 6 * CHUNK) == racing.content[: 6 * CHUNK]
+    assert not todo
+
+
+def test_a_word_that_is_being_stored_is_looked_at_again(
+    racing: Racing, reader: CopyReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look sees half of a word, which names a slot that is nowhere."""
+    real, torn = copy_files.read_words, [0]
+
+    def half(fd: int, first: int, count: int) -> bytes:
+        words = real(fd, first, count)
+        if torn:
+            place = torn.pop() * layout.WORD
+            words = words[:place] + layout.pack_head(1, 1 << 39).to_bytes(8, "little") + words[place + layout.WORD :]
+        return words
+
+    monkeypatch.setattr(copy_files, "read_words", half)
+    assert reader.read(0, len(racing.content)) == racing.content and not torn
+
+
+def test_what_is_not_in_memory_is_left_to_others(racing: Racing, reader: CopyReader) -> None:
+    assert not reader.fill(0, memoryview(bytearray(CHUNK)), lambda fd, offset, target: False)
+
+
+def test_a_bad_place_of_the_origin_that_is_not_needed(racing: Racing, reader: CopyReader) -> None:
+    """Kept chunks within a run are read along, but not if that fails."""
+    racing.write(3)
+
+    def bad(fd: int, offset: int, target: memoryview) -> bool:
+        if fd == reader.origin_fd and offset <= 3 * CHUNK < offset + len(target):
+            raise OSError(5, "bad sector")
+        return read_whole(fd, offset, target)
+
+    target = bytearray(len(racing.content))
+    assert reader.fill(0, memoryview(target), bad) and target == racing.content
+    reads: list[int] = []
+    assert reader.fill(0, memoryview(target), lambda *read: bool(reads.append(read[1])) or read_whole(*read))
+    assert len(reads) == 3, "the origin at once, and two slots"
+
+
+def test_a_reader_of_a_lost_copy(racing: Racing, reader: CopyReader) -> None:
+    racing.lose()
+    assert not reader.fill(0, memoryview(bytearray(CHUNK)), read_whole)
+    with pytest.raises(CopyLost):
+        reader.read(0, CHUNK)
+
+
+def test_runs_of_the_origin() -> None:
+    assert origin_runs([], 3) == [(0, 3)]
+    assert origin_runs([0, 1, 2], 3) == []
+    assert origin_runs([1], 3) == [(0, 3)]
+    assert origin_runs([1], 3, 0) == [(0, 1), (2, 3)]
+    assert origin_runs([0, 2, 3, 4, 5, 6, 8], 10) == [(1, 2), (7, 10)]

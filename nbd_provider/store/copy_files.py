@@ -1,0 +1,202 @@
+"""The files of a shadow storage as a reader of one copy has them open, and how they say where its bytes are.
+
+A read looks at the head's words of its chunks, reads what they say, and looks at the words again: chunks whose words
+are the same were read right, the others are read once more. The writer stores a word before it changes the origin, so
+what was read from the origin under an unchanged word is as old as the cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from uuid import UUID
+
+from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.rows import LivingRows
+from shadowset.nbd_provider.store.slots import Slots, read_words
+
+LOOKS = 100
+LARGE = 64 * 1024
+BRIDGE = 4
+"""Chunks between two runs of the origin that are read along, since that costs less than another read."""
+
+Pread = Callable[[int, int, memoryview], bool]
+"""Fills memory from a descriptor at an offset; False when it will not fill all of it."""
+
+
+def memory(length: int) -> memoryview:
+    """Memory to read into; where it is large it begins with a page.
+
+    Some processors copy from the page cache to the middle of a cache line at half the speed.
+    """
+    return memoryview(mmap.mmap(-1, length)) if length >= LARGE else memoryview(bytearray(length))
+
+
+def read_whole(fd: int, offset: int, target: memoryview) -> bool:
+    """Fill memory, waiting for the disk. Errors: OSError, with EIO when the file ends early."""
+    done = os.preadv(fd, (target,), offset)
+    while done < len(target):
+        more = os.preadv(fd, (target[done:],), offset + done)
+        if not more:
+            raise OSError(errno.EIO, f"the file ends at byte {offset + done}")
+        done += more
+    return True
+
+
+class CopyFiles:
+    """The files in one directory. ``origin``: a descriptor of the origin. Any thread may read.
+
+    What was read counts only if the copy is ``alive`` afterwards.
+
+    Errors: VSS_E_OBJECT_NOT_FOUND when the storage has no such living copy.
+    """
+
+    def __init__(self, storage: str, copy_id: UUID, origin: int) -> None:
+        self.storage = storage
+        self._origin = origin
+        self._rows = LivingRows(storage)
+        try:
+            self._row, self.entry = self._rows.find(copy_id)
+            self._head = os.open(f"{storage}/head", os.O_RDONLY | os.O_CLOEXEC)
+        except BaseException:
+            self._rows.close()
+            raise
+        self.chunk_size = self._rows.header.chunk_size
+        self._slots = Slots(storage, self.chunk_size)
+        self._number = self.entry.number
+        self._limit = self._number << layout.SLOT_BITS
+
+    @property
+    def alive(self) -> bool:
+        """Whether the copy lives, here. Errors: OSError."""
+        return self._rows.alive(self._row, self._number)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the storage has left this place. Errors: OSError."""
+        return self._rows.moved(self._row)
+
+    def _chunks(self, offset: int, length: int) -> tuple[int, int]:
+        """First chunk and number of chunks."""
+        first = offset // self.chunk_size
+        return first, (offset + length - 1) // self.chunk_size - first + 1
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes within the copy. What lies in the origin alone is not copied again. Errors: OSError."""
+        first, count = self._chunks(offset, length)
+        words = read_words(self._head, first, count)
+        if max(_numbers(words)) < self._limit:
+            content = os.pread(self._origin, length, offset)
+            if len(content) == length and read_words(self._head, first, count) == words:
+                return content
+        target = memory(length)
+        self.fill(offset, target, read_whole)
+        return bytes(target)
+
+    def fill(self, offset: int, target: memoryview, pread: Pread) -> bool:
+        """Fill memory within the copy. False where ``pread`` will not. Errors: OSError."""
+        first, count = self._chunks(offset, len(target))
+        words = read_words(self._head, first, count)
+        todo: Sequence[tuple[int, int]] = ((0, count),)
+        for look in range(LOOKS):
+            problem: OSError | None = None
+            try:
+                for start, end in todo:
+                    numbers = _numbers(words[start * layout.WORD : end * layout.WORD])
+                    if not self._fill_run(first + start, numbers, offset, target, pread):
+                        return False
+            except OSError as error:
+                problem = error
+                self._slots.look_again()
+            again = read_words(self._head, first, count)
+            if problem is None:
+                if again == words:
+                    return True
+                todo = _differences(words, again)
+            elif look == LOOKS - 1 or (again == words and not isinstance(problem, FileNotFoundError)):
+                raise problem  # not of a word that was just changing, nor of a segment of other copies that just went
+            words = again
+        raise OSError(errno.EIO, f"chunks of shadow copy {self.entry.copy_id} change too fast to be read")
+
+    def _fill_run(self, first: int, numbers: list[int], offset: int, target: memoryview, pread: Pread) -> bool:
+        """Fill what lies in consecutive chunks whose head words are given: the origin first, the slots over it."""
+        size, limit, end = self.chunk_size, self._limit, len(target)
+        begin = first * size - offset  # where the first chunk begins in ``target``, perhaps before it
+        kept = [index for index, word in enumerate(numbers) if word >= limit]
+        if not self._fill_origin(begin, kept, len(numbers), offset, target, pread):
+            return False
+        for index in kept:
+            slot = self._slots.find(numbers[index], self._number)
+            assert slot is not None
+            fd, place = self._slots.place(slot)
+            chunk = begin + index * size
+            start = max(0, chunk)
+            if not pread(fd, place + start - chunk, target[start : min(end, chunk + size)]):
+                return False
+        return True
+
+    def _fill_origin(
+        self, begin: int, kept: Sequence[int], count: int, offset: int, target: memoryview, pread: Pread
+    ) -> bool:
+        size, end, origin = self.chunk_size, len(target), self._origin
+
+        def fill(runs: Sequence[tuple[int, int]]) -> bool:
+            for first, stop in runs:
+                start = max(0, begin + first * size)
+                if not pread(origin, offset + start, target[start : min(end, begin + stop * size)]):
+                    return False
+            return True
+
+        if not kept:
+            return fill(((0, count),))
+        try:
+            return fill(origin_runs(kept, count))
+        except OSError:  # perhaps where nothing is needed of it
+            return fill(origin_runs(kept, count, 0))
+
+    def places(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Descriptor, offset and length of whole chunks that a read of the range would read now. Errors: OSError."""
+        first, count = self._chunks(offset, length)
+        numbers = _numbers(read_words(self._head, first, count))
+        kept = [index for index, word in enumerate(numbers) if word >= self._limit]
+        for start, end in origin_runs(kept, count):
+            yield self._origin, (first + start) * self.chunk_size, (end - start) * self.chunk_size
+        for index in kept:
+            slot = self._slots.find(numbers[index], self._number)
+            assert slot is not None
+            yield *self._slots.place(slot), self.chunk_size
+
+    def close(self) -> None:
+        """Let go of all files but the origin."""
+        self._slots.close()
+        os.close(self._head)
+        self._rows.close()
+
+
+def _numbers(words: bytes) -> list[int]:
+    return memoryview(words).cast("Q").tolist()
+
+
+def origin_runs(kept: Sequence[int], count: int, bridge: int = BRIDGE) -> list[tuple[int, int]]:
+    """Runs of ``count`` chunks that are read from the origin, as (start, end); ``kept`` ones lie in slots.
+
+    Up to ``bridge`` kept chunks within a run do not end it.
+    """
+    runs: list[tuple[int, int]] = []
+    for before, after in pairwise((-1, *kept, count)):
+        if after - before > 1:
+            if runs and before + 1 - runs[-1][1] <= bridge:
+                runs[-1] = (runs[-1][0], after)
+            else:
+                runs.append((before + 1, after))
+    return runs
+
+
+def _differences(before: bytes, after: bytes) -> list[tuple[int, int]]:
+    """Runs of words that differ, as (start, end)."""
+    pairs = enumerate(zip(_numbers(before), _numbers(after), strict=True))
+    changed = layout.runs([index for index, (old, new) in pairs if old != new])
+    return [(run[0], run[-1] + 1) for run in changed]
