@@ -224,6 +224,7 @@ class VolumeRuntime:
             *("--origin", self.row.origin, "--storage", self.row.storage),
             *("--nbd", paths.nbd_socket(self.name), "--control", paths.control_socket(self.name)),
             *("--chunk-size", str(self.row.chunk_size)),
+            *(("--existing",) if self._task else ()),  # known volumes have storage, perhaps on a disk that comes late
         ]
 
     async def run_provider(self, *arguments: str) -> tuple[int, str, str]:

@@ -15,6 +15,7 @@ from shadowset.nbd_provider import changes_command, check_command, move_command,
 from shadowset.nbd_provider.control import ControlClient
 from shadowset.nbd_provider.listening import listen_unix, passed_socket
 from shadowset.nbd_provider.live_export import LiveDirectory
+from shadowset.nbd_provider.places import require_storage
 from shadowset.nbd_provider.process import harden, start_logging
 from shadowset.nbd_provider.server import Server
 from shadowset.nbd_provider.store import layout
@@ -65,6 +66,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--origin", required=True, metavar="PATH", help="block device or image file to protect")
     parser.add_argument("--storage", required=True, metavar="DIR", help="shadow storage directory, on another volume")
     parser.add_argument(
+        "--existing", action="store_true", help="refuse to serve when there is no storage yet, instead of making one"
+    )
+    parser.add_argument(
         "--losses",
         metavar="DIR",
         help="where a lost copy is recorded when the storage takes no write, on another file system than the storage "
@@ -92,6 +96,8 @@ def parser() -> argparse.ArgumentParser:
 def serve(options: argparse.Namespace) -> None:
     """Serve until SIGTERM, SIGINT or a stop call. Errors: VssError before anything is served."""
     passed = nbd_socket(options.nbd)
+    if options.existing:
+        require_storage(options.storage)
     volume = Volume(options.name, options.origin, options.storage, options.chunk_size, options.losses)
     try:
         volume.configure(options.max_size, options.policy, options.warn_at)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from shadowset.nbd_provider.origin import device_stack
+from shadowset.nbd_provider.store.place import INCOMING, locate
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
 
@@ -23,6 +24,20 @@ def check_storage_place(origin: str, storage: str, what: str = "shadow storage")
         raise VssError(
             Code.VSS_E_VOLUME_NOT_SUPPORTED,
             f"{what} {storage} lies on the protected volume {origin} itself; choose a directory elsewhere",
+        )
+
+
+def require_storage(storage: str) -> None:
+    """Refuse to go on without the storage that was: a new one would keep nothing of what its copies need.
+
+    Errors: VSS_E_OBJECT_NOT_FOUND.
+    """
+    home = locate(storage)
+    if not any(os.path.exists(f"{home}/{name}") for name in ("table", INCOMING)):
+        raise VssError(
+            Code.VSS_E_OBJECT_NOT_FOUND,
+            f"shadow storage {home} is not there; mount the file system that it lies on, since the volume's shadow "
+            "copies end with the first write that it does not see",
         )
 
 

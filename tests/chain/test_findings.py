@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 
+@pytest.mark.vss(125)
 def test_a_copy_lost_to_full_storage_is_reported_and_gone(chain: Any, wait_until: Any) -> None:
     small = f"{chain.directory}/small"
     os.mkdir(small)

@@ -170,6 +170,7 @@ def test_json_is_json(volumes: Any) -> None:
     assert subprocess.run(tool, input=listing, capture_output=True, text=True, timeout=30, check=False).returncode == 0
 
 
+@pytest.mark.vss(97)
 def test_storage_never_lies_on_a_served_volume(volumes: Any) -> None:
     chain = volumes
     image = f"{chain.directory}/third.img"

@@ -60,6 +60,7 @@ def digest(provider: Any, copy: str) -> str:
     return value.hexdigest()
 
 
+@pytest.mark.vss(94)
 def test_kill_under_load(provider: Any, nbd_module: Any, random_image: bytes) -> None:
     expected: dict[str, str] = {}
     for number in range(ROUNDS):

@@ -76,6 +76,7 @@ def test_one_write_fails_and_everything_else_goes_on(dying: Any, nbd_module: Any
     reader.close()
 
 
+@pytest.mark.vss(125)
 def test_the_volume_goes_on_and_the_copy_is_lost_for_good(dying: Any, nbd_module: Any) -> None:
     """Readers in other processes see it at once, and it is still so after a kill with a storage that works again."""
     content = bytearray(Path(dying.origin).read_bytes())

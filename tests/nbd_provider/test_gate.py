@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from shadowset.nbd_provider.volume import Gate
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.codes import Code
 
@@ -81,6 +82,13 @@ def test_gate_opens_at_its_deadline(provider: Any, client: Any) -> None:
     assert isinstance(late, m.Failed) and late.code == Code.VSS_E_HOLD_WRITES_TIMEOUT
     assert control.value(m.Describe)["copies"] == []
     control.snapshot()
+
+
+@pytest.mark.vss(86)
+def test_nobody_holds_for_more_than_ten_seconds() -> None:
+    gate, began = Gate(), time.monotonic()
+    gate.close(gate, 3_600_000)
+    assert began + 9 < gate.deadline <= time.monotonic() + 10
 
 
 def test_gate_opens_when_its_owner_dies(provider: Any, client: Any) -> None:

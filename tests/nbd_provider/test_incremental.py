@@ -121,7 +121,7 @@ def lose_power(provider: Any, place: str) -> None:
         file.write(header.pack())
 
 
-@pytest.mark.vss(104)
+@pytest.mark.vss(94, 104)
 @pytest.mark.host
 @pytest.mark.parametrize("crash", ["kill", "power loss"])
 def test_an_incremental_backup_equals_the_full_one(

@@ -69,6 +69,7 @@ def test_mounted_device_and_its_file(workdir: str, loop: str) -> None:
     assert caught.value.code == Code.VSS_E_VOLUME_IN_USE
 
 
+@pytest.mark.vss(97)
 def test_storage_on_the_volume_itself(workdir: str, loop: str) -> None:
     subprocess.run(["mkfs.ext4", "-q", loop], check=True)
     os.mkdir(f"{workdir}/mnt")
@@ -81,6 +82,7 @@ def test_storage_on_the_volume_itself(workdir: str, loop: str) -> None:
     check_storage_place(loop, f"{workdir}/storage")
 
 
+@pytest.mark.vss(97)
 def test_storage_of_another_volume(workdir: str) -> None:
     Volume("a", image(f"{workdir}/a"), f"{workdir}/storage").close()
     with pytest.raises(VssError, match="belongs to a volume of 1048576 bytes"):

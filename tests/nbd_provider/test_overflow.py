@@ -75,7 +75,7 @@ def lab() -> Iterator[Lab]:
     rmtree(directory)
 
 
-@pytest.mark.vss(100)
+@pytest.mark.vss(100, 125)
 def test_delete_oldest_loses_the_oldest(lab: Lab) -> None:
     lab.limit(Policy.DELETE_OLDEST, 6)
     first = lab.cut(persistent=True)

@@ -262,7 +262,7 @@ def compare(image: str, copies: dict[UUID, bytes]) -> None:
             raise AssertionError(f"copy {copy.int} has wrong data in chunks {wrong}")
 
 
-@pytest.mark.vss(95)
+@pytest.mark.vss(94, 95)
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("seed", [1, 2])

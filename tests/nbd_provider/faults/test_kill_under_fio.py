@@ -72,6 +72,7 @@ def play_round(provider: Any, expected: dict[str, str], number: int, chance: ran
         load.communicate()
 
 
+@pytest.mark.vss(94)
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_kill_under_fio(provider: Any, tools: Any, long: int) -> None:
