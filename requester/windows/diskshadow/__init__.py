@@ -29,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> int:
     from shadowset import __version__
     from shadowset.requester.cli.output import say
-    from shadowset.requester.windows.diskshadow.interpreter import run_prompt, run_script
+    from shadowset.requester.windows.diskshadow.interpreter import commands_text, run_prompt, run_script
     from shadowset.requester.windows.diskshadow.session import Session
 
     if any(one in ("/?", "-?", "-h", "--help") for one in given):
-        say(USAGE)
+        say(f"{USAGE}\n\ncommands:\n{commands_text()}")
         return EXIT_OK
     files = _files(given)
     if isinstance(sys.stdin, TextIOWrapper):

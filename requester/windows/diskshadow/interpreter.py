@@ -30,9 +30,7 @@ def _reset(session: Session, given: list[str]) -> None:
 
 
 def _help(session: Session, given: list[str]) -> None:
-    session.tell(
-        "\n".join(f"{' '.join(command).upper():<18} {help_text}" for command, (_, help_text) in COMMANDS.items())
-    )
+    session.tell(commands_text())
 
 
 COMMANDS: dict[tuple[str, ...], tuple[Handler, str]] = {
@@ -68,6 +66,11 @@ COMMANDS: dict[tuple[str, ...], tuple[Handler, str]] = {
     ("help",): (_help, "show this"),
     ("exit",): (_exit, "end; volatile copies go"),
 }
+
+
+def commands_text() -> str:
+    """All commands, one a line."""
+    return "\n".join(f"{' '.join(command).upper():<18} {text}" for command, (_, text) in COMMANDS.items())
 
 
 def perform(session: Session, line: str) -> None:
