@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from shadowset.requester.cli.options import Commands, add_command, add_json, add_wait
+from shadowset.requester.cli.options import Commands, add_command, add_json, add_tries, add_wait
 
 UNSUPPORTED = ("whole", "skip", "refuse")
 
@@ -74,6 +74,7 @@ def register(commands: Commands) -> None:
         help="hand the component's writer this text; may be repeated",
     )
     add_wait(command)
+    add_tries(command)
     add_json(command)
 
 
@@ -110,6 +111,7 @@ def run(options: argparse.Namespace) -> int:
     from shadowset.requester.backup.plan import Choice, parse_selector
     from shadowset.requester.cli.output import answer, note
     from shadowset.requester.cli.watch import TerminalObserver
+    from shadowset.requester.retry import Policy, with_retries
     from shadowset.vss.enums import BackupType
 
     wanted, excluded = selection(options)
@@ -122,7 +124,11 @@ def run(options: argparse.Namespace) -> int:
         Unsupported(options.unsupported),
         tuple((parse_selector(who), text) for who, text in options.option),
     )
-    report = BackupJob(options.target, choice, observer=TerminalObserver(), wait=options.wait).run()
+    report = with_retries(
+        lambda last: BackupJob(options.target, choice, observer=TerminalObserver(), wait=options.wait).run(),
+        Policy(options.tries, options.retry_wait),
+        lambda sentence: note(f"shadowset: {sentence}"),
+    )
     answer(options.json, report, report_text(report))
     if not report.succeeded:
         failed = sum(1 for component in report.components if not component.succeeded)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from shadowset.requester.cli.options import Commands, add_command, add_json, add_wait
+from shadowset.requester.cli.options import Commands, add_command, add_json, add_tries, add_wait
 
 if TYPE_CHECKING:
     from shadowset.requester.backup_components import BackupComponents
@@ -50,6 +51,7 @@ def register(commands: Commands) -> None:
     command.add_argument("--no-writers", action="store_true", help="cut without asking the writers (crash-consistent)")
     command.add_argument("--exec", metavar="CMD", dest="command", help="shell command to run while the set is there")
     add_wait(command)
+    add_tries(command)
     add_json(command)
 
 
@@ -75,19 +77,45 @@ def choose_context(name: str | None, persistent: bool, no_writers: bool, execute
 def run(options: argparse.Namespace) -> int:
     """Make a set."""
     from shadowset.requester.administration import Administration
-    from shadowset.requester.backup_components import BackupComponents
-    from shadowset.requester.cli.watch import show_notice
-    from shadowset.requester.create import complete, create_set
+    from shadowset.requester.cli.output import note
+    from shadowset.requester.create import complete
+    from shadowset.requester.retry import Policy, with_retries
 
     context = choose_context(options.context, options.persistent, options.no_writers, bool(options.command))
     with Administration(client="shadowset create") as administration:
         registered = [] if options.no_writers else administration.list_writers()
-    with BackupComponents(client="shadowset create", on_notice=show_notice) as calls:
-        record = create_set(calls, options.volumes, context, options.wait)
+    with ExitStack() as stack:
+        calls, record = with_retries(
+            lambda last: _attempt(stack, options, context, last),
+            Policy(options.tries, options.retry_wait),
+            lambda sentence: note(f"shadowset: {sentence}"),
+        )
         status = _execute(calls, record, options.command) if options.command else 0
         complete(calls, context)
     _report(options, record)
     return status or _warn(record, registered)
+
+
+def _attempt(
+    stack: ExitStack, options: argparse.Namespace, context: int, last: bool
+) -> tuple[BackupComponents, SetRecord]:
+    """A set in a session of its own. Unless it is the last attempt, writers' passing failures void it."""
+    from shadowset.requester.backup_components import BackupComponents
+    from shadowset.requester.cli.watch import show_notice
+    from shadowset.requester.create import create_set, take_back
+    from shadowset.requester.retry import refuse_passing_failures
+    from shadowset.vss.codes import VssError
+
+    stack.close()
+    calls = stack.enter_context(BackupComponents(client="shadowset create", on_notice=show_notice))
+    record = create_set(calls, options.volumes, context, options.wait)
+    try:
+        if not last:
+            refuse_passing_failures(record)
+    except VssError:
+        take_back(calls, record.set_id)
+        raise
+    return calls, record
 
 
 def _execute(calls: BackupComponents, record: SetRecord, command: str) -> int:

@@ -81,6 +81,31 @@ def add_wait(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_tries(command: argparse.ArgumentParser) -> None:
+    """The options --tries and --retry-wait."""
+    command.add_argument(
+        "--tries",
+        type=parse_tries,
+        default=1,
+        metavar="NUMBER",
+        help="try this often in all when a failure may pass by itself, as VSS_E_WRITERERROR_RETRYABLE (default: 1)",
+    )
+    command.add_argument(
+        "--retry-wait",
+        type=parse_duration,
+        default=600,
+        metavar="TIME",
+        help="how long to wait between two tries (default: 10m)",
+    )
+
+
+def parse_tries(text: str) -> int:
+    """A number from 1 to 99."""
+    if not re.fullmatch(r"[1-9][0-9]?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of tries; give one from 1 to 99")
+    return int(text)
+
+
 def parse_duration(text: str) -> int:
     """Seconds from a number with a unit."""
     match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)

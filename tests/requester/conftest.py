@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from shadowset.requester import cli
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError, code_name
 from shadowset.vss.components import BackupComponentsDocument, Component, Failure, WriterComponents
@@ -497,3 +498,18 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
 def eventually() -> Callable[..., bool]:
     """``wait_until`` for tests."""
     return wait_until
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command line in this process; returns status, standard output and standard error."""
+
+    def running(*arguments: str) -> tuple[int, str, str]:
+        try:
+            status = cli.main(arguments)
+        except SystemExit as error:
+            status = int(error.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return running

@@ -25,21 +25,6 @@ from shadowset.vss.requester_protocol import EventRecord, SetRecord, StartSnapsh
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a command line in this process; returns status, standard output and standard error."""
-
-    def running(*arguments: str) -> tuple[int, str, str]:
-        try:
-            status = cli.main(arguments)
-        except SystemExit as error:
-            status = int(error.code or 0)
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return running
-
-
-@pytest.fixture
 def two(coordinator: Any, data: Path) -> Any:
     """A coordinator with the volumes data and wal."""
     (Path(coordinator.directory) / "wal").mkdir()
