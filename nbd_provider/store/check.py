@@ -119,10 +119,14 @@ class _Check:
     def _add(self, where: str, what: str, copies: tuple[UUID, ...] = ()) -> None:
         self.report.damages.append(Damage(where, what, copies))
 
-    def _hit(self, before: int, label: int) -> tuple[UUID, ...]:
-        """Living copies with numbers in (before, label]."""
-        live = [row for row in self._rows if row.state in layout.LIVE_STATES]
-        return tuple(row.copy_id for row in live if before < row.number <= label)
+    def _hit(self, before: int, label: int, chunk: int = 0) -> tuple[UUID, ...]:
+        """Living copies with numbers in (before, label] that reach to this chunk."""
+        return tuple(row.copy_id for row in self._needing(before, label, chunk))
+
+    def _needing(self, before: int, label: int, chunk: int) -> list[layout.Entry]:
+        start = chunk * self.report.chunk_size
+        live = [row for row in self._rows if row.state in layout.LIVE_STATES and row.size > start]
+        return [row for row in live if before < row.number <= label]
 
     # ---- table ----
 
@@ -229,7 +233,7 @@ class _Check:
             label = word >> layout.SLOT_BITS
             problem = self._link_problem(chunk, word, limit)
             if problem:
-                self._add(where, problem, self._hit(0, limit - 1))
+                self._add(where, problem, self._hit(0, limit - 1, chunk))
                 return
             number, index = divmod(layout.head_slot(word), layout.SEGMENT_SLOTS)
             view = self._views[number]
@@ -263,7 +267,6 @@ class _Check:
     # ---- slots ----
 
     def _slots(self, header: layout.Header) -> None:
-        persistent = sorted(row.number for row in self._rows if row.persistent and row.state in layout.LIVE_STATES)
         for view in self._views.values():
             for index in range(view.used_end):
                 record = view.record(index)
@@ -273,24 +276,24 @@ class _Check:
                     self.report.given_back += 1
                 elif view.linked[index]:
                     self.report.linked += 1
-                    self._slot(view, index, header.chunk_size, persistent)
+                    self._slot(view, index, header.chunk_size)
                 else:
                     self.report.unlinked += 1
 
-    def _slot(self, view: SegmentView, index: int, size: int, persistent: list[int]) -> None:
+    def _slot(self, view: SegmentView, index: int, size: int) -> None:
         """A linked slot's data: it is there, has its checksum, and is durable when a persistent copy needs it."""
         record = view.record(index)
         before = record.previous >> layout.SLOT_BITS
         where = f"slot {view.number * layout.SEGMENT_SLOTS + index} of chunk {record.chunk}"
         if view.ends_before(index, size):
-            self._add(where, "its segment ends before its data", self._hit(before, record.label))
+            self._add(where, "its segment ends before its data", self._hit(before, record.label, record.chunk))
         elif record.durable:
             self.report.verified += 1
             if self._crc(view, index, size) != record.crc:
-                self._add(where, "the checksum of its data is wrong", self._hit(before, record.label))
-        elif any(before < number <= record.label for number in persistent):
+                self._add(where, "the checksum of its data is wrong", self._hit(before, record.label, record.chunk))
+        elif any(row.persistent for row in self._needing(before, record.label, record.chunk)):
             what = "it is not durable and a persistent copy needs it"
-            self._add(where, what, self._hit(before, record.label))
+            self._add(where, what, self._hit(before, record.label, record.chunk))
 
     @staticmethod
     def _crc(view: SegmentView, index: int, size: int) -> int | None:

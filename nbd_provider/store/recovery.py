@@ -23,9 +23,10 @@ def boot_id() -> UUID:
 
 
 class Slot(NamedTuple):
-    """A slot whose data is not what its record says, with the label before it and its own."""
+    """A slot whose data is not what its record says, with its chunk, the label before it and its own."""
 
     number: int
+    chunk: int
     before: int
     label: int
 
@@ -52,7 +53,7 @@ def rebuild(storage: str, segments: Segments, head: Words, header: layout.Header
                 continue
             before = head.view[chunk]
             if not _is_good(segments, slot, header.chunk_size, crc):
-                suspects.append(Slot(slot, before >> layout.SLOT_BITS, label))
+                suspects.append(Slot(slot, chunk, before >> layout.SLOT_BITS, label))
                 continue
             durable_before = max(durable_before, slot - (label_index & 0xFFFFFFFF))
             segments.set_previous_head(slot, before)

@@ -142,9 +142,10 @@ class ShadowStore:
         found = rebuild(self.storage, self.segments, self.head, self.header)
         self.header.generation = max(self.header.generation, found.newest)
         self.header.next_slot = 0
-        for slot, before, label in found.damaged:
+        for slot, chunk, before, label in found.damaged:
             for entry in self.table.entries:
-                if before < entry.number <= label and entry.state in layout.LIVE_STATES:
+                reaches = entry.state in layout.LIVE_STATES and entry.size > chunk * self.chunk_size
+                if reaches and before < entry.number <= label:
                     self.lose(entry, f"slot {slot} is damaged", layout.CAUSE_DAMAGED)
         self.table.sync()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import subprocess
 import time
@@ -47,13 +48,23 @@ def check(provider: Any, expected: dict[str, str]) -> None:
         assert digest(provider, copy) == value, f"copy {copy} has changed"
 
 
+def wait_for_writes(provider: Any, before: int) -> None:
+    """On a busy machine fio takes its time to begin."""
+    deadline = time.monotonic() + 30
+    while os.stat(provider.origin).st_mtime_ns == before:
+        assert time.monotonic() < deadline, "the load writes nothing"
+        time.sleep(0.01)
+
+
 def play_round(provider: Any, expected: dict[str, str], number: int, chance: random.Random) -> None:
+    before = os.stat(provider.origin).st_mtime_ns
     load = fio(
         provider, "--rw=randwrite", "--iodepth=16", "--do_verify=0", "--time_based", "--runtime=60",
         "--norandommap", f"--randseed={number}",
     )  # fmt: skip
     try:
-        time.sleep(chance.uniform(0.2, 0.5))
+        wait_for_writes(provider, before)
+        time.sleep(chance.uniform(0, 0.3))
         control = provider.control()
         for _ in range(chance.choice([1, 1, 2])):
             copy = control.snapshot(persistent=chance.random() < 0.5)

@@ -180,6 +180,31 @@ def test_unlinked_slots_are_counted_and_are_no_damage(lab: Lab) -> None:
     assert report.sound and (report.linked, report.unlinked) == (4, 1)
 
 
+def test_what_lies_beyond_a_copy_does_not_hit_it(lab: Lab) -> None:
+    """A copy from before the volume grew was made persistent since, and slots behind its end are not durable."""
+    grown = SIZE + 2 * CHUNK
+    os.truncate(lab.origin, grown)
+    store = ShadowStore(lab.path, lab.fd, grown)
+    for copy in (OLD, MIDDLE, NEW):
+        store.delete(copy)
+    store.commit(OLD, uuid4(), 1, False)
+    small = store.table.find(OLD)
+    store.table.change(small, size=SIZE)
+    store.commit(NEW, uuid4(), 1, False)
+    store.prepare_write([(SIZE + CHUNK, CHUNK)])
+    store.make_persistent(small)
+    store.close()
+    assert lab.check().sound
+    for size, hit in ((SIZE, (NEW,)), (grown, (OLD, NEW))):
+        store = ShadowStore(lab.path, lab.fd, grown)
+        store.table.change(store.table.find(OLD), size=size)
+        slot = layout.head_slot(store.head.view[SIZE // CHUNK + 1])
+        store.segments.set_flags(slot, layout.FLAG_USED | layout.FLAG_DURABLE | 77 << 32)
+        store.close()
+        [damage] = lab.check().damages
+        assert "checksum" in damage.what and damage.copies == hit
+
+
 def test_what_cannot_be_checked(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     store = ShadowStore(lab.path, lab.fd, SIZE, CHUNK)
     assert main(["check", lab.path]) == 2
