@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 
 from shadowset.requester.administration import Administration
 from shadowset.requester.backup import manifest as bundle
-from shadowset.requester.backup.chain import open_chain
+from shadowset.requester.backup.chain import Link, open_chain
 from shadowset.requester.backup.mounts import read_mounts
 from shadowset.requester.observer import Observer, Silent
 from shadowset.requester.restore.choose import RestoreItem, choose
@@ -71,15 +71,28 @@ class RestoreJob:
         mapped: dict[Identity, bool] = {}
         for link, step_items in zip(self._chain, self._steps, strict=True):
             going = [item for item in step_items if _goes_on(results.get(item.identity))]
-            if going:
-                step = RestoreStep(link, going, self._wishes, mapped, self._variables, self._paths, self._observer)
-                for item, result in zip(going, step.run(), strict=True):
-                    results[item.identity] = joined(results.get(item.identity), result)
-                self._problems += step.problems
+            for item, result in zip(going, self._step(link, going, mapped, bool(results)), strict=True):
+                results[item.identity] = joined(results.get(item.identity), result)
         report = self._report("", list(results.values()))
         flagged = any(item.metadata.restore_method.reboot_required for item in items)
         report.reboot_required = flagged or any(result.at_reboot for result in report.components)
         return report
+
+    def _step(
+        self, link: Link, items: list[RestoreItem], mapped: dict[Identity, bool], begun: bool
+    ) -> list[RestoredComponent]:
+        """Restore one backup. Once others were (``begun``), an error is told as that of its components."""
+        if not items:
+            return []
+        step = RestoreStep(link, items, self._wishes, mapped, self._variables, self._paths, self._observer)
+        try:
+            return step.run()
+        except VssError as error:
+            if not begun:
+                raise
+            return [restored(item, FileRestoreStatus.NONE, f"{link.directory}: {error.message}") for item in items]
+        finally:
+            self._problems += step.problems
 
     def run_to(self, directory: str) -> RestoreReport:
         """Put the files below a new or empty directory, in their original tree, without any writer.
@@ -143,7 +156,7 @@ class RestoreJob:
             volumes = administration.volume_list()
         now = {mount.mount_point for mount in read_mounts()}
         now |= {point for volume in volumes for point in volume.mount_points}
-        refuse_unmounted(items, now, self._variables)
+        refuse_unmounted(items, self._wishes, now, self._variables)
 
     def _report(self, to: str, results: list[RestoredComponent]) -> RestoreReport:
         return RestoreReport(

@@ -12,7 +12,7 @@ import msgspec
 from shadowset.requester.backup.manifest import REGULAR, SYMLINK
 from shadowset.requester.restore.choose import RestoreItem
 from shadowset.requester.restore.puts import Put
-from shadowset.requester.restore.targets import REFUSED, find_way, stale_of
+from shadowset.requester.restore.targets import REFUSED, STOPS_SERVICE, find_way, stale_of
 from shadowset.requester.restore.wishes import Wishes, new_targets
 from shadowset.vss.codes import VssError
 from shadowset.vss.components import Component
@@ -59,7 +59,7 @@ def _simulate(item: RestoreItem, wishes: Wishes, variables: Mapping[str, str]) -
         component=item.path,
         method=method.method.name,
         events=item.events,
-        service=method.service,
+        service=method.service if method.method in STOPS_SERVICE else "",
     )
     component = Component(ComponentType.UNDEFINED, "", item.component.name)
     component.new_targets = new_targets(item, wishes, variables)

@@ -12,25 +12,24 @@ from shadowset.requester.backup import manifest as bundle
 from shadowset.requester.backup.chain import Link
 from shadowset.requester.backup.copy import OnBytes
 from shadowset.requester.backup.verdicts import failed_in_part, has_failed, writer_failure_text
-from shadowset.requester.backup_components import BackupComponents
+from shadowset.requester.backup_components import BackupComponents, ComponentKey
 from shadowset.requester.observer import Observer
 from shadowset.requester.restore import services
 from shadowset.requester.restore.choose import RestoreItem
 from shadowset.requester.restore.pending import PendingList, PendingRestore
 from shadowset.requester.restore.place import Placement
 from shadowset.requester.restore.report import RestoredComponent, restored
+from shadowset.requester.restore.takers import component_of, refusal_text, require_taker
 from shadowset.requester.restore.targets import Way, find_way, stale_of
 from shadowset.requester.restore.wishes import Wishes, new_targets, tell, tell_ranges_files
-from shadowset.vss.codes import Code, VssError, describe
-from shadowset.vss.components import BackupComponentsDocument, Component, WriterComponents
+from shadowset.vss.codes import VssError
+from shadowset.vss.components import BackupComponentsDocument, Component
 from shadowset.vss.enums import ComponentType, FileRestoreStatus, RestoreMethodType, RestoreType, WriterRestore
-from shadowset.vss.instances import taker_of
 from shadowset.vss.metadata import WriterMetadata
 from shadowset.vss.paths import Paths
 from shadowset.vss.requester_protocol import WriterStatus
 from shadowset.vss.selection import guid_key
 
-STOPS = (RestoreMethodType.STOP_RESTORE_START, RestoreMethodType.RESTORE_STOP_START)
 Identity = tuple[str, str, str]
 
 
@@ -81,20 +80,33 @@ class RestoreStep:
         self._observer.phase("asking the writers")
         running = calls.gather_writer_metadata().result()
         document = self._link.document
+        selected: set[ComponentKey] = set()
         for item in self._items:
             item.events = item.events and not self._goes_without(item)
             if not item.events:
                 continue
-            instance = self._wishes.instance_for(item)
-            self._takers[item.instance] = _require_taker(item, document.writers, running, instance)
-            if instance:
-                calls.set_selected_for_restore_ex(item.key, instance)
-            else:
-                calls.set_selected_for_restore(item.key)
+            if item.key not in selected:
+                self._select_component(calls, item, document, running)
+                selected.add(item.key)
             if item.member is not None:
                 calls.add_restore_subcomponent(item.key, item.member.logical_path, item.member.name)
-            tell(calls, item, self._wishes, self._variables)
-            tell_ranges_files(calls, item, document)
+
+    def _select_component(
+        self,
+        calls: BackupComponents,
+        item: RestoreItem,
+        document: BackupComponentsDocument,
+        running: list[WriterMetadata],
+    ) -> None:
+        """Once for each defining component, however many of its members are restored by themselves."""
+        instance = self._wishes.instance_for(item)
+        self._takers[item.instance] = require_taker(item, document.writers, running, instance)
+        if instance:
+            calls.set_selected_for_restore_ex(item.key, instance)
+        else:
+            calls.set_selected_for_restore(item.key)
+        tell(calls, item, self._wishes, self._variables)
+        tell_ranges_files(calls, item, document)
 
     def _goes_without(self, item: RestoreItem) -> bool:
         """Whether its writer wants to be involved only where files cannot be replaced, and they can."""
@@ -118,7 +130,7 @@ class RestoreStep:
             message = component.pre_restore_failure_message if component else ""
             if status is not None and failed_in_part(status) and component is not None:
                 if message or component.failure.code:
-                    self._refused[item.identity] = f"its writer says: {_failure_text(component, message)}"
+                    self._refused[item.identity] = f"its writer says: {refusal_text(component, message)}"
             elif status is not None:
                 more = f" ({message})" if message else ""
                 self._refused[item.identity] = writer_failure_text(status) + more
@@ -152,13 +164,21 @@ class RestoreStep:
                     result = restored(item, FileRestoreStatus.NONE, reason)
                 else:
                     result = self._place(calls, item, self._component(document, item), on_bytes)
-                if item.events:
-                    calls.set_file_restore_status(item.key, result.status)
                 results.append(result)
+            self._tell_statuses(calls, results)
         finally:
             self._start_services(stopped)
         self._observer.end()
         return results
+
+    def _tell_statuses(self, calls: BackupComponents, results: list[RestoredComponent]) -> None:
+        """One for each defining component: a part that is restored beside one that is not makes it FAILED."""
+        found: dict[ComponentKey, set[FileRestoreStatus]] = {}
+        for item, result in zip(self._items, results, strict=True):
+            if item.events:
+                found.setdefault(item.key, set()).add(result.status)
+        for key, statuses in found.items():
+            calls.set_file_restore_status(key, statuses.pop() if len(statuses) == 1 else FileRestoreStatus.FAILED)
 
     def _component(self, document: BackupComponentsDocument, item: RestoreItem) -> Component | None:
         if item.events:
@@ -253,41 +273,3 @@ def _result(item: RestoreItem, way: Way, removed: list[str]) -> RestoredComponen
         elsewhere = {os.path.dirname(put.destination) for put in way.puts if put.destination != put.file.path}
         result.moved_to = sorted(elsewhere)
     return result
-
-
-def component_of(document: BackupComponentsDocument, item: RestoreItem) -> Component | None:
-    """What the document says of the component that answers for an item."""
-    for writer in document.writers:
-        if (guid_key(writer.writer_id), guid_key(writer.instance_id)) == item.instance:
-            return writer.component(item.component.logical_path, item.component.name)
-    return None
-
-
-def _failure_text(component: Component, message: str) -> str:
-    failure = component.failure
-    code = f" [{describe(failure.code)}]" if failure.code else ""
-    return f"{message or failure.message}{code}"
-
-
-def _require_taker(
-    item: RestoreItem, entries: list[WriterComponents], running: list[WriterMetadata], instance: str
-) -> str:
-    """The id of the instance that takes an item. Errors: VSS_E_OBJECT_NOT_FOUND."""
-    same_class = [each for each in running if guid_key(each.writer_id) == item.instance[0]]
-    if instance:
-        if any(guid_key(each.instance_id) == guid_key(instance) for each in same_class):
-            return guid_key(instance)
-        raise VssError(
-            Code.VSS_E_OBJECT_NOT_FOUND, f"no instance {instance} of writer {item.metadata.name} runs; list the writers"
-        )
-    for entry in entries:
-        if (guid_key(entry.writer_id), guid_key(entry.instance_id)) == item.instance:
-            taker = taker_of(entry, entries, running)
-            if taker is not None:
-                return guid_key(taker.instance_id)
-    which = f"; {len(same_class)} others of its class run, and none is the one that was backed up" if same_class else ""
-    raise VssError(
-        Code.VSS_E_OBJECT_NOT_FOUND,
-        f"writer {item.metadata.name} does not run, so its component {item.path} cannot be restored{which}; "
-        "start it, or restore the files with --to DIR",
-    )

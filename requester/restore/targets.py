@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from shadowset.requester.backup.manifest import (
     DIRECTORY,
+    FILE_KINDS,
     PARENT,
     RANGES_FILE,
     REGULAR,
@@ -27,6 +28,7 @@ from shadowset.vss.filespec import FileSelection, PathIndex, mapped_path, normal
 from shadowset.vss.metadata import LocationMapping
 
 Method = RestoreMethodType
+STOPS_SERVICE = (Method.STOP_RESTORE_START, Method.RESTORE_STOP_START)
 AT_REBOOT = (Method.RESTORE_AT_REBOOT, Method.RESTORE_AT_REBOOT_IF_CANNOT_REPLACE)
 REFUSED = (Method.UNDEFINED, Method.CUSTOM)
 
@@ -115,7 +117,7 @@ def _by_directed_targets(
     """Errors: VSS_E_OBJECT_NOT_FOUND for a source that is not in the backup, E_INVALIDARG for wrong ranges."""
     if component is None or component.restore_target != RestoreTarget.DIRECTED:
         return [], files
-    by_path = {file.path: file for file in files if file.kind == REGULAR}
+    by_path = {file.path: file for file in files if file.kind in FILE_KINDS}
     puts, used = [], set()
     for target in component.directed_targets:
         source = normalise(f"{target.source_path}/{target.source_filename}")
@@ -124,6 +126,8 @@ def _by_directed_targets(
                 Code.VSS_E_OBJECT_NOT_FOUND, f"its writer directs {source} elsewhere, which is not in the backup"
             )
         used.add(source)
+        if by_path[source].kind != REGULAR:
+            continue  # an earlier backup of the chain has brought it there
         spans = directed_spans(by_path[source], target.source_ranges, target.destination_ranges)
         destination = normalise(f"{target.destination_path}/{target.destination_filename}")
         puts.append(Put(by_path[source], destination, spans, own=False))

@@ -220,6 +220,50 @@ def test_the_published_flow_of_the_test_tools(house: House, spit: bool) -> None:
     assert {path.name: path.read_bytes() for path in place.iterdir() if path.is_file()} == contents
 
 
+INCREMENTAL_WRITER = """
+supports_incremental = true
+delete_differenced_files = true
+delete_partial_files = true
+[restore_method]
+method = "RESTORE_IF_CAN_REPLACE"
+[[component]]
+component_type = "filegroup"
+component_name = "files"
+stamps = true
+component_file = [{{ path = "{path}", filespec = "*", inc_backup_required = false }}]
+differenced_file = [{{ path = "{path}", filespec = "*.db", since = 0 }}]
+partial_file = [{{ path = "{path}", filespec = "parts", ranges = "0:4096,100000:5000" }}]
+"""
+
+
+@pytest.mark.vss(60, 61)
+def test_an_increment_is_read_from_the_shadow_copies(house: House) -> None:
+    """The writer deletes its changed files on the live volume as soon as the shadow copies exist."""
+    place = house.mount / "files"
+    place.mkdir()
+    contents = {name: os.urandom(200_000) for name in ("same.db", "changed.db", "parts", "other")}
+    for name, data in contents.items():
+        (place / name).write_bytes(data)
+    (house.directory / "writer.toml").write_text(INCREMENTAL_WRITER.format(path=place))
+    house.start(sys.executable, "-m", "shadowset.writers.testwriter.main", str(house.directory / "writer.toml"))
+    house.wait(lambda: len(house.ask("writers")) == 1)
+    assert house.ask("backup", f"{house.directory}/full", "--type", "full")["succeeded"]
+    assert [path.name for path in place.iterdir()] == ["other"]
+    for name in ("same.db", "changed.db", "parts"):
+        (place / name).write_bytes(contents[name])
+    os.utime(place / "same.db", (0, 0))
+    contents["changed.db"] = os.urandom(300_000)
+    (place / "changed.db").write_bytes(contents["changed.db"])
+    report = house.ask("backup", f"{house.directory}/one", "--type", "incremental", "--base", "auto")
+    assert report["succeeded"] and report["base"] == f"{house.directory}/full"
+    assert [path.name for path in place.iterdir()] == ["other"]
+    assert house.ask("restore", f"{house.directory}/one")["succeeded"]
+    restored = {path.name: path.read_bytes() for path in place.iterdir()}
+    parts = restored.pop("parts")
+    assert parts[:4096] == contents["parts"][:4096] and parts[100_000:105_000] == contents["parts"][100_000:105_000]
+    assert restored == {name: data for name, data in contents.items() if name != "parts"}
+
+
 def test_sets_live_as_long_as_they_should(house: House) -> None:
     house.write_with_writer()
     house.run("create", "data")

@@ -17,6 +17,7 @@ from shadowset.requester.backup.engine import BackupJob
 from shadowset.requester.backup.plan import Choice, parse_selector
 from shadowset.requester.restore import place
 from shadowset.requester.restore.engine import RestoreJob, RestoreReport
+from shadowset.requester.restore.wishes import Relocation, Wishes
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import (
     ComponentType,
@@ -28,6 +29,7 @@ from shadowset.vss.enums import (
 )
 from shadowset.vss.metadata import ComponentInfo, ExcludedFiles, FileSet, LocationMapping, RestoreMethod
 from shadowset.vss.requester_protocol import WriterStatus
+from shadowset.vss.selection import Selector
 
 ALL, NONE, FAILED = FileRestoreStatus.ALL, FileRestoreStatus.NONE, FileRestoreStatus.FAILED
 
@@ -197,6 +199,16 @@ def test_a_volume_that_is_not_mounted_now(coordinator: Any, data: Path, made: Pa
     )
     assert tree(data) == before and "pre-restore" not in coordinator.names()
     assert RestoreJob(str(made)).run_to(str(tmp_path / "look")).succeeded
+
+
+def test_files_that_go_elsewhere_need_not_have_their_volume(coordinator: Any, data: Path, tmp_path: Path) -> None:
+    source = rebuild(coordinator, tmp_path / "b", restore_method=RestoreMethod(writer_restore=WriterRestore.NEVER))
+    coordinator.volumes["data"] = ""
+    moved = Relocation(Selector("SQLite Writer"), str(data / "db"), str(tmp_path / "new"))
+    assert restore(source, wishes=Wishes(relocations=(moved,))).succeeded
+    assert (tmp_path / "new/orders/orders.db").read_bytes() == b"orders" * 5000
+    with pytest.raises(VssError, match="nothing is mounted at"):
+        restore(source)
 
 
 def test_only_mount_points_that_get_files_are_asked_for(coordinator: Any, data: Path, tmp_path: Path) -> None:

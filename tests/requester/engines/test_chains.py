@@ -11,7 +11,9 @@ import pytest
 from shadowset.requester.backup import manifest as bundle
 from shadowset.requester.backup.plan import Choice, parse_selector
 from shadowset.requester.restore.engine import RestoreJob
+from shadowset.requester.restore.step import RestoreStep
 from shadowset.requester.restore.verify import verify
+from shadowset.requester.restore.wishes import Relocation, Wishes
 from shadowset.vss.codes import VssError
 from shadowset.vss.enums import BackupType, FileRestoreStatus, WriterEvent
 
@@ -187,3 +189,86 @@ def test_a_component_that_fails_stops_there(service: Any) -> None:
     report = service.restore("one", wanted=(parse_selector("Test Writer:db"),))
     assert report.components[0].status == FileRestoreStatus.NONE and "the writer to fail" in report.components[0].reason
     assert (service.data / "a.db").read_bytes() == b"newer"
+
+
+def test_a_chain_goes_to_new_targets_as_a_whole(service: Any) -> None:
+    service.writer(WRITER)
+    for name in ("a.db", "b.db"):
+        (service.data / name).write_bytes(name.encode())
+    make(service, "full", FULL)
+    (service.data / "a.db").write_bytes(b"later")
+    expected = make(service, "one", INCREMENTAL, "full")
+    lose_all(service.data)
+    new = service.directory / "new"
+    moved = Wishes(relocations=(Relocation(parse_selector("Test Writer"), str(service.data), str(new)),))
+    report = service.restore("one", wishes=moved)
+    assert report.succeeded, report
+    assert contents(new) == expected and contents(service.data) == {}
+
+
+def test_a_writer_that_goes_between_two_backups_of_a_chain(service: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = service.writer(WRITER)
+    (service.data / "a.db").write_bytes(b"a")
+    make(service, "full", FULL)
+    (service.data / "a.db").write_bytes(b"later")
+    make(service, "one", INCREMENTAL, "full")
+    real = RestoreStep.run
+
+    def run(step: RestoreStep) -> Any:
+        results = real(step)
+        service.stop(writer)
+        return results
+
+    monkeypatch.setattr(RestoreStep, "run", run)
+    report = service.restore("one")
+    assert not report.succeeded and report.components[0].status == FileRestoreStatus.FAILED
+    assert f"{service.directory}/one: writer Test Writer does not run" in report.components[0].reason
+    assert contents(service.data) == {"a.db": b"a"}
+
+
+SET = """
+[restore_method]
+method = "RESTORE_IF_CAN_REPLACE"
+[[component]]
+component_type = "filegroup"
+component_name = "all"
+[[component]]
+component_type = "filegroup"
+logical_path = "all"
+component_name = "one"
+selectable = false
+selectable_for_restore = true
+component_file = [{ path = "{data}/one", filespec = "*", {live} }]
+[[component]]
+component_type = "filegroup"
+logical_path = "all"
+component_name = "two"
+selectable = false
+selectable_for_restore = true
+component_file = [{ path = "{data}/two", filespec = "*", {live} }]
+"""
+
+
+def test_two_members_of_a_set_are_one_component_to_the_writer(service: Any) -> None:
+    writer = service.writer(SET)
+    for name in ("one", "two"):
+        (service.data / name).mkdir()
+        (service.data / name / "file").write_bytes(b"then")
+    assert service.backup("b").succeeded
+    (service.data / "two/file").unlink()
+    (service.data / "two/file").mkdir()
+    heard = []
+    original = writer.handle
+
+    def handle(event: Any) -> Any:
+        if event.event in (WriterEvent.PRE_RESTORE, WriterEvent.POST_RESTORE):
+            heard.append(event.components[0])
+        return original(event)
+
+    writer.handle = handle
+    who = parse_selector("Test Writer:all")
+    members = tuple(parse_selector(f"Test Writer:all/{name}") for name in ("one", "two"))
+    report = service.restore("b", wanted=members, wishes=Wishes(options=((who, '"X"="1"'),)))
+    assert [each.status for each in report.components] == [FileRestoreStatus.ALL, FileRestoreStatus.NONE]
+    assert [each.name for each in heard[0].restore_subcomponents] == ["one", "two"]
+    assert heard[0].restore_options == '"X"="1"' and heard[1].file_restore_status == FileRestoreStatus.FAILED
