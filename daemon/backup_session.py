@@ -104,7 +104,7 @@ class BackupSession(WriterSession):
     def _involved(self) -> set[str]:
         """The writers, by instance, that get the events of the set."""
         taking_part = self.cast.taking_part() if self._has_state else self.cast.participants
-        return {each.metadata.instance_id for each in taking_part}
+        return {each.metadata.instance_id for each in taking_part if not each.writer.link.silent}
 
     @property
     def has_turn(self) -> bool:

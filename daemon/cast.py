@@ -172,7 +172,7 @@ class Cast:
             participant.window_end = now() + deadline_ms / 1000
         answer = await link.ask(self._event(participant, event), deadline_ms)
         self._note(participant, answer)
-        if timeline:
+        if timeline and not link.silent:
             timeline.add(
                 link.label(), event.value, answer.started, answer.failure.code, answer.failure.message, answer.ended
             )

@@ -13,6 +13,7 @@ from shadowset.daemon.catalogue import Catalogue
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.creation import CreationQueue
 from shadowset.daemon.device_layer import DeviceLayer
+from shadowset.daemon.express import ExpressWriters
 from shadowset.daemon.guardian_link import thaw_leftovers
 from shadowset.daemon.host import Host
 from shadowset.daemon.house import House
@@ -55,7 +56,7 @@ class Coordinator:
             limits=limits,
             quiet=quiet,
             catalogue=catalogue,
-            registry=Registry(limits),
+            registry=Registry(limits, ExpressWriters(paths.express_writers, self._event).links),
             volumes=volumes,
             providers=Providers(paths, catalogue, NbdProvider(paths, volumes), self._volume_event),
             event=self._event,

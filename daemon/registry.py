@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shadowset import __version__
+from shadowset.daemon.express import ExpressLink
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.server import Connection
 from shadowset.daemon.writer_link import WriterLink
@@ -68,18 +70,28 @@ def _lost(progress: WriterProgress) -> WriterState:
 
 
 class Registry:
-    """All connected writers."""
+    """All connected writers, and the express writers."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, express: Callable[[], list[ExpressLink]] = list) -> None:
+        """``express`` gives the writers that have no process."""
         self._limits = limits
+        self._express = express
         self._writers: dict[tuple[str, str], RegisteredWriter] = {}
+        self._silent: dict[ExpressLink, RegisteredWriter] = {}
 
     def __len__(self) -> int:
         return len(self._writers)
 
     def all(self) -> list[RegisteredWriter]:
-        """In the order of their registration."""
-        return list(self._writers.values())
+        """In the order of their registration, and those without a process; one that is connected counts instead."""
+        known = self._silent
+        self._silent = {link: known.get(link) or RegisteredWriter(link, self._limits) for link in self._express()}
+        silent = [
+            writer
+            for link, writer in self._silent.items()
+            if (link.hello.writer_id, link.hello.instance_id) not in self._writers
+        ]
+        return [*self._writers.values(), *silent]
 
     def register(self, hello: Hello, connection: Connection[FromWriter]) -> RegisteredWriter:
         """Errors: E_INVALIDARG for a bad hello, VSS_E_WRITER_ALREADY_SUBSCRIBED."""

@@ -67,7 +67,9 @@ class _Waiting:
 
 
 class WriterLink:
-    """The coordinator's side of one writer connection."""
+    """The coordinator's side of one writer connection. ``silent``: nobody is at the other end (see express.py)."""
+
+    silent = False
 
     def __init__(self, hello: Hello, connection: Connection[Any]) -> None:
         self.hello = hello

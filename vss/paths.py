@@ -36,6 +36,11 @@ class Paths:
         return f"{self.config}/shadowsetd.d"
 
     @property
+    def express_writers(self) -> str:
+        """Metadata documents of writers that have no process."""
+        return f"{self.config}/express-writers.d"
+
+    @property
     def access(self) -> str:
         """Files with rules about who may be a writer or a requester."""
         return f"{self.config}/access.d"
