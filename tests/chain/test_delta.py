@@ -47,6 +47,36 @@ def test_a_delta_on_the_old_image_is_the_new_image(chain: Any) -> None:
     assert chain.raw("delta", str(first["device_number"])).stdout.count("\n") == 4
 
 
+@pytest.mark.vss(105)
+def test_an_image_is_brought_up_to_a_later_copy(chain: Any) -> None:
+    path = f"{chain.directory}/v.img"
+    Path(path).write_bytes(os.urandom(SIZE))
+    chain.cli("volume", "add", "v", path)
+    first = chain.cli("create", "v")["snapshots"][0]
+    image = Path(f"{chain.directory}/backup.img")
+    image.write_bytes(Path(first["device_object"]).read_bytes())
+    scribble(chain, [4096, 7 << 20, SIZE - 4096])
+    second = chain.cli("create", "v")["snapshots"][0]
+    scribble(chain, [0, 11 << 20])
+    copies = (first["snapshot_id"], second["snapshot_id"])
+    with open(image, "r+b") as half_done:
+        half_done.seek(7 << 20)
+        half_done.write(bytes(4096))
+    for _ in range(2):
+        assert chain.cli("delta", *copies, "--apply", str(image))["known"]
+        assert image.read_bytes() == Path(second["device_object"]).read_bytes()
+    for target, status, word in (
+        (path, 1, "what volume v is on"),
+        ("/dev/null", 1, "no regular file"),
+        (f"{chain.directory}/nowhere", 1, "No such file"),
+    ):
+        refused = chain.raw("delta", *copies, "--apply", target)
+        assert refused.returncode == status and word in refused.stderr
+    image.write_bytes(b"short")
+    assert "5 bytes" in chain.raw("delta", *copies, "--apply", str(image)).stderr
+    assert chain.raw("delta", copies[0], "now", "--apply", str(image)).returncode == 2
+
+
 def test_what_is_not_known_is_said(chain: Any) -> None:
     for name in ("v", "w"):
         path = f"{chain.directory}/{name}.img"
