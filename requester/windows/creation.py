@@ -104,7 +104,9 @@ class Creation:
         return [status for status in self._calls.gather_writer_status().result() if has_failed(status)]
 
     def documents(self, made: Made) -> list[tuple[str, bytes]]:
-        """The backup components document, then each writer's own, with names for files. Only with writers."""
+        """The backup components document, then each writer's own, with names for files; none without writers."""
+        if not self._wish.with_writers:
+            return []
         texts = [("BCDocument.xml", self._calls.save_as_xml())]
         texts += [(f"WM{number}.xml", metadata_to_xml(writer)) for number, writer in enumerate(made.writers)]
         return [(name, text.encode("utf-8", "surrogateescape")) for name, text in texts]

@@ -30,6 +30,8 @@ def parse_max_size(text: str, disk: int) -> int:
 
 
 def _percent(number: int, disk: int) -> int:
+    if not disk:
+        raise VssError(Code.E_INVALIDARG, "the size of the storage's file system is not known here; give bytes")
     if not 1 <= number <= 100:
         raise VssError(Code.E_INVALIDARG, f"{number}% is no part of the storage volume; give 1% to 100%")
     return disk * number // 100

@@ -116,6 +116,11 @@ def test_what_is_no_size_is_refused(text: str) -> None:
     assert refused.value.code == Code.E_INVALIDARG
 
 
+def test_a_part_of_an_unknown_disk_is_refused() -> None:
+    with pytest.raises(VssError, match="not known"):
+        parse_max_size("20%", 0)
+
+
 def test_sizes_are_written_in_the_unit_that_fits() -> None:
     assert [size_text(size) for size in (0, 1023, 1024, 1 << 20, 3 << 39)] == [
         "0 bytes",
