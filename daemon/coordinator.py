@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from shadowset.daemon.access import Access, Role
 from shadowset.daemon.catalogue import Catalogue
+from shadowset.daemon.clock import now
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.creation import CreationQueue
 from shadowset.daemon.device_layer import DeviceLayer
@@ -38,13 +42,23 @@ log = logging.getLogger(__name__)
 
 LOOK_AFTER_S = 10.0
 GREETING_S = 1.0
+Sockets = Mapping[str, socket.socket]
 
 
 class Coordinator:
     """One per host; the caller holds the lock that says so."""
 
-    def __init__(self, paths: Paths, limits: Limits, commands: Commands, quiet: Quiet, access: Access) -> None:
-        """Opens the catalogue. Errors: VssError."""
+    def __init__(
+        self,
+        paths: Paths,
+        limits: Limits,
+        commands: Commands,
+        quiet: Quiet,
+        access: Access,
+        sockets: Sockets = MappingProxyType({}),
+    ) -> None:
+        """Opens the catalogue. ``sockets``: inherited ones by their paths. Errors: VssError."""
+        self._activated = bool(sockets)
         self._paths = paths
         self._access = access
         for_all = bool(access.rules)
@@ -68,10 +82,20 @@ class Coordinator:
         self._devices = DeviceLayer(paths, commands, self._event)
         self._background: set[asyncio.Task[None]] = set()
         self._requesters: Listener[rp.Call] = Listener(
-            paths.requester_socket, rp.ToCoordinator, self._serve_requester, _refuse_requester, for_all
+            paths.requester_socket,
+            rp.ToCoordinator,
+            self._serve_requester,
+            _refuse_requester,
+            for_all,
+            sockets.get(paths.requester_socket),
         )
         self._writers: Listener[FromWriter] = Listener(
-            paths.writer_socket, FromWriter, self._serve_writer, _refuse_writer, for_all
+            paths.writer_socket,
+            FromWriter,
+            self._serve_writer,
+            _refuse_writer,
+            for_all,
+            sockets.get(paths.writer_socket),
         )
 
     async def start(self) -> None:
@@ -120,6 +144,23 @@ class Coordinator:
             except (TimeoutError, FrameError):
                 pass
             raise
+
+    async def until_idle(self) -> None:
+        """Return when nobody has been connected for ``exit_idle_ms``; never, unless a socket would start us again.
+
+        An attached volume keeps us: somebody must be there to restart its provider.
+        """
+        limit = self.house.limits.exit_idle_ms / 1000
+        idle_since = now()
+        while not (self._activated and limit and now() - idle_since >= limit):
+            await asyncio.sleep(min(1.0, limit / 4) if limit else LOOK_AFTER_S)
+            if self._needed():
+                idle_since = now()
+
+    def _needed(self) -> bool:
+        attached = any(row.attached for row in self.house.volumes.rows())
+        clients = not (self._requesters.idle and self._writers.idle)
+        return clients or attached or self.house.creation.busy or bool(self.house.sessions) or self.house.quiet.active
 
     def _rebooted(self) -> bool:
         with open("/proc/sys/kernel/random/boot_id") as file:

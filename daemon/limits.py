@@ -14,8 +14,9 @@ class Limits:
     """The coordinator's time-outs and caps; ``writer_windows`` overrides the freeze window of single writer classes.
 
     ``creation_idle_ms`` is how long a requester may make no call between start-snapshot-set and do-snapshot-set, when
-    others may be waiting for its volumes; then its backup is aborted. ``sets_at_once`` is how many sets that share
-    nothing are made side by side.
+    others may be waiting for its volumes; then its backup is aborted. ``exit_idle_ms`` is how long the daemon stays
+    without a client under socket activation; 0, which cannot be set, is for ever. ``sets_at_once`` is how many sets
+    that share nothing are made side by side.
     """
 
     identify_ms: int = 30_000
@@ -35,6 +36,7 @@ class Limits:
     command_ms: int = 60_000
     hello_ms: int = 10_000
     creation_idle_ms: int = 120_000
+    exit_idle_ms: int = 0
     sessions: int = 64
     sets_at_once: int = 8
     volumes_per_set: int = 64

@@ -16,6 +16,7 @@ import sys
 
 from shadowset import __version__
 from shadowset.daemon.access import Access
+from shadowset.daemon.activation import inherited_sockets
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.config import limit_options
 from shadowset.daemon.coordinator import Coordinator, make_directories
@@ -98,14 +99,18 @@ async def run(paths: Paths, limits: Limits, access: Access, quiet: Quiet) -> int
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     try:
-        coordinator = Coordinator(paths, limits, Commands.from_environment(os.environ), quiet, access)
+        sockets = inherited_sockets(os.environ)
+        coordinator = Coordinator(paths, limits, Commands.from_environment(os.environ), quiet, access, sockets)
         await coordinator.start()
     except VssError as error:
         print(f"shadowsetd: {error}", file=sys.stderr)
         return 1
     notify("READY=1")
     logging.getLogger(__name__).info("shadowsetd %s serves %s", __version__, paths.runtime)
-    await stopping.wait()
+    ends = [asyncio.ensure_future(each) for each in (stopping.wait(), coordinator.until_idle())]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for each in ends:
+        each.cancel()
     notify("STOPPING=1")
     await coordinator.stop()
     return 0

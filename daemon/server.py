@@ -120,8 +120,13 @@ class Listener(Generic[M]):
         serve: Callable[[Connection[M]], Awaitable[None]],
         refuse: Callable[[int, str], Message],
         for_all: bool = False,
+        inherited: socket.socket | None = None,
     ) -> None:
-        """``for_all``: everybody may connect, and ``serve`` judges who is served; else root and the service's group."""
+        """``for_all``: everybody may connect, and ``serve`` judges who is served; else root and the service's group.
+
+        An ``inherited`` socket listens already, and its path stays when we stop.
+        """
+        self._inherited = inherited
         self._mode = 0o666 if for_all else 0o660
         self._path = path
         self._kinds = kinds
@@ -130,8 +135,16 @@ class Listener(Generic[M]):
         self._clients: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is connected."""
+        return not self._clients
+
     async def start(self) -> None:
         """Listen. Errors: VssError when the path cannot be used."""
+        if self._inherited:
+            self._server = await asyncio.start_unix_server(self._accepted, sock=self._inherited)
+            return
         if len(os.fsencode(self._path)) > 107:
             raise VssError(
                 Code.E_INVALIDARG, f"the socket path {self._path} is longer than the 107 bytes of a Unix socket"
@@ -157,6 +170,8 @@ class Listener(Generic[M]):
         for task in list(self._clients):
             task.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
+        if self._inherited:
+            return
         try:
             os.unlink(self._path)
         except OSError:
