@@ -15,7 +15,7 @@ import pytest
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.enums import Context
 
-pytestmark = [pytest.mark.host, pytest.mark.vss(24)]
+pytestmark = pytest.mark.host
 
 START = """
 import os, sys
@@ -62,6 +62,7 @@ def alive_for(process: subprocess.Popen[bytes], seconds: float) -> bool:
     return process.poll() is None
 
 
+@pytest.mark.vss(24)
 def test_it_ends_when_nobody_needs_it_and_not_before(host: Any, manager: Manager) -> None:
     daemon = manager.start("--limit", "exit_idle_ms=300")
     requester = host.requester()
