@@ -10,6 +10,8 @@ was copied out. From that alone it follows what changed:
 - *Since copy a, until copy b*: exactly the chunks whose oldest slot with a label of at least a's number has a label
   below b's. That slot was filled between the two cuts. It cannot become garbage while a lives, so once both cuts are
   made the answer for a chunk is final, however long the writer goes on.
+- A layer that writers left in a copy (see ``overlay``) makes the chunks it touches differ from the copy's own cut, so
+  they count as changed from and to that copy.
 - After a power loss ``head`` is made anew from durable slots. Slots are durable while any persistent copy lives, so a
   persistent a misses nothing; an auto-release a is gone.
 
@@ -29,11 +31,13 @@ import os
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from heapq import merge
 from itertools import chain
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.overlay import find_overlay
 from shadowset.nbd_provider.store.place import at_home
 from shadowset.nbd_provider.store.rows import LivingRows
 from shadowset.nbd_provider.store.slots import Slots, stable_words, too_short
@@ -71,6 +75,7 @@ class _Copy:
             reason = f"{error.message}, so what changed since it is not known; make a full backup"
             raise VssError(error.code, reason) from None
         self.number, self.size = entry.number, entry.size
+        self.overlay = find_overlay(rows.storage, copy_id)
 
     def check(self) -> None:
         """Errors: ChangesLost when the copy no longer lives."""
@@ -115,15 +120,23 @@ class ChangeReader:
         stop = self.chunks if last is None else min(last + 1, self.chunks)
         known = stop if self._since.size == self.size else min(stop, self._since.size // self.chunk_size)
         begin = end = 0
-        for start, until in chain(self._marked(first, known), ((max(first, known), stop),)):
-            if start != end:
+        cut = chain(self._marked(first, known), ((max(first, known), stop),))
+        for start, until in merge(cut, *(self._layered(copy, first, stop) for copy in (self._since, self._until))):
+            if start > end:
                 if end > begin:
                     yield Run(begin, end)
                 begin = start
-            end = until
+            end = max(end, until)
         self._check()
         if end > begin:
             yield Run(begin, end)
+
+    def _layered(self, copy: _Copy | None, first: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Chunks that a copy's layer touches."""
+        if copy and copy.overlay:
+            unit = self.chunk_size
+            for start, end in copy.overlay.runs(first * unit, min(stop * unit, self.size)):
+                yield start // unit, -(-end // unit)
 
     def _marked(self, first: int, stop: int) -> Iterator[tuple[int, int]]:
         """Changed chunks, in pieces that may touch; the copies lived when they were looked at."""
@@ -192,6 +205,9 @@ class ChangeReader:
     def close(self) -> None:
         """Let go of all files."""
         self._slots.close()
+        for copy in (self._since, self._until):
+            if copy and copy.overlay:
+                copy.overlay.close()
         os.close(self._head)
         self._rows.close()
 

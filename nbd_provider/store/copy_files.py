@@ -15,6 +15,7 @@ from itertools import pairwise
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.overlay import find_overlay
 from shadowset.nbd_provider.store.rows import LivingRows
 from shadowset.nbd_provider.store.slots import Slots, read_words
 
@@ -49,6 +50,7 @@ def read_whole(fd: int, offset: int, target: memoryview) -> bool:
 class CopyFiles:
     """The files in one directory. ``origin``: a descriptor of the origin. Any thread may read.
 
+    They say what was there at the cut: ``overlay`` is what writers changed inside the copy afterwards, if they did.
     What was read counts only if the copy is ``alive`` afterwards.
 
     Errors: VSS_E_OBJECT_NOT_FOUND when the storage has no such living copy.
@@ -61,6 +63,7 @@ class CopyFiles:
         try:
             self._row, self.entry = self._rows.find(copy_id)
             self._head = os.open(f"{storage}/head", os.O_RDONLY | os.O_CLOEXEC)
+            self.overlay = find_overlay(storage, copy_id)
         except BaseException:
             self._rows.close()
             raise
@@ -172,6 +175,8 @@ class CopyFiles:
     def close(self) -> None:
         """Let go of all files but the origin."""
         self._slots.close()
+        if self.overlay:
+            self.overlay.close()
         os.close(self._head)
         self._rows.close()
 

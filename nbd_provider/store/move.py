@@ -31,6 +31,7 @@ from typing import Final
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.create import lengthen_head, new_head, put_in_place
 from shadowset.nbd_provider.store.files import Segments, Words, storage_error, sync_directory, write_all
+from shadowset.nbd_provider.store.overlay import bring_overlays
 from shadowset.nbd_provider.store.place import (
     INCOMING,
     MOVED,
@@ -298,6 +299,8 @@ class _Move:
         yield Phase.SWITCHING, 0
         self._finish(position)
         yield Phase.CLEANING, 0
+        with store.work:
+            bring_overlays(old, store.storage)  # of a set that was made meanwhile
         wipe(old)
         arrived(store.storage)
 
@@ -419,6 +422,7 @@ class _Move:
                 position = end
             self._grow(store.chunks - 1)
             self._sync()
+            bring_overlays(store.storage, path)
             table = store.prepare_switch(path)
             replace_table(path, table)
             sync_directory(f"{path}/segments")

@@ -21,6 +21,7 @@ import msgspec
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.create import private_file
 from shadowset.nbd_provider.store.files import storage_error, sync_directory, write_all
+from shadowset.nbd_provider.store.overlay import DIRECTORY, bring_overlays
 from shadowset.vss.codes import Code, VssError
 
 MOVING: Final = "moving"
@@ -167,8 +168,9 @@ def take_lock(directory: str) -> int:
 
 def wipe(directory: str) -> None:
     """Remove a storage's files; the table is the last, because readers who still have it open find their way by it."""
-    with suppress(FileNotFoundError):
-        shutil.rmtree(f"{directory}/segments")
+    for name in ("segments", DIRECTORY):
+        with suppress(FileNotFoundError):
+            shutil.rmtree(f"{directory}/{name}")
     for name in ("head", "head.new", "losses", "losses.new", "table.new", "table"):
         with suppress(FileNotFoundError):
             os.unlink(f"{directory}/{name}")
@@ -200,6 +202,7 @@ def settle(storage: str) -> None:
                 os.close(fd)
         finally:
             os.close(lock)
+    bring_overlays(source, storage)
     if os.path.isdir(source):
         wipe(source)
     arrived(storage)

@@ -38,6 +38,11 @@ class CopyReader:
         self.size = self.entry.size
         self.chunk_size = self._files.chunk_size
 
+    @property
+    def home(self) -> str:
+        """The directory in which the storage was when it was last looked for."""
+        return self._files.storage
+
     def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes from ``offset``, fewer at the end of the copy. Errors: CopyLost, OSError."""
         length = max(0, min(length, self.size - offset))
@@ -47,6 +52,8 @@ class CopyReader:
             files = self._files
             try:
                 content = files.read(offset, length)
+                if files.overlay:
+                    content = files.overlay.over(offset, content)
             except OSError:
                 if self._counts(files):
                     raise
@@ -61,6 +68,8 @@ class CopyReader:
         Errors: OSError.
         """
         files = self._files
+        if files.overlay and files.overlay.touches(offset, len(target)):
+            return False
         try:
             filled = files.fill(offset, target, pread)
         except OSError:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -24,6 +24,7 @@ from uuid import UUID
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.changes import ChangeReader, Run
 from shadowset.nbd_provider.store.files import write_all
+from shadowset.nbd_provider.store.overlay import find_overlay
 from shadowset.nbd_provider.store.room import REVERT_FINISHED, REVERT_STARTED, REVERT_STOPPED
 from shadowset.nbd_provider.store.settings import Revert
 from shadowset.nbd_provider.store.writer import ShadowStore
@@ -264,17 +265,33 @@ class Reverter:
             reader.close()
 
     def _put_back(self, entry: layout.Entry, run: Run) -> None:
-        """Write the copy's content over what is in the origin now. A chunk that has no slot is as it was."""
+        """Write the copy's content over what is in the origin now.
+
+        A chunk that has no slot is as it was, unless the copy has a layer over it: then it gets a slot, as before any
+        write, so that the layer finds what lies below it however often this is done again.
+        """
         store, size = self._store, self._store.chunk_size
-        slots = {}
-        for chunk in range(run.first, run.end):
-            slot = store.segments.find(store.head.view[chunk], entry.number)
-            if slot is not None:
-                slots[chunk] = slot
-        store.prepare_write([(chunk * size, min(size, store.header.size - chunk * size)) for chunk in slots])
-        for group in layout.runs(slots):
-            content = b"".join(self._content(slots[chunk], chunk) for chunk in group)
-            write_all(self._origin, content[: entry.size - group[0] * size], group[0] * size)
+        overlay = find_overlay(store.storage, entry.copy_id)
+        try:
+            chunks = set(self._slots(entry, range(run.first, run.end)))
+            ranges = overlay.runs(run.first * size, run.end * size) if overlay else ()
+            chunks |= {chunk for start, end in ranges for chunk in range(start // size, -(-end // size))}
+            store.prepare_write([(chunk * size, min(size, store.header.size - chunk * size)) for chunk in chunks])
+            slots = self._slots(entry, sorted(chunks))
+            for group in layout.runs(slots):
+                content = b"".join(self._content(slots[chunk], chunk) for chunk in group)
+                content = content[: entry.size - group[0] * size]
+                content = overlay.over(group[0] * size, content) if overlay else content
+                write_all(self._origin, content, group[0] * size)
+        finally:
+            if overlay:
+                overlay.close()
+
+    def _slots(self, entry: layout.Entry, chunks: Iterable[int]) -> dict[int, int]:
+        """Those of the chunks that have a slot in the copy, with it."""
+        store = self._store
+        found = ((chunk, store.segments.find(store.head.view[chunk], entry.number)) for chunk in chunks)
+        return {chunk: slot for chunk, slot in found if slot is not None}
 
     def _content(self, slot: int, chunk: int) -> bytes:
         segments = self._store.segments

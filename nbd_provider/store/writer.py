@@ -13,6 +13,7 @@ from shadowset.nbd_provider.store import copy_out, layout
 from shadowset.nbd_provider.store.create import create_storage, lengthen_head, new_head, put_in_place
 from shadowset.nbd_provider.store.files import Segments, Words, read_header, storage_error, sync_directory
 from shadowset.nbd_provider.store.loss_record import LossKeeper, LossRecord
+from shadowset.nbd_provider.store.overlay import drop_overlays
 from shadowset.nbd_provider.store.place import MOVING, locate, read_note, settle, take_lock
 from shadowset.nbd_provider.store.reclaim import Reclaimer
 from shadowset.nbd_provider.store.recovery import boot_id, rebuild
@@ -85,7 +86,7 @@ class ShadowStore:
         header.boot_id = boot_id()
         header.generation = max([header.generation, *(entry.number for entry in self.table.entries)])
         self._copy_out.start_at(max(header.next_slot, self._used_end()))
-        self.garbage = bool(self._copy_out.next_slot)
+        self.garbage = bool(self._copy_out.next_slot) or os.path.exists(f"{self.storage}/overlays")
         self._update()
         self._write_header()
         self._losses.connect()
@@ -316,6 +317,7 @@ class ShadowStore:
             for name in os.listdir(f"{self.storage}/segments"):
                 os.unlink(f"{self.storage}/segments/{name}")
             self._copy_out.start_at(0)
+            drop_overlays(self.storage, self.living)
             self.garbage = False
             self._write_header()
 
@@ -459,6 +461,7 @@ class ShadowStore:
         with self.work:
             if self.table.in_doubt:  # a power loss could bring back a copy that needs the space
                 self._sync()
+            drop_overlays(self.storage, self.living)
         files = self.segments, self.head
         steps = Reclaimer(*files, self.table, self._copy_out.next_slot, self.chunk_size).steps()
         while True:
@@ -476,6 +479,12 @@ class ShadowStore:
     def next_slot(self) -> int:
         """The first slot that was never taken."""
         return self._copy_out.next_slot
+
+    @property
+    def living(self) -> set[UUID]:
+        """The copies that live, pending ones among them."""
+        with self.lock:
+            return {entry.copy_id for entry in self.table.entries if entry.state in layout.LIVE_STATES}
 
     @property
     def slot_size(self) -> int:
