@@ -206,6 +206,17 @@ class BtrfsProvider:
     async def pre_final_commit(self, volume: str, set_id: str) -> None:
         """Nothing to do."""
 
+    async def open_layer(self, volume: str, snapshot_id: str) -> str:
+        """The snapshot itself, which takes writes until it is sealed."""
+        records = await self._records(volume)
+        await self._run(lambda: _set_read_only(records, volume, snapshot_id, False))
+        return records.place(snapshot_id)
+
+    async def seal(self, volume: str, snapshot_id: str) -> None:
+        """Read-only again, and written out."""
+        records = await self._records(volume)
+        await self._run(lambda: _set_read_only(records, volume, snapshot_id, True))
+
     async def post_final_commit(self, volume: str, snapshot_id: str) -> None:
         """Durable when it returns."""
         records = await self._records(volume)
@@ -319,6 +330,16 @@ class BtrfsProvider:
             code = Code.VSS_E_INSUFFICIENT_STORAGE if full else Code.VSS_E_UNEXPECTED_PROVIDER_ERROR
             what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
             raise VssError(code, f"btrfs failed: {what}") from None
+
+
+def _set_read_only(records: Records, volume: str, snapshot_id: str, wanted: bool) -> None:
+    records.get(volume, snapshot_id)
+    descriptor = os.open(records.place(snapshot_id), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        calls.set_read_only(descriptor, wanted)
+        calls.write_out(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _cut(planned: Planned, source: int) -> int:

@@ -31,7 +31,7 @@ _MODIFIERS = (
     | Attribute.ROLLBACK_RECOVERY
     | Attribute.TXF_RECOVERY
 )
-_NOT_OFFERED = Attribute.TRANSPORTABLE | Attribute.PLEX | Attribute.ROLLBACK_RECOVERY | Attribute.TXF_RECOVERY
+_NOT_OFFERED = Attribute.TRANSPORTABLE | Attribute.PLEX | Attribute.TXF_RECOVERY
 
 
 class BackupSession(WriterSession):
@@ -234,4 +234,5 @@ class BackupSession(WriterSession):
 
     def _event_volume(self, each: PlannedSnapshot, shown: bool) -> EventVolume:
         device = each.provider.place(each.device_number) if shown else ""
-        return EventVolume(each.volume, each.facts.mount_points, each.snapshot_id, device)
+        layer = self._maker.layers.place(each.snapshot_id) if self._maker else ""
+        return EventVolume(each.volume, each.facts.mount_points, each.snapshot_id, device, layer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,13 @@ class Commands:
     provider: tuple[str, ...] = (sys.executable, "-m", "shadowset.nbd_provider.main")
     attach: tuple[str, ...] = (sys.executable, "-m", "shadowset.nbd_provider.attach.main")
     fuse: tuple[str, ...] = (sys.executable, "-m", "shadowset.fuse_mount.main")
+    layer: tuple[str, ...] = (sys.executable, "-m", "shadowset.nbd_provider.layer")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Commands:
-        """``SHADOWSET_PROVIDER_COMMAND``, ``SHADOWSET_ATTACH_COMMAND``, ``SHADOWSET_FUSE_COMMAND``."""
+        """``SHADOWSET_PROVIDER_COMMAND``, ``SHADOWSET_ATTACH_COMMAND``, ``_FUSE_COMMAND``, ``_LAYER_COMMAND``."""
 
         def pick(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(shlex.split(environment.get(f"SHADOWSET_{name}_COMMAND", ""))) or default
 
-        return cls(pick("PROVIDER", cls.provider), pick("ATTACH", cls.attach), pick("FUSE", cls.fuse))
+        return cls(*(pick(each.name.upper(), getattr(cls, each.name)) for each in fields(cls)))

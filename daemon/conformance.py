@@ -42,6 +42,9 @@ class Bench(Protocol):
     def read(self, place: str) -> bytes:
         """The mark in a copy that was surfaced at ``place``. Called in a thread."""
 
+    def recover(self, place: str, mark: bytes) -> None:
+        """Write a mark into a copy whose writable layer is the block device or directory ``place``. In a thread."""
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -285,6 +288,31 @@ async def check_forgotten_set(run: _Run) -> None:
     _require(await run.read(copy) == b"next----", "the set after a forgotten one shows something else")
 
 
+async def check_layer(run: _Run) -> None:
+    """What writers write into a fresh copy is that copy's alone, and its last change."""
+    if "auto-recovery" in run.provider.info.lacks:
+        return
+    neighbour = await run.take(b"earlier-")
+    await run.change(b"raw-----")
+    copy, given_up = run.planned(), run.planned()
+    await run.cut(copy)
+    place = await _timed(run.provider.open_layer(run.name, copy.snapshot_id), "open_layer")
+    await _timed(in_thread(lambda: run.bench.recover(place, b"recover-")), "writing into the layer")
+    await _timed(run.provider.seal(run.name, copy.snapshot_id), "seal")
+    await run.finish(copy)
+    _require(await run.read(copy) == b"recover-", "the copy does not show what was written into its layer")
+    _require(_refuses_writes(copy.device_object), "a sealed copy can be written to")
+    _require(await run.read(neighbour) == b"earlier-", "an earlier copy shows what was written into another's layer")
+    await run.cut(given_up)
+    place = await _timed(run.provider.open_layer(run.name, given_up.snapshot_id), "open_layer")
+    await _timed(in_thread(lambda: run.bench.recover(place, b"given-up")), "writing into the layer")
+    await _aborted(run, given_up)
+    later = run.planned()
+    await run.cut(later)
+    await run.finish(later)
+    _require(await run.read(later) == b"raw-----", "the live volume shows what was written into a copy's layer")
+
+
 async def check_hold(run: _Run) -> None:
     """Between hold and release no write gets through."""
     if not run.facts.holds:
@@ -338,6 +366,7 @@ CHECKS: tuple[Callable[[_Run], Awaitable[None]], ...] = (
     check_pending,
     check_abort,
     check_forgotten_set,
+    check_layer,
     check_hold,
     check_hold_ends,
     check_unknown,

@@ -21,6 +21,7 @@ from shadowset.daemon.express import ExpressWriters
 from shadowset.daemon.guardian_link import thaw_leftovers
 from shadowset.daemon.host import Host
 from shadowset.daemon.house import House
+from shadowset.daemon.layers import clear_all
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.nbd import NbdProvider
 from shadowset.daemon.providers import Providers
@@ -72,7 +73,7 @@ class Coordinator:
             catalogue=catalogue,
             registry=Registry(limits, ExpressWriters(paths.express_writers, self._event).links),
             volumes=volumes,
-            providers=Providers(paths, catalogue, NbdProvider(paths, volumes), self._volume_event),
+            providers=Providers(paths, catalogue, NbdProvider(paths, volumes, commands), self._volume_event),
             event=self._event,
             creation=CreationQueue(limits.sets_at_once),
         )
@@ -102,6 +103,7 @@ class Coordinator:
         """Thaw what may be frozen first, then bring back what was there. Errors: VssError."""
         for sentence in thaw_leftovers(self._paths.frozen):
             self._event("thawed-leftover", sentence)
+        await clear_all(self._paths, self.house.limits.command_ms)
         await self._snapshots.clean_up(self._rebooted())
         await self.house.volumes.start()
         check_own_files({"the state directory": self._paths.state}, self.house.volumes.rows())

@@ -6,7 +6,9 @@ from uuid import UUID, uuid5
 
 from shadowset import __version__
 from shadowset.daemon.changes import ask_changes
+from shadowset.daemon.commands import Commands
 from shadowset.daemon.control_link import ControlLink
+from shadowset.daemon.nbd_layers import NbdLayers
 from shadowset.daemon.objects import DeviceObjects, device_object
 from shadowset.daemon.volume_runtime import VolumeRuntime
 from shadowset.daemon.volumes import Volumes
@@ -34,16 +36,18 @@ class NbdProvider:
 
     info = INFO
 
-    def __init__(self, paths: Paths, volumes: Volumes) -> None:
+    def __init__(self, paths: Paths, volumes: Volumes, commands: Commands) -> None:
         self._paths = paths
         self._volumes = volumes
         self._link_of = volumes.link_of
         self._objects = DeviceObjects(paths)
+        self._layers = NbdLayers(paths.layer_servers, commands)
         self._prepared: dict[str, ControlLink] = {}
         self._committing: set[str] = set()
 
     async def start(self, copies: list[SnapshotProperties]) -> None:
-        """Describe the device objects of these copies and no others."""
+        """Describe the device objects of these copies and no others; what was open to writers is not used again."""
+        await self._layers.clear()
         rows = {row.name: row for row in self._volumes.rows()}
         known = [copy for copy in copies if copy.original_volume in rows]
         self._objects.rewrite(device_object(copy, rows[copy.original_volume]) for copy in known)
@@ -124,7 +128,15 @@ class NbdProvider:
         """Nothing to do."""
 
     async def pre_final_commit(self, volume: str, set_id: str) -> None:
-        """Nothing to do: the copy has no writable layer."""
+        """Nothing to do."""
+
+    async def open_layer(self, volume: str, snapshot_id: str) -> str:
+        """A device over a process that keeps what is written beside the shadow storage's segments."""
+        return await self._layers.open(self._volumes.get(volume).row, snapshot_id)
+
+    async def seal(self, volume: str, snapshot_id: str) -> None:
+        """From here on readers of the copy see the layer."""
+        await self._layers.seal(snapshot_id)
 
     async def post_final_commit(self, volume: str, snapshot_id: str) -> None:
         """Tell it that the set exists."""
@@ -133,6 +145,7 @@ class NbdProvider:
 
     async def abort(self, volume: str, snapshot_id: str) -> None:
         """Delete the pending copy, if there can be one: a process that hangs would be waited for."""
+        await self._layers.drop(snapshot_id)
         if snapshot_id in self._committing:
             self._committing.discard(snapshot_id)
             await self.delete(volume, snapshot_id)

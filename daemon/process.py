@@ -160,6 +160,11 @@ class ProcessWatch:
         self._ended.set()
 
     @property
+    def status(self) -> int:
+        """Exit status of a child that has ended, by signal N as -N; 0 for a process that is not our child."""
+        return (self._child.returncode or 0) if self._child else 0
+
+    @property
     def alive(self) -> bool:
         """False once its end has been noticed."""
         return not self._ended.is_set()

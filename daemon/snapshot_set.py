@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import sqlite3
 import time
@@ -20,6 +21,7 @@ from shadowset.daemon.cast import Cast, Participant, Timeline, first_refusal
 from shadowset.daemon.clock import now
 from shadowset.daemon.cut import Cut, PlannedSnapshot
 from shadowset.daemon.house import House, together
+from shadowset.daemon.layers import Layers, Wish, wishes
 from shadowset.daemon.process import despite_cancel, within
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Failure
@@ -53,6 +55,7 @@ class SnapshotSetMaker:
         self.plan = plan
         self.committed = False
         self.shown = False
+        self.layers = Layers(house, plan.snapshots)
         self._house = house
         self._cast = cast
         self._timeline = Timeline()
@@ -206,8 +209,29 @@ class SnapshotSetMaker:
         set_id = self.plan.set_id
         await self._providers("post-commit", lambda each: each.provider.post_commit(each.volume, set_id))
         await self._providers("pre-final-commit", lambda each: each.provider.pre_final_commit(each.volume, set_id))
+        wanted = self._wishes()
+        await self._open_layers(wanted)
         self.shown = True
         await self._cast.tell(WriterEvent.POST_SNAPSHOT, self._frozen, self._timeline)
+        await self._seal_layers(wanted)
+
+    def _wishes(self) -> list[Wish]:
+        chosen = self._cast.document.select_components
+        of = self._cast.components_of
+        return [wish for each in self._frozen for wish in wishes(each, of(each) if chosen else None, self.plan.context)]
+
+    async def _open_layers(self, wanted: list[Wish]) -> None:
+        if wanted and not self.plan.context & Attribute.NO_AUTORECOVERY:
+            started = now()
+            await self.layers.open(wanted)
+            self._timeline.add("coordinator", "open-layers", started)
+
+    async def _seal_layers(self, wanted: list[Wish]) -> None:
+        started = now()
+        for sentence in await self.layers.exclude(wanted, os.environ):
+            self._timeline.add("coordinator", "exclude", started, Code.VSS_E_AUTORECOVERY_FAILED, sentence)
+            self._house.event("exclude-failed", sentence, set_id=self.plan.set_id)
+        await self.layers.seal()
 
     # ---- the commit point, and both sides of it ----
 
@@ -238,6 +262,7 @@ class SnapshotSetMaker:
     async def _void(self, cause: VssError) -> None:
         self._stop_watching()
         self._cut.put_away()
+        await self.layers.drop()
         reached = [each for each in self._cast.participants if each.progress.prepared_snapshot]
         aborts = self._cast.tell(WriterEvent.ABORT, reached, self._timeline)
         await asyncio.gather(aborts, *map(self._delete_pending, self.plan.snapshots))
@@ -274,6 +299,9 @@ class SnapshotSetMaker:
             failure=failure,
         )
 
+    def _recovered(self, each: PlannedSnapshot) -> int:
+        return Attribute.AUTORECOVER if self.layers.was_open(each.snapshot_id) else 0
+
     def _properties(self, each: PlannedSnapshot, created_ns: int, status: SnapshotState) -> SnapshotProperties:
         machine = socket.gethostname()
         return SnapshotProperties(
@@ -287,7 +315,7 @@ class SnapshotSetMaker:
             exposed_name="",
             exposed_path="",
             provider_id=each.provider.info.provider_id,
-            attributes=self.plan.context | Attribute.DIFFERENTIAL,
+            attributes=self.plan.context | Attribute.DIFFERENTIAL | self._recovered(each),
             created_ns=created_ns,
             status=status,
             size=each.facts.size,

@@ -61,6 +61,16 @@ class Paths:
         return f"{self.runtime}/devices"
 
     @property
+    def layers(self) -> str:
+        """Fresh copies while their writers may write into them, one directory each."""
+        return f"{self.runtime}/recovery"
+
+    @property
+    def layer_servers(self) -> str:
+        """What serves them, one directory each."""
+        return f"{self.runtime}/layers"
+
+    @property
     def trees(self) -> str:
         """Shadow copies that are directories instead of device objects."""
         return f"{self.runtime}/trees"

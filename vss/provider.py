@@ -129,6 +129,16 @@ class Provider(Protocol):
     async def pre_final_commit(self, volume: str, set_id: str) -> None:
         """Before post-snapshot."""
 
+    async def open_layer(self, volume: str, snapshot_id: str) -> str:
+        """A block device or directory that is the pending copy and takes writes, which go to this copy only.
+
+        It comes after ``pre_final_commit``, and ``seal`` or ``abort`` comes after it. Errors:
+        VSS_E_VOLUME_NOT_SUPPORTED_BY_PROVIDER for a provider without auto-recovery.
+        """
+
+    async def seal(self, volume: str, snapshot_id: str) -> None:
+        """What was written is part of the copy, which nobody can change any more; as durable as the copy."""
+
     async def post_final_commit(self, volume: str, snapshot_id: str) -> None:
         """The set exists: the copy is no longer pending. May come again after a restart of either side."""
 

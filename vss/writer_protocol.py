@@ -49,12 +49,17 @@ class Refused(Message, tag="refused"):
 
 
 class EventVolume(msgspec.Struct):
-    """A volume of the set; ``shadow_device`` is filled from post-snapshot on."""
+    """A volume of the set; ``shadow_device`` is filled from post-snapshot on.
+
+    ``recovery_path`` is filled in post-snapshot when something of the set needs recovery or deletion inside the copy:
+    the copy is mounted there and takes writes until the writers have answered.
+    """
 
     name: str
     mount_points: list[str] = []
     shadow_id: str = ""
     shadow_device: str = ""
+    recovery_path: str = ""
 
 
 class Event(Message, tag="event"):

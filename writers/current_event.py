@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -111,6 +112,15 @@ class CurrentEvent:
         """Whether ``path`` certainly lies on no volume of the set (their mount points are known)."""
         known = bool(self.volumes) and all(volume.mount_points for volume in self.volumes)
         return known and not self.is_path_affected(path)
+
+    def recovery_path(self, path: str) -> str:
+        """Where the file at ``path`` can be written to inside the copy, in post-snapshot; "" for nowhere."""
+        points = [(mount, volume) for volume in self.volumes for mount in volume.mount_points if lies_in(path, mount)]
+        if not points:
+            return ""
+        mount, volume = max(points, key=lambda point: len(point[0]))
+        inside = os.path.relpath(os.path.abspath(path), mount)
+        return os.path.normpath(f"{volume.recovery_path}/{inside}") if volume.recovery_path else ""
 
     def set_failure(self, code: int, message: str, application_code: int = 0) -> None:
         """Reports a failure without a veto: the creation goes on, and the requester decides what the copy is worth.

@@ -90,6 +90,13 @@ class DirectoryProvider:
     async def pre_final_commit(self, volume: str, set_id: str) -> None:
         pass
 
+    async def open_layer(self, volume: str, snapshot_id: str) -> str:
+        self._read(volume, snapshot_id)
+        return self._files(snapshot_id)
+
+    async def seal(self, volume: str, snapshot_id: str) -> None:
+        self._read(volume, snapshot_id)
+
     async def post_final_commit(self, volume: str, snapshot_id: str) -> None:
         kept = self._read(volume, snapshot_id)
         kept.copy.pending = False

@@ -73,6 +73,9 @@ class DirectoryBench:
     def read(self, place: str) -> bytes:
         return Path(place, "mark").read_bytes()
 
+    def recover(self, place: str, mark: bytes) -> None:
+        Path(place, "mark").write_bytes(mark)
+
 
 def problems(bench: Any) -> dict[str, str]:
     return {problem.check: problem.sentence for problem in asyncio.run(check_provider(bench))}
@@ -129,7 +132,7 @@ class NbdBench:
             with open(image, "wb") as file:
                 file.truncate(4 << 20)
             await volumes.add(self.volume, image, f"{self._paths.state}/store", 16384)
-        return NbdProvider(self._paths, volumes)
+        return NbdProvider(self._paths, volumes, Commands())
 
     async def remove(self) -> None:
         assert self._volumes
@@ -143,6 +146,12 @@ class NbdBench:
     def read(self, place: str) -> bytes:
         with open(place, "rb") as file:
             return file.read(8)
+
+    def recover(self, place: str, mark: bytes) -> None:
+        with open(place, "r+b") as file:
+            file.write(mark)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def test_the_nbd_provider_passes(paths: Paths) -> None:
@@ -236,6 +245,11 @@ class DeletesTooMuch(DirectoryProvider):
         return await super().copies(volume)
 
 
+class RecoversTheLiveVolume(DirectoryProvider):
+    async def open_layer(self, volume: str, snapshot_id: str) -> str:
+        return volume.removeprefix("dir:")
+
+
 class Unnamed(DirectoryProvider):
     info = msgspec.structs.replace(DirectoryProvider.info, version_id="one", capabilities=0)
 
@@ -254,6 +268,7 @@ class Unnamed(DirectoryProvider):
         (Writable, "check_instant"),
         (ForgetsAtRestart, "check_pending"),
         (DeletesTooMuch, "check_neighbours"),
+        (RecoversTheLiveVolume, "check_layer"),
         (Unnamed, "check_properties"),
     ],
 )

@@ -115,7 +115,7 @@ class ProviderInfo(msgspec.Struct, frozen=True):
 
     ``version_id`` is a GUID of its own for each version, ``class_id`` one of the implementation; ``capabilities`` are
     bits of ProviderCapability. ``lacks`` names what its copies or volumes cannot do that those of the built-in provider
-    can: hold, device-object, changed-blocks, revert, priority.
+    can: hold, device-object, changed-blocks, revert, priority, auto-recovery.
     """
 
     provider_id: str
