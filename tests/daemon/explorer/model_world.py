@@ -14,6 +14,7 @@ from model_loop import ModelLoop
 from model_providers import ModelCatalogue, ModelObjects, ModelVolume, ModelVolumes
 from model_watch import Watch
 
+from shadowset.daemon.commands import Commands
 from shadowset.daemon.house import House
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.nbd import NbdProvider
@@ -76,7 +77,7 @@ class World:
     def _house(self) -> House:
         volumes: Any = ModelVolumes(self.volumes)
         catalogue: Any = ModelCatalogue(self, self.setting.broken_catalogue)
-        nbd: Any = NbdProvider(PATHS, volumes)
+        nbd: Any = NbdProvider(PATHS, volumes, Commands())
         nbd._objects = ModelObjects()
         limits = Limits()
         parts: dict[str, Any] = {
