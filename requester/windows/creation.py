@@ -7,7 +7,8 @@ bring it along; a writer or component that must be in it and is not fails the jo
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from shadowset.requester.administration import Administration
@@ -138,6 +139,16 @@ class Creation:
                 raise VssError(
                     status.failure.code, f"{status.name} must be in the set, and {writer_failure_text(status)}"
                 )
+
+
+@contextmanager
+def or_take_back(calls: BackupComponents, made: Made) -> Iterator[None]:
+    """Whoever is told that the making of a set failed need not look for what is left of it."""
+    try:
+        yield
+    except BaseException:
+        take_back(calls, made.record.set_id)
+        raise
 
 
 def component_key(writer: WriterMetadata, info: ComponentInfo) -> ComponentKey:

@@ -8,7 +8,7 @@ from shadowset.requester.backup.manifest import write_atomically
 from shadowset.requester.backup.verdicts import writer_failure_text
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli import UsageError
-from shadowset.requester.windows.creation import Creation, Made
+from shadowset.requester.windows.creation import Creation, Made, or_take_back
 from shadowset.requester.windows.diskshadow.session import CLIENT, SET_ALIAS, Session
 from shadowset.requester.windows.diskshadow.settings import Volume
 from shadowset.requester.windows.scripts import run_file
@@ -98,12 +98,12 @@ def create(session: Session, given: list[str]) -> None:
     with session.lease() as calls:
         creation = Creation(calls, wish)
         made = creation.make()
+        with or_take_back(calls, made):
+            _save_documents(session, creation, made)
     session.creation, session.completed = (creation, made), False
     if session.settings.verbose:
         session.tell("\n".join(made.details()))
     _name_copies(session, made)
-    if session.settings.metadata:
-        _save_documents(session, creation, made)
     session.tell(f"\nQuerying all shadow copies with the shadow copy set ID {braced(made.record.set_id)}\n")
     for copy in made.copies:
         session.tell(copy_text(copy, DISKSHADOW, session.names_by_id))
@@ -120,6 +120,8 @@ def _name_copies(session: Session, made: Made) -> None:
 
 
 def _save_documents(session: Session, creation: Creation, made: Made) -> None:
+    if not session.settings.metadata:
+        return
     documents = creation.documents(made)
     if documents:
         write_atomically(session.settings.metadata, make_bundle(documents))
@@ -135,8 +137,7 @@ def end_backup(session: Session, given: list[str]) -> None:
     creation, made = session.creation
     failed = creation.complete(made)
     session.completed = True
-    if session.settings.metadata:
-        _save_documents(session, creation, made)
+    _save_documents(session, creation, made)
     if failed:
         raise VssError(failed[0].failure.code, f"after the backup {writer_failure_text(failed[0])}")
 

@@ -11,8 +11,7 @@ from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli import EXIT_FAILURE, EXIT_OK
 from shadowset.requester.cli.output import note, printable, say
 from shadowset.requester.cli.watch import show_notice
-from shadowset.requester.create import take_back
-from shadowset.requester.windows.creation import Creation, Made, Wish
+from shadowset.requester.windows.creation import Creation, Made, Wish, or_take_back
 from shadowset.requester.windows.restoration import Restoration
 from shadowset.requester.windows.scripts import ScriptFailed, run_file
 from shadowset.requester.windows.shadow_text import VSHADOW, copy_text
@@ -31,32 +30,41 @@ def create(options: Options) -> int:
     As published: the backup is a full one, and with a command that fails the set is taken back and the writers are
     not told that it is complete. Errors: VssError.
     """
-    wish = Wish(
-        volumes=tuple((volume, "") for volume in options.volumes),
-        context=options.context,
-        backup_type=BackupType.FULL,
-        required=_selectors(options, "wi"),
-        excluded=_selectors(options, "wx"),
-    )
+    wish = _wish(options)
     say(f"- Setting the VSS context to: 0x{wish.context:08x}")
     with BackupComponents(client=CLIENT, on_notice=show_notice) as calls:
         creation = Creation(calls, wish)
         made = creation.make()
         _show(options, made)
-        _save(options, creation, made)
-        if options.has("exec"):
-            _execute(options, calls, made)
+        with or_take_back(calls, made):
+            _save(options, creation, made)
+            if options.has("exec"):
+                run_file(options.of("exec"), variables(made.record.set_id, made.copies))
         failed = creation.complete(made)
         _save_document(options, creation, made)
         for status in failed:
             note(f"Error: after the backup {writer_failure_text(status)}")
         say("\nSnapshot creation done.")
         if options.has("wait"):
-            # Before the end of the session, with which copies go that are not to stay.
-            say("Press Enter to end.")
-            sys.stdout.flush()
-            sys.stdin.readline()
+            _wait()
     return EXIT_FAILURE if failed or made.failed else EXIT_OK
+
+
+def _wish(options: Options) -> Wish:
+    return Wish(
+        volumes=tuple((volume, "") for volume in options.volumes),
+        context=options.context,
+        backup_type=BackupType.FULL,
+        required=_selectors(options, "wi"),
+        excluded=_selectors(options, "wx"),
+    )
+
+
+def _wait() -> None:
+    """Before the end of the session, with which the copies go that are not to stay."""
+    say("Press Enter to end.")
+    sys.stdout.flush()
+    sys.stdin.readline()
 
 
 def _selectors(options: Options, flag: str) -> tuple[Selector, ...]:
@@ -86,14 +94,6 @@ def _save_document(options: Options, creation: Creation, made: Made) -> None:
     file = options.of("bc") or options.of("t")
     if file:
         write_atomically(os.path.abspath(file), creation.documents(made)[0][1])
-
-
-def _execute(options: Options, calls: BackupComponents, made: Made) -> None:
-    try:
-        run_file(options.of("exec"), variables(made.record.set_id, made.copies))
-    except BaseException:
-        take_back(calls, made.record.set_id)
-        raise
 
 
 def restore(options: Options) -> int:

@@ -138,6 +138,19 @@ def test_a_call_that_fails_is_one_sentence_and_the_session_is_over(
     assert eventually(lambda: all("closed" in session.done for session in coordinator.sessions))
 
 
+@pytest.mark.parametrize("tool", ["vshadow", "diskshadow"])
+def test_a_set_whose_documents_cannot_be_saved_is_taken_back(
+    coordinator: Any, data: Path, script: Any, capsys: Any, tmp_path: Path, tool: str
+) -> None:
+    place = tmp_path / "nowhere" / "file"
+    if tool == "vshadow":
+        assert vshadow.main(["-p", f"-bc={place}", "data"]) == 1
+    else:
+        assert script("set context persistent", f"set metadata {place}", "add volume data", "create") == 1
+    assert "cannot be written" in capsys.readouterr().err
+    assert coordinator.copies == {}
+
+
 @pytest.mark.parametrize("call", ["do-snapshot-set", "backup-complete"])
 def test_a_coordinator_that_dies_is_one_sentence(coordinator: Any, data: Path, capsys: Any, call: str) -> None:
     coordinator.die_on = call
