@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
 from collections.abc import Sequence
-from typing import Final
 
-from shadowset.nbd_provider.store.files import read_header
-from shadowset.nbd_provider.store.place import locate
+from shadowset.nbd_provider import offline
 from shadowset.nbd_provider.volume import Volume
 from shadowset.vss.codes import Code, VssError
-
-TELL_SECONDS: Final = 1.0
 
 DESCRIPTION = """Move the shadow storage of a volume that is not served to another directory; a running provider does
 it by the call "move", while the volume is used. A move that was interrupted goes on: with this command, without
@@ -36,23 +30,13 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run it."""
     options = parser().parse_args(arguments)
-    try:
-        read_header(locate(options.storage))  # a provider would make a storage where there is none
-        volume = Volume(options.origin, options.origin, options.storage)
-        try:
-            _move(volume, options)
-            storage = volume.store.storage
-        finally:
-            volume.close()
-    except KeyboardInterrupt:
-        sentence = f"interrupted; the same command lets the move of {options.storage} go on"
-        print(f"shadowset-provider: {sentence}", file=sys.stderr)
-        return 1
-    except (VssError, OSError) as error:
-        print(f"shadowset-provider: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps({"storage": storage}) if options.json else f"the shadow storage is in {storage}")
-    return 0
+
+    def work(volume: Volume) -> str:
+        _move(volume, options)
+        storage = volume.store.storage
+        return json.dumps({"storage": storage}) if options.json else f"the shadow storage is in {storage}"
+
+    return offline.run(options, work, f"the same command lets the move of {options.storage} go on")
 
 
 def _move(volume: Volume, options: argparse.Namespace) -> None:
@@ -65,12 +49,7 @@ def _move(volume: Volume, options: argparse.Namespace) -> None:
         raise VssError(Code.E_INVALIDARG, message)
     elif progress is None or options.directory not in (None, progress.storage):
         volume.move(options.directory)
-    told = 0.0
-    for _ in mover.work() or ():
-        progress = mover.progress
-        if progress is not None and time.monotonic() >= told + TELL_SECONDS:
-            told = time.monotonic()
-            print(f"{progress.phase}: {progress.done} of {progress.total} bytes", file=sys.stderr, flush=True)
+    offline.go_through(mover.work(), lambda: mover.progress)
     if mover.progress is not None and not options.cancel:
         message = f"the move of shadow storage {options.storage} has ended: {mover.progress.reason}"
         raise VssError(Code.VSS_E_UNEXPECTED, message)

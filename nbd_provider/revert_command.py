@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import time
 from collections.abc import Sequence
-from typing import Final
 from uuid import UUID
 
-from shadowset.nbd_provider.store.files import read_header
-from shadowset.nbd_provider.store.place import locate
+from shadowset.nbd_provider import offline
 from shadowset.nbd_provider.volume import Volume, parse_id
 from shadowset.vss.codes import Code, VssError
-
-TELL_SECONDS: Final = 1.0
 
 DESCRIPTION = """Take a volume that is not served back to a shadow copy. All shadow copies stay, so a revert to a newer
 one undoes it. A revert that was interrupted goes on: with this command, without --copy as well, or when the provider
@@ -35,26 +29,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Run it."""
     options = parser().parse_args(arguments)
-    try:
-        read_header(locate(options.storage))  # a provider would make a storage where there is none
-        volume = Volume(options.origin, options.origin, options.storage)
-        try:
-            copy, written = _revert(volume, options.copy)
-        finally:
-            volume.close()
-    except KeyboardInterrupt:
-        print(
-            f"shadowset-provider: interrupted; the same command lets the revert of {options.origin} go on",
-            file=sys.stderr,
-        )
-        return 1
-    except (VssError, OSError) as error:
-        print(f"shadowset-provider: {error}", file=sys.stderr)
-        return 1
-    result = {"storage": options.storage, "origin": options.origin, "copy_id": str(copy), "bytes": written}
-    text = f"{options.origin} is as shadow copy {copy} saw it; {written} bytes were looked at"
-    print(json.dumps(result) if options.json else text)
-    return 0
+
+    def work(volume: Volume) -> str:
+        copy, written = _revert(volume, options.copy)
+        result = {"storage": options.storage, "origin": options.origin, "copy_id": str(copy), "bytes": written}
+        text = f"{options.origin} is as shadow copy {copy} saw it; {written} bytes were looked at"
+        return json.dumps(result) if options.json else text
+
+    return offline.run(options, work, f"the same command lets the revert of {options.origin} go on")
 
 
 def _revert(volume: Volume, wanted: str | None) -> tuple[UUID, int]:
@@ -66,11 +48,7 @@ def _revert(volume: Volume, wanted: str | None) -> tuple[UUID, int]:
         progress = under_way
     else:
         progress = volume.reverter.begin(parse_id(wanted or ""))
-    told = 0.0
-    for _ in volume.reverter.work() or ():
-        if time.monotonic() >= told + TELL_SECONDS:
-            told = time.monotonic()
-            print(f"{progress.phase}: {progress.done} of {progress.total} bytes", file=sys.stderr, flush=True)
+    offline.go_through(volume.reverter.work(), lambda: progress)
     if progress.reason:
         raise VssError(Code.VSS_E_UNEXPECTED, f"the revert of {volume.name} has stopped: {progress.reason}")
     return progress.copy_id, progress.total

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.wire import FrameDecoder, encode
 
@@ -98,6 +99,14 @@ class Provider:
 
     def control(self) -> Control:
         return Control(self.control_socket)
+
+    def content(self, copy: str) -> bytes:
+        """All bytes of a copy, read beside the provider."""
+        reader = CopyReader(self.storage, self.origin, UUID(copy))
+        try:
+            return reader.read(0, reader.size)
+        finally:
+            reader.close()
 
     def export(self) -> str:
         """Start ``shadowset-export``; returns its socket."""

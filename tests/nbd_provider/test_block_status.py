@@ -16,7 +16,6 @@ from uuid import UUID, uuid4
 import pytest
 
 from shadowset.nbd_provider.store.changes import ChangeReader, ChangesLost, changed_runs
-from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.codes import Code, VssError
@@ -54,13 +53,6 @@ def differing(before: bytes, after: bytes) -> set[int]:
     return {at // CHUNK for at in range(0, len(before), CHUNK) if before[at : at + CHUNK] != after[at : at + CHUNK]}
 
 
-def content(provider: Any, copy: str) -> bytes:
-    reader = CopyReader(provider.storage, provider.origin, UUID(copy))
-    data = reader.read(0, reader.size)
-    reader.close()
-    return data
-
-
 def scribble(client: Any, chance: random.Random, size: int, count: int) -> None:
     """Writes of many sizes; some cross chunks."""
     for _ in range(count):
@@ -93,7 +85,7 @@ def test_map_of_allocation(provider: Any, client: Any, tools: Any) -> None:
         (8 << 20, 65536, 0),
         ((8 << 20) + 65536, tail, hole),
     ]
-    expected = content(provider, copy)
+    expected = provider.content(copy)
     for offset, length, flags in nbd_map(shadow):
         assert not flags or expected[offset : offset + length] == bytes(length)
     assert sum(length for _, length, flags in nbd_map(shadow) if not flags) == 3 * 65536
@@ -113,7 +105,7 @@ def test_bitmaps_equal_a_comparison_of_the_images(provider: Any, client: Any, to
     control.value(m.Delete, copy_id=copies.pop(2))
     time.sleep(0.3)
     client.flush()
-    images = {copy: content(provider, copy) for copy in copies}
+    images = {copy: provider.content(copy) for copy in copies}
     now = Path(provider.origin).read_bytes()
     export = provider.export()
     for index, since in enumerate(copies):
@@ -142,7 +134,7 @@ def test_incremental_backup_from_the_bitmap(
     chance = random.Random(2)
     scribble(client, chance, provider.size, 10)
     first = provider.control().snapshot(persistent=True)
-    image = bytearray(content(provider, first))
+    image = bytearray(provider.content(first))
     scribble(client, chance, provider.size, 10)
     provider.kill()
     provider.start()
@@ -169,7 +161,7 @@ def test_incremental_backup_from_the_bitmap(
     shadow.block_status(provider.size, 0, lambda *row: changed.append(row) or 0)
     for row in changed:
         take(*row)
-    assert bytes(image) == content(provider, second)
+    assert bytes(image) == provider.content(second)
     assert 0 < copied < provider.size // 2
 
 

@@ -14,19 +14,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from shadowset.nbd_provider import changes_command as module
-from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.requester.delta import whole_delta
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.codes import Code, VssError
 
 CHUNK = 16 * 1024
-
-
-def content(provider: Any, copy: str) -> bytes:
-    reader = CopyReader(provider.storage, provider.origin, UUID(copy))
-    data = reader.read(0, reader.size)
-    reader.close()
-    return data
 
 
 def differing(before: bytes, after: bytes) -> set[int]:
@@ -67,7 +59,7 @@ def test_the_command_tells_what_changed(history: tuple[Any, list[str]]) -> None:
     for index, since in enumerate(copies):
         for until in [*copies[index + 1 :], ""]:
             told = ask(provider, since, *([until] if until else []))
-            expected = differing(content(provider, since), content(provider, until) if until else now)
+            expected = differing(provider.content(since), provider.content(until) if until else now)
             assert chunks([tuple(each) for each in told["ranges"]]) == expected
             assert (told["block_size"], told["size"], told["end"]) == (CHUNK, provider.size, provider.size)
     for arguments, code in (

@@ -52,12 +52,7 @@ class Load(threading.Thread):
 
 
 def digest(provider: Any, copy: str) -> str:
-    reader = CopyReader(provider.storage, provider.origin, UUID(copy))
-    value = hashlib.sha256()
-    for offset in range(0, reader.size, 1 << 20):
-        value.update(reader.read(offset, 1 << 20))
-    reader.close()
-    return value.hexdigest()
+    return hashlib.sha256(provider.content(copy)).hexdigest()
 
 
 @pytest.mark.vss(94)

@@ -14,20 +14,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from shadowset.nbd_provider.store import revert
-from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.volume import Volume
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.codes import Code
 
 MIB = 1 << 20
-
-
-def content(provider: Any, copy: str) -> bytes:
-    reader = CopyReader(provider.storage, provider.origin, UUID(copy))
-    try:
-        return reader.read(0, reader.size)
-    finally:
-        reader.close()
 
 
 def three_copies(provider: Any, nbd_module: Any, persistent: bool = False) -> dict[str, bytes]:
@@ -63,7 +54,7 @@ def test_back_and_forth(provider: Any, nbd_module: Any, random_image: bytes) -> 
         wait_until_done(control)
         assert Path(provider.origin).read_bytes() == copies[target]
         for copy, expected in copies.items():
-            assert content(provider, copy) == expected
+            assert provider.content(copy) == expected
     events = [event["event"] for event in control.value(m.ListEvents)["events"]]
     assert events == ["revert-started", "revert-finished"] * 7
     client = nbd_module.NBD()
@@ -163,7 +154,7 @@ def test_the_command(provider: Any, nbd_module: Any, random_image: bytes) -> Non
     assert json.loads(done.stdout)["copy_id"] == target and "of" in done.stderr
     assert Path(provider.origin).read_bytes() == expected
     for copy, value in copies.items():
-        assert content(provider, copy) == value
+        assert provider.content(copy) == value
     provider.start()
 
 
@@ -191,7 +182,7 @@ def test_half_a_revert_goes_on(
     wait_until_done(provider.control())
     assert Path(provider.origin).read_bytes() == expected
     for copy, value in copies.items():
-        assert content(provider, copy) == value
+        assert provider.content(copy) == value
 
 
 def test_a_copy_from_before_the_volume_grew(provider: Any, nbd_module: Any, random_image: bytes) -> None:
@@ -207,4 +198,4 @@ def test_a_copy_from_before_the_volume_grew(provider: Any, nbd_module: Any, rand
     control.value(m.Revert, copy_id=target)
     wait_until_done(control)
     assert Path(provider.origin).read_bytes() == expected + more
-    assert content(provider, target) == expected
+    assert provider.content(target) == expected

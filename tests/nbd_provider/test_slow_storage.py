@@ -6,11 +6,10 @@ import os
 import time
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
-from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.wire import FrameDecoder, encode
 
@@ -59,14 +58,6 @@ def finish(client: Any, cookie: int) -> None:
         client.poll(-1)
 
 
-def content_of(provider: Any, copy: str) -> bytes:
-    reader = CopyReader(provider.storage, provider.origin, UUID(copy))
-    try:
-        return reader.read(0, provider.size)
-    finally:
-        reader.close()
-
-
 def test_who_needs_no_copy_out_does_not_wait(stalling: Any, nbd_module: Any) -> None:
     control = stalling.control()
     first, before = control.snapshot(persistent=True), Path(stalling.origin).read_bytes()
@@ -92,7 +83,7 @@ def test_who_needs_no_copy_out_does_not_wait(stalling: Any, nbd_module: Any) -> 
     finish(client, late)
     control.value(m.Finish, copy_id=second)
     assert other.pread(CHUNK, 9 * CHUNK) == b"b" * CHUNK
-    assert content_of(stalling, first) == before and content_of(stalling, second) == seen
+    assert stalling.content(first) == before and stalling.content(second) == seen
 
 
 def send(control: Any, call: Any) -> None:
@@ -136,7 +127,7 @@ def test_calls_that_need_the_storage_hold_up_no_others(stalling: Any, nbd_module
     described = control.value(m.Describe)
     assert {copy["copy_id"]: copy["priority"] for copy in described["copies"]} == {second: 7, third: 128}
     assert described["max_size"] == 1 << 30
-    assert content_of(stalling, second) == before
+    assert stalling.content(second) == before
 
 
 def test_a_caller_that_goes_before_its_answer_harms_nobody(stalling: Any) -> None:
@@ -162,4 +153,4 @@ def test_a_stop_waits_for_the_storage(stalling: Any, nbd_module: Any) -> None:
     stalling.flag.unlink()
     finish(client, late)
     assert stalling.process.wait(60) == 0
-    assert Path(stalling.origin).read_bytes()[:CHUNK] == b"b" * CHUNK and content_of(stalling, copy) == before
+    assert Path(stalling.origin).read_bytes()[:CHUNK] == b"b" * CHUNK and stalling.content(copy) == before

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import stat
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -210,3 +211,31 @@ def abandon(store: ShadowStore | None) -> None:
         store.table.close()
         store.segments.close()
         store.head.close()
+
+
+def killed_at(step: int, calls: Sequence[str], work: Callable[[], object]) -> bool:
+    """Do the work in a process that is killed before its ``step``-th of these calls; False when it needs fewer."""
+    child = os.fork()
+    if not child:
+        try:
+            _count_down(step, calls)
+            work()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+
+
+def _count_down(last: int, calls: Sequence[str]) -> None:
+    count = 0
+    for name in calls:
+        real = getattr(os, name)
+
+        def call(*arguments: Any, real: Callable[..., Any] = real, **keywords: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*arguments, **keywords)
+
+        setattr(os, name, call)

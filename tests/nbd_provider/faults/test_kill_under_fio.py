@@ -8,11 +8,9 @@ import random
 import subprocess
 import time
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.store.rows import list_copies
 from shadowset.vss import provider_protocol as m
 
@@ -35,11 +33,7 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 
 
 def digest(provider: Any, copy: str) -> str:
-    reader = CopyReader(provider.storage, provider.origin, UUID(copy))
-    try:
-        return hashlib.sha256(reader.read(0, reader.size)).hexdigest()
-    finally:
-        reader.close()
+    return hashlib.sha256(provider.content(copy)).hexdigest()
 
 
 def check(provider: Any, expected: dict[str, str]) -> None:

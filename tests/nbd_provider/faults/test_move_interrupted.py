@@ -6,13 +6,11 @@ import errno
 import os
 import random
 import shutil
-import signal
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
-from crash_disk import Disk, abandon
+from crash_disk import Disk, abandon, killed_at
 from moving import CHUNK, SET, SIZE, Scene
 
 from shadowset.nbd_provider.store import layout, move, writer
@@ -166,34 +164,15 @@ def test_sigkill_at_every_step(memory_directory: str, small_steps: None) -> None
 
 
 def killed_before(scene: Scene, directory: str, last: int) -> bool:
-    """Move in a process that is killed before its ``last``-th step; False when it came to its end before."""
-    child = os.fork()
-    if not child:
-        try:
-            scene.directory, scene.origin = directory, f"{directory}/origin"
-            scene.fd = os.open(scene.origin, os.O_RDWR)
-            scene.start()
-            count_down(last)
-            move_and_write(scene)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    """Open the store there and move, as far as ``killed_at`` lets it."""
 
+    def work() -> None:
+        scene.directory, scene.origin = directory, f"{directory}/origin"
+        scene.fd = os.open(scene.origin, os.O_RDWR)
+        scene.start()
+        move_and_write(scene)
 
-def count_down(last: int) -> None:
-    count = 0
-    for name in STEPS:
-        real = getattr(os, name)
-
-        def call(*arguments: Any, real: Any = real, **keywords: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments, **keywords)
-
-        setattr(os, name, call)
+    return killed_at(last, STEPS, work)
 
 
 @pytest.mark.parametrize(("call", "number"), [("pwrite", errno.ENOSPC), ("fdatasync", errno.EIO), ("fsync", errno.EIO)])

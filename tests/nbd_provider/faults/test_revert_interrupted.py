@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import signal
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from crash_disk import Disk, abandon
+from crash_disk import Disk, abandon, killed_at
 
 from shadowset.nbd_provider.store import copy_out, layout, revert, writer
 from shadowset.nbd_provider.store.reader import CopyReader
@@ -147,41 +147,16 @@ def test_sigkill_at_every_step(memory_directory: str, small_steps: None, number:
         step += 1
         place = f"{memory_directory}/{step}"
         shutil.copytree(home, place)
-        killed = revert_until(place, target, step)
-        if not killed:
+        if not killed_at(step, STEPS, partial(whole_revert, place, target)):
             break
         found.append(finish(place, scene, target, everything))
         shutil.rmtree(place)
     assert step > 20 and found[0] == "untouched" and found.count("half") > 10
 
 
-def revert_until(place: str, target: UUID, last: int) -> bool:
-    """Revert in a process that is killed before its ``last``-th step; False when it came to its end before."""
-    child = os.fork()
-    if not child:
-        try:
-            killed_revert(place, target, last)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-
-
-def killed_revert(place: str, target: UUID, last: int) -> None:
+def whole_revert(place: str, target: UUID) -> None:
     fd = os.open(f"{place}/origin", os.O_RDWR)
-    store = ShadowStore(f"{place}/storage", fd, SIZE, CHUNK)
-    reverter, count = Reverter(store, fd), 0
-    for name in STEPS:
-        real = getattr(os, name)
-
-        def call(*arguments: object, real: object = real) -> object:
-            nonlocal count
-            count += 1
-            if count == last:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return real(*arguments)  # type: ignore[operator]
-
-        setattr(os, name, call)
+    reverter = Reverter(ShadowStore(f"{place}/storage", fd, SIZE, CHUNK), fd)
     reverter.begin(target)
     for _ in reverter.work() or ():
         pass
