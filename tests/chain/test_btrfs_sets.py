@@ -85,6 +85,10 @@ def test_a_subvolume_is_copied_listed_exposed_and_deleted(chain: Any, subvolumes
     place = chain.raw("mount", copy["snapshot_id"]).stdout.strip()
     assert (Path(place) / "file").read_text() == "before"
     chain.raw("umount", copy["snapshot_id"])
+    restored = subvolumes.data / "restored"
+    chain.cli("break", copy["snapshot_id"], str(restored), "--writable", "--keep-copy")
+    (restored / "file").write_text("mine")
+    assert (tree / "file").read_text() == "before"
     providers = {each["provider_id"]: each for each in chain.cli("providers")}
     assert providers[PROVIDER_ID]["copies"] == 1 and "changed-blocks" in providers[PROVIDER_ID]["lacks"]
 
