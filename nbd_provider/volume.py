@@ -20,7 +20,7 @@ from shadowset.nbd_provider.storage_calls import StorageCalls
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import write_all
 from shadowset.nbd_provider.store.move import Mover
-from shadowset.nbd_provider.store.move import Progress as MoveProgress
+from shadowset.nbd_provider.store.move_steps import Progress as MoveProgress
 from shadowset.nbd_provider.store.place import locate
 from shadowset.nbd_provider.store.revert import Progress, Reverter
 from shadowset.nbd_provider.store.writer import ShadowStore

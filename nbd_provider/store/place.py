@@ -22,6 +22,7 @@ from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.create import private_file
 from shadowset.nbd_provider.store.files import storage_error, sync_directory, write_all
 from shadowset.nbd_provider.store.overlay import DIRECTORY, bring_overlays
+from shadowset.nbd_provider.store.recovery import boot_id
 from shadowset.vss.codes import Code, VssError
 
 MOVING: Final = "moving"
@@ -133,12 +134,16 @@ def at_home(storage: str, make: Callable[[str], T]) -> T:
     return make(locate(storage))
 
 
-def has_left(table: bytes) -> bool:
-    """Whether a table tells those who have it open that the storage has moved, at least in part."""
+def _may_have_more(table: bytes) -> bool:
+    """Whether an old table does not tell those who have it open that the storage has moved, not even in part."""
     rows = range(layout.PAGE, len(table) - layout.ENTRY_SIZE + 1, layout.ENTRY_SIZE)
-    return table.startswith(layout.LEFT_MAGIC) or any(
-        struct.unpack_from("<I", table, at)[0] == layout.STATE_MOVED for at in rows
-    )
+    try:
+        boot = layout.Header.unpack(table[: layout.PAGE]).boot_id
+    except ValueError:  # it tells, or is damaged
+        return False
+    if boot != boot_id():
+        return False
+    return not any(struct.unpack_from("<I", table, at)[0] == layout.STATE_MOVED for at in rows)
 
 
 def mark_left(fd: int, table: bytes | bytearray) -> None:
@@ -179,8 +184,8 @@ def wipe(directory: str) -> None:
 def settle(storage: str) -> None:
     """Before a storage is opened that a move has brought here: what is left to do after the durable step.
 
-    Unless its readers were told, the old table may have got rows after it was copied; so it is taken over as it is.
-    Errors: OSError, VssError.
+    Unless its readers were told, the old table may have got rows after it was copied; so it is taken over as it is. Not
+    after a power loss: none of these was durable, and the old table may have lost the mark. Errors: OSError, VssError.
     """
     note = read_note(storage, INCOMING)
     if note is None:
@@ -195,7 +200,7 @@ def settle(storage: str) -> None:
             fd = os.open(f"{source}/table", os.O_RDWR | os.O_CLOEXEC)
             try:
                 table = os.pread(fd, os.fstat(fd).st_size, 0)
-                if not has_left(table):
+                if _may_have_more(table):
                     replace_table(storage, table)
                 mark_left(fd, table)
             finally:

@@ -11,7 +11,8 @@ from uuid import UUID
 from crash_disk import abandon
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.move import Mover, Phase
+from shadowset.nbd_provider.store.move import Mover
+from shadowset.nbd_provider.store.move_steps import Phase
 from shadowset.nbd_provider.store.reader import CopyLost, CopyReader
 from shadowset.nbd_provider.store.writer import ShadowStore
 

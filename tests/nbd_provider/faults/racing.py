@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection
 from typing import Any
 from uuid import UUID
 
 from shadowset.nbd_provider.store.copy_files import read_whole
 from shadowset.nbd_provider.store.reader import CopyLost, CopyReader
+from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss.codes import VssError
 
+CHUNK = 4096
+SIZE = CHUNK * 300 - 512
+READERS = 3
+SET = UUID(int=1 << 64)
 LENGTHS = (1, 512, 4096, 9000, 70000, 300000)
 
 
@@ -66,3 +75,72 @@ def read_one(
         result["reads"] += 1
         if content != os.pread(file.fileno(), length, offset):
             result["wrong"].append((name, offset, length))
+
+
+def race(
+    directory: str,
+    seconds: float,
+    chance: random.Random,
+    beside: Callable[[ShadowStore], AbstractContextManager[object]] = lambda _: nullcontext(),
+) -> list[dict[str, Any]]:
+    """Work on a volume while others read its copies and ``beside(store)`` goes on; what each reader has found."""
+    storage, origin, expected = (f"{directory}/{name}" for name in ("storage", "origin", "expected"))
+    os.mkdir(expected)
+    live = bytearray(chance.randbytes(SIZE))
+    with open(origin, "wb") as file:
+        file.write(live)
+    fd = os.open(origin, os.O_RDWR)
+    store = ShadowStore(storage, fd, SIZE, CHUNK)
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    for seed in range(READERS):
+        ours, theirs = context.Pipe()
+        processes.append(context.Process(target=read_copies, args=(storage, origin, expected, seed, theirs)))
+        pipes.append(ours)
+    for process in processes:
+        process.start()
+    try:
+        with beside(store):
+            work(store, fd, live, expected, chance, time.monotonic() + seconds)
+        results = []
+        for pipe in pipes:
+            pipe.send("end")
+            assert pipe.poll(30), "a reader has died"
+            results.append(pipe.recv())
+    finally:
+        for process in processes:
+            process.kill()
+            process.join(10)
+        store.close()
+        os.close(fd)
+    print([{key: value for key, value in result.items() if value} for result in results])
+    return results
+
+
+def work(store: ShadowStore, fd: int, live: bytearray, expected: str, chance: random.Random, end: float) -> None:
+    number, copies, reclaiming = 0, [], iter(())
+    while time.monotonic() < end:
+        kind = chance.random()
+        if kind < 0.85:
+            offset = chance.randrange(SIZE)
+            data = chance.randbytes(min(chance.choice([512, 5000, 60000]), SIZE - offset))
+            store.prepare_write([(offset, len(data))])
+            os.pwrite(fd, data, offset)
+            live[offset : offset + len(data)] = data
+        elif kind < 0.89 and len(copies) < 12:
+            number += 1
+            store.commit(UUID(int=number), SET, 1, chance.random() < 0.3)
+            store.finish(UUID(int=number))
+            with open(f"{expected}/.{number}", "wb") as file:
+                file.write(live)
+            os.rename(f"{expected}/.{number}", f"{expected}/{number}")
+            copies.append(number)
+        elif kind < 0.9 and copies:
+            victims = copies[:] if chance.random() < 0.03 else [chance.choice(copies)]
+            for victim in victims:
+                copies.remove(victim)
+                store.delete(UUID(int=victim))
+                if chance.random() < 0.9:
+                    os.unlink(f"{expected}/{victim}")
+        elif next(reclaiming, None) is None:
+            reclaiming = store.reclaim()

@@ -6,19 +6,24 @@ import errno
 import os
 import random
 import shutil
+from collections.abc import Callable, Iterator, Set
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 from crash_disk import Disk, abandon, killed_at
 from moving import CHUNK, SET, SIZE, Scene
 
-from shadowset.nbd_provider.store import layout, move, writer
+from shadowset.nbd_provider.store import layout, move, move_steps, place, writer
 from shadowset.nbd_provider.store.check import check_storage
-from shadowset.nbd_provider.store.move import Mover, Phase
-from shadowset.nbd_provider.store.place import INCOMING, MOVED, MOVING
+from shadowset.nbd_provider.store.move import Mover
+from shadowset.nbd_provider.store.move_steps import Phase
+from shadowset.nbd_provider.store.place import INCOMING, MOVED, MOVING, locate
 from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.settings import Limits, Policy
 from shadowset.nbd_provider.store.writer import ShadowStore
+from shadowset.vss.codes import VssError
 
 STEPS = ("pwrite", "pwritev", "fdatasync", "fsync", "posix_fallocate", "ftruncate", "rename", "unlink", "mkdir")
 ORDERS = [("none", "none"), ("all", "all"), ("none", "all"), ("all", "none"), ("some", "none"), ("some", "some")]
@@ -26,9 +31,9 @@ ORDERS = [("none", "none"), ("all", "all"), ("none", "all"), ("all", "none"), ("
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch, small_segments: None) -> None:
-    monkeypatch.setattr(move, "STEP_SLOTS", 20)
-    monkeypatch.setattr(move, "CHASE_SLOTS", 15)
-    monkeypatch.setattr(move, "LAST_SLOTS", 4)
+    monkeypatch.setattr(move_steps, "STEP_SLOTS", 20)
+    monkeypatch.setattr(move_steps, "CHASE_SLOTS", 15)
+    monkeypatch.setattr(move_steps, "LAST_SLOTS", 4)
 
 
 def filled(scene: Scene, copies: int = 4) -> None:
@@ -39,14 +44,14 @@ def filled(scene: Scene, copies: int = 4) -> None:
     os.fdatasync(scene.fd)
 
 
-def go_on(scene: Scene, directory: str, persistent: set[UUID]) -> str:
+def go_on(scene: Scene, directory: str, persistent: set[UUID], gone: Set[UUID] = frozenset()) -> str:
     """Start again at the old place, let the move end, write and read. Returns how far it had come."""
     fd = os.open(f"{directory}/origin", os.O_RDWR)
     store = ShadowStore(f"{directory}/a", fd, SIZE, CHUNK)
     try:
         there = os.path.basename(store.storage)
         living = {row.copy_id for row in store.table.entries if row.state in layout.LIVE_STATES}
-        assert persistent <= living
+        assert persistent <= living and not gone & living
         readers = compare(scene, directory, living)
         mover = Mover(store)
         how = "there" if there == "b" else "half" if mover.active else "here"
@@ -74,18 +79,20 @@ def compare(scene: Scene, directory: str, copies: set[UUID]) -> dict[UUID, CopyR
     return readers
 
 
-def move_and_write(scene: Scene) -> None:
+def move_and_write(scene: Scene, in_the_new_place: Callable[[], None] = lambda: None) -> None:
     """Between the steps, and after them, the volume is written."""
     scene.mover.begin(scene.place("b"))
     for number, _ in enumerate(scene.mover.work() or ()):
         if number % 2:
             scene.write()
+        if scene.mover.progress and scene.mover.progress.phase is Phase.CLEANING:
+            in_the_new_place()
     scene.write()
 
 
 def test_power_loss_at_every_step(memory_directory: str, small_steps: None, monkeypatch: pytest.MonkeyPatch) -> None:
     boots = [UUID(int=1)]
-    for module in (writer, move):
+    for module in (writer, move, move_steps, place):
         monkeypatch.setattr(module, "boot_id", lambda: boots[-1])
     home = f"{memory_directory}/home"
     os.mkdir(home)
@@ -94,9 +101,20 @@ def test_power_loss_at_every_step(memory_directory: str, small_steps: None, monk
     persistent = {row.copy_id for row in scene.store.table.entries if row.persistent}
     assert 0 < len(persistent) < len(scene.expected)
     scene.store.close()
+    gone: set[UUID] = set()
     disk = Disk(home, scene.origin, ("a", "a/segments", "b", "b/segments"))
     chance = random.Random(3)
     found: list[str] = []
+
+    def in_the_new_place() -> None:
+        copy, victim = UUID(int=99), min(persistent)
+        scene.expected[copy] = bytes(scene.content)
+        scene.store.commit(copy, SET, 1, True)
+        scene.store.finish(copy)
+        persistent.add(copy)
+        persistent.discard(victim)
+        scene.store.delete(victim)
+        gone.add(victim)
 
     def crash() -> None:
         disk.look()
@@ -107,7 +125,7 @@ def test_power_loss_at_every_step(memory_directory: str, small_steps: None, monk
             os.rename(f"{image}/origin", f"{image}/storage/origin")
             rename_places(f"{image}/storage", home)
             boots.append(UUID(int=len(boots) + 1))
-            found.append(go_on(scene, f"{image}/storage", persistent))
+            found.append(go_on(scene, f"{image}/storage", persistent, gone))
             boots.pop()
             shutil.rmtree(image)
         disk.recording = True
@@ -117,9 +135,12 @@ def test_power_loss_at_every_step(memory_directory: str, small_steps: None, monk
         disk.recording = True
         scene.start()
         disk.on_step = crash
-        move_and_write(scene)
+        move_and_write(scene, in_the_new_place)
         crash()
         disk.recording = False
+    for copy in gone:
+        del scene.expected[copy]
+        scene.readers.pop(copy).close() if copy in scene.readers else None
     assert {"here", "half", "there"} == set(found)
     scene.compare()
     scene.close()
@@ -128,9 +149,9 @@ def test_power_loss_at_every_step(memory_directory: str, small_steps: None, monk
 
 def rename_places(image: str, home: str) -> None:
     """The notes of an image name the places of the original."""
-    for place in "ab":
+    for letter in "ab":
         for name in (MOVING, MOVED, INCOMING):
-            path = Path(f"{image}/{place}/{name}")
+            path = Path(f"{image}/{letter}/{name}")
             if path.exists():
                 path.write_bytes(path.read_bytes().replace(home.encode(), image.encode()))
 
@@ -218,3 +239,183 @@ def test_an_error_at_any_place_of_the_destination_leaves_the_old_one(
     storage = scene.store.storage
     scene.close()
     assert check_storage(storage).sound
+
+
+@pytest.fixture
+def scene(memory_directory: str, small_steps: None) -> Iterator[Scene]:
+    made = Scene(memory_directory, 8)
+    filled(made)
+    yield made
+    made.close()
+
+
+def until_the_step(scene: Scene) -> None:
+    """Go on with the move until its last step comes next."""
+    scene.mover.begin(scene.place("b"))
+    steps = scene.mover.work()
+    assert steps is not None
+    while scene.mover.progress is None or scene.mover.progress.phase is not Phase.SWITCHING:
+        next(steps)
+
+
+def test_the_durable_step_is_taken_back_when_it_fails(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old directory's fsync fails after the renaming; whichever name a power loss leaves, it leads there."""
+    until_the_step(scene)
+    real, old, seen = os.fsync, scene.place("a"), []
+
+    def fail(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}") == old and os.path.exists(f"{old}/{MOVED}"):
+            seen.append(fd)
+            raise OSError(errno.EIO, "no")
+        real(fd)
+        if seen and os.path.exists(f"{old}/{MOVED}"):
+            assert locate(old) == old
+
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "fsync", fail)
+        scene.end_move()
+    assert seen and scene.store.storage == old and scene.mover.progress
+    assert scene.mover.progress.phase is Phase.STOPPED and not os.path.exists(scene.place("b"))
+    assert locate(old) == old
+    scene.write()
+    scene.compare()
+    scene.mover.begin(scene.place("b"))
+    scene.end_move()
+    assert scene.store.storage == scene.place("b")
+    scene.write()
+    scene.compare()
+
+
+def test_nothing_is_copied_out_before_the_old_readers_are_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    until_the_step(scene)
+    inode, real = os.stat(f"{scene.place('a')}/table").st_ino, os.pwrite
+
+    def fail(fd: int, *arguments: Any) -> int:
+        if os.fstat(fd).st_ino == inode:
+            raise OSError(errno.EIO, "no")
+        return real(fd, *arguments)
+
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "pwrite", fail)
+        steps = scene.mover.work()
+        assert steps is not None
+        next(steps)
+        assert scene.store.storage == scene.place("b")
+        newest = max(scene.expected, key=lambda copy: copy.int)
+        with pytest.raises(OSError):
+            scene.store.prepare_write([(0, SIZE)])
+        with pytest.raises(OSError):
+            scene.store.delete(newest)
+        scene.compare()
+    scene.write()
+    scene.compare()
+    scene.end_move()
+    scene.write()
+    scene.compare()
+
+
+@pytest.mark.parametrize("how", ["gone", "another", "covered"])
+def test_a_destination_that_is_another_one_by_now(scene: Scene, how: str) -> None:
+    there = scene.place("b")
+    until_the_step(scene)
+    os.rename(there, f"{there}.before")
+    if how != "gone":
+        os.mkdir(there)
+    if how == "covered":
+        Path(f"{there}/{INCOMING}").write_text("{}")
+    scene.end_move()
+    progress = scene.mover.progress
+    assert progress is not None and progress.phase is Phase.STOPPED and scene.store.storage == scene.place("a")
+    assert MOVING not in os.listdir(scene.place("a")) and not scene.store.moving
+    scene.write()
+    scene.compare()
+    shutil.rmtree(there, ignore_errors=True)
+    scene.mover.begin(there)
+    scene.end_move()
+    assert scene.store.storage == there
+    scene.write()
+    scene.compare()
+
+
+def test_a_destination_that_is_not_there_at_the_start(scene: Scene) -> None:
+    """An unmounted file system: the volume is served from the old place, and nothing is copied to the mount point."""
+    until_the_step(scene)
+    scene.die()
+    os.rename(scene.place("b"), scene.place("unmounted"))
+    os.mkdir(scene.place("b"))
+    scene.start()
+    scene.end_move()
+    assert scene.mover.progress and "mount what belongs there" in scene.mover.progress.reason
+    assert not os.listdir(scene.place("b"))
+    scene.write()
+    scene.compare()
+
+
+def test_a_storage_whose_place_is_away_is_not_made_anew(scene: Scene) -> None:
+    scene.mover.begin(scene.place("b"))
+    scene.end_move()
+    scene.die()
+    os.rename(scene.place("b"), scene.place("unmounted"))
+    with pytest.raises(VssError, match=r"was moved to .*/b, and there is no storage there now"):
+        scene.start()
+    assert sorted(os.listdir(scene.place("a"))) == ["lock", "moved"]
+    os.rename(scene.place("unmounted"), scene.place("b"))
+    scene.start()
+    scene.compare()
+
+
+class Killed(BaseException):
+    """SIGKILL."""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_cut_amid_the_last_step_is_not_lost(scene: Scene, monkeypatch: pytest.MonkeyPatch, killed: bool) -> None:
+    """A cut does not wait for the step; its row goes to the old table after that was copied."""
+    until_the_step(scene)
+    real = os.rename
+
+    def cut_and_die(source: str, target: str) -> None:
+        real(source, target)
+        if target.endswith(MOVED):
+            scene.expected[UUID(int=99)] = bytes(scene.content)
+            scene.store.commit(UUID(int=99), SET, 1, True)
+            if killed:
+                raise Killed
+
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "rename", cut_and_die)
+        if killed:
+            with pytest.raises(Killed):
+                scene.end_move()
+        else:
+            scene.end_move()
+    if killed:
+        scene.die()
+        scene.start()
+    assert scene.store.storage == scene.place("b") and scene.store.newest == 5
+    scene.write()
+    scene.compare()
+
+
+def test_what_a_failed_copy_out_has_left_is_not_taken_along(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sync failed and the write was refused, so the copy still takes the chunk from the origin."""
+    scene.cut()
+    scene.store.make_persistent(scene.store.table.entries[-1])
+    scene.store.configure(Limits(policy=Policy.PROTECT_COPIES))
+    first = scene.store.next_slot
+
+    def fail(fd: int) -> None:
+        raise OSError(errno.EIO, "no")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(os, "fdatasync", fail)
+        with pytest.raises(OSError):
+            scene.store.prepare_write([(0, 4 * CHUNK)])
+    assert scene.store.next_slot == first + 4
+    number, _, at = layout.slot_position(first, CHUNK)
+    os.pwrite(scene.store.segments.get(number).fd, bytes(4 * CHUNK), at)
+    scene.compare()
+    scene.mover.begin(scene.place("b"))
+    scene.end_move()
+    assert scene.store.storage == scene.place("b")
+    scene.compare()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from moving import CHUNK, Scene
 
-from shadowset.nbd_provider.store import move, reclaim
+from shadowset.nbd_provider.store import move_steps, reclaim
 from shadowset.nbd_provider.store.check import check_storage
 
 OFTEN = ["move"] * 8 + ["write"] * 6 + ["cut"] * 2 + ["delete", "reclaim", "reclaim", "grow", "cancel", "kill"]
@@ -16,11 +16,11 @@ OFTEN = ["move"] * 8 + ["write"] * 6 + ["cut"] * 2 + ["delete", "reclaim", "recl
 
 @pytest.fixture
 def small_steps(monkeypatch: pytest.MonkeyPatch, small_segments: None) -> None:
-    monkeypatch.setattr(move, "STEP_SLOTS", 7)
-    monkeypatch.setattr(move, "CHASE_SLOTS", 5)
-    monkeypatch.setattr(move, "CHASES", 3)
-    monkeypatch.setattr(move, "LAST_SLOTS", 2)
-    monkeypatch.setattr(move, "PIECE", 3 * CHUNK)
+    monkeypatch.setattr(move_steps, "STEP_SLOTS", 7)
+    monkeypatch.setattr(move_steps, "CHASE_SLOTS", 5)
+    monkeypatch.setattr(move_steps, "CHASES", 3)
+    monkeypatch.setattr(move_steps, "LAST_SLOTS", 2)
+    monkeypatch.setattr(move_steps, "PIECE", 3 * CHUNK)
     monkeypatch.setattr(reclaim, "STEP_SLOTS", 16)
 
 
