@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 LOOK_AFTER_S = 10.0
 GREETING_S = 1.0
 Sockets = Mapping[str, socket.socket]
+CHANGES_OF_COPIES = ("set-created", "snapshot-deleted", "snapshot-lost", "volume-added", "volume-removed")
 
 
 class Coordinator:
@@ -115,6 +116,7 @@ class Coordinator:
         await self._writers.start()
         await self._requesters.start()
         self._run_in_background(self._look_after())
+        self._run_in_background(self._show_previous())
 
     async def stop(self) -> None:
         """End all sessions; providers and device objects go on."""
@@ -185,10 +187,16 @@ class Coordinator:
 
     def _event(self, name: str, message: str, volume: str = "", set_id: str = "") -> None:
         log.info("%s: %s", name, message)
+        if name in CHANGES_OF_COPIES:
+            self._run_in_background(self._show_previous())
         if self.house.quiet.active:
             self._run_in_background(self._late_event(name, message, volume, set_id, time.time_ns()))
         else:
             self.house.catalogue.add_event(name, message, volume, set_id)
+
+    async def _show_previous(self) -> None:
+        await self.house.quiet.writable()
+        await self._snapshots.previous.sync()
 
     async def _late_event(self, name: str, message: str, volume: str, set_id: str, time_ns: int) -> None:
         await self.house.quiet.writable()

@@ -11,6 +11,7 @@ import msgspec
 from shadowset.daemon.control_link import ControlLink
 from shadowset.daemon.expose import Exposer, is_mount_point, logical_sector_size
 from shadowset.daemon.house import House
+from shadowset.daemon.previous import PreviousVersions
 from shadowset.daemon.process import despite_cancel
 from shadowset.daemon.provider_events import take_over
 from shadowset.daemon.revert import refuse_reverting
@@ -21,6 +22,8 @@ from shadowset.vss.provider_protocol import CopyInfo, VolumeDescription
 from shadowset.vss.requester_protocol import DeleteResult, SnapshotProperties
 
 log = logging.getLogger(__name__)
+
+SECTOR = 512
 
 
 def refuse_held(copy: SnapshotProperties) -> None:
@@ -44,6 +47,13 @@ class Snapshots:
     def __init__(self, house: House) -> None:
         self._house = house
         self._exposer = Exposer(house.paths, house.limits)
+        self.previous = PreviousVersions(
+            house.paths,
+            self._exposer,
+            lambda: [row.name for row in house.catalogue.volumes()],
+            house.catalogue.snapshots,
+            self._sector_size,
+        )
         self._changing = asyncio.Lock()
         self._away: set[str] = set()
 
@@ -103,6 +113,7 @@ class Snapshots:
     async def _delete(self, copy: SnapshotProperties, cause: str) -> None:
         if copy.exposed_name:
             await self._exposer.unmount(copy.exposed_name, lazy=True)
+        await self.previous.drop(copy.snapshot_id)
         await self._house.quiet.writable()
         self._house.catalogue.mark_deleting([copy.snapshot_id])
         self._event("snapshot-deleted", copy, cause)
@@ -169,16 +180,18 @@ class Snapshots:
 
     async def _expose(self, copy: SnapshotProperties, path: str) -> str:
         place = self._exposer.place(copy.snapshot_id, path)
-        builtin = self._house.providers.builtin.info.provider_id
-        here = self._house.volumes.get(copy.original_volume) if copy.provider_id == builtin else None
         try:
-            sector_size = logical_sector_size(here.row.origin) if here else 512
-            await self._exposer.mount(copy.device_object, place, sector_size)
+            await self._exposer.mount(copy.device_object, place, self._sector_size(copy))
         except VssError:
             await self._exposer.unmount(place, lazy=True)
             raise
         await self._store_exposed(copy, place)
         return place
+
+    def _sector_size(self, copy: SnapshotProperties) -> int:
+        if copy.provider_id != self._house.providers.builtin.info.provider_id:
+            return SECTOR
+        return logical_sector_size(self._house.volumes.get(copy.original_volume).row.origin)
 
     async def unexpose(self, snapshot_id: str) -> None:
         """Unmount a copy. Errors: VSS_E_BAD_STATE when it is not exposed, VSS_E_VOLUME_IN_USE."""
@@ -260,6 +273,7 @@ class Snapshots:
 
     async def look_after(self) -> None:
         """One round over all volumes that are online: notice copies that were lost to overflow."""
+        await self.previous.sync()
         for row in self._house.volumes.rows():
             if self._house.creation.uses(row.name):
                 continue

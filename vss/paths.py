@@ -86,6 +86,11 @@ class Paths:
         return f"{self.runtime}/mnt"
 
     @property
+    def previous(self) -> str:
+        """Client-accessible shadow copies, a directory per volume with a mount per copy, for file servers."""
+        return f"{self.runtime}/previous"
+
+    @property
     def frozen(self) -> str:
         """Journals of file systems that are about to be frozen, one a set; lies on a memory file system."""
         return f"{self.runtime}/frozen"

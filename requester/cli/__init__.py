@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
         retention,
         revert,
         run,
+        samba,
         service,
         storage,
         volumes,
@@ -103,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
         restore,
         afterwards,
         revert,
+        samba,
         documents,
     ):
         module.register(commands)
