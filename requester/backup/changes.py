@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from shadowset.requester.backup.copy import digest_file, read_attributes
-from shadowset.requester.backup.listing import Found, Listing, in_order, list_roots
+from shadowset.requester.backup.listing import Found, Listing, find_file, in_order, list_roots
 from shadowset.requester.backup.manifest import FILE_KINDS, RANGES_FILE, REGULAR, SYMLINK, UNCHANGED, ManifestFile
 from shadowset.requester.backup.plan import PlannedComponent, Root
 from shadowset.vss.codes import Code, VssError
@@ -103,24 +103,30 @@ def _take_parts(
     differenced: set[str],
 ) -> list[str]:
     """Take over one partial file; returns sentences about what is passed over."""
-    files = FileSet(partial.path, partial.filename)
-    found = [one for one in _look_up(files, planned, around) if one.kind == REGULAR]
-    if not found:
+    one = _find(partial.path, partial.filename, planned, around)
+    if one is None:
         raise VssError(
             Code.VSS_E_OBJECT_NOT_FOUND,
             f"its writer names parts of {partial.path}/{partial.filename}, which is not there; see to the writer",
         )
+    if one.path in differenced:
+        return [f"{one.path} is taken as a differenced file, though its writer names parts of it too"]
     ranges, ranges_file = _ranges_of(partial, planned, around)
     if ranges_file is not None:
-        entries[ranges_file.path] = ranges_file
-    remarks = []
-    for one in found:
-        if one.path in differenced:
-            remarks.append(f"{one.path} is taken as a differenced file, though its writer names parts of it too")
-            continue
-        require_within(ranges, one.status.st_size, one.path)
-        entries[one.path] = replace(one, ranges=tuple(ranges))
-    return remarks
+        # One in a file set is restored like any other file; the writer gets it from there.
+        entries.setdefault(ranges_file.path, ranges_file)
+    require_within(ranges, one.status.st_size, one.path)
+    entries[one.path] = replace(one, ranges=tuple(ranges))
+    return []
+
+
+def _find(directory: str, name: str, planned: PlannedComponent, around: Surroundings) -> Found | None:
+    """A file by its own name, in whose directory there may be very many others."""
+    for root in around.roots_of(FileSet(directory, name)):
+        found = find_file(root, planned.writer.exclude_files, around.exposed, around.variables)
+        if found is not None:
+            return found
+    return None
 
 
 def _ranges_of(
@@ -128,15 +134,14 @@ def _ranges_of(
 ) -> tuple[list[Range], Found | None]:
     if not names_ranges_file(partial.ranges):
         return parse_ranges(partial.ranges), None
-    directory, name = os.path.split(partial.ranges)
-    found = [one for one in _look_up(FileSet(directory, name), planned, around) if one.kind == REGULAR]
-    if not found or found[0].status.st_size > LARGEST_RANGES_FILE:
+    found = _find(*os.path.split(partial.ranges), planned, around)
+    if found is None or found.status.st_size > LARGEST_RANGES_FILE:
         raise VssError(
             Code.VSS_E_OBJECT_NOT_FOUND,
             f"its writer names the ranges file {partial.ranges}, which is not there or too large; see to the writer",
         )
-    with open(found[0].read_path, "rb") as file:
-        return parse_ranges_file(file.read()), replace(found[0], kind=RANGES_FILE)
+    with open(found.read_path, "rb") as file:
+        return parse_ranges_file(file.read()), replace(found, kind=RANGES_FILE)
 
 
 # ---- what went ----

@@ -104,7 +104,8 @@ class Kinds:
             if held is not None and not held.succeeded:
                 return f"its backup in {base} failed"
             if held is not None:
-                then = self._then[held.writer_id, held.instance_id].component(info.logical_path, info.name)
+                metadata = self._then.get((held.writer_id, held.instance_id))
+                then = metadata.component(info.logical_path, info.name) if metadata else None
                 same = then is not None and then.file_sets == info.file_sets
                 return "" if same else f"its writer describes it otherwise than for {base}"
         return f"{base} does not hold it"

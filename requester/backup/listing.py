@@ -82,6 +82,21 @@ def list_roots(
     return Listing(in_order(entries), skipped)
 
 
+def find_file(
+    root: Root, excluded: Iterable[ExcludedFiles], exposed: Mapping[str, str], variables: Mapping[str, str]
+) -> Found | None:
+    """The one regular file that ``root.files.filespec`` names literally; None when there is none. Errors: OSError."""
+    name = root.files.filespec
+    read_path, live = f"{_read_directory(root, exposed)}/{name}", f"{root.directory.rstrip('/')}/{name}"
+    try:
+        status = os.lstat(read_path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not stat.S_ISREG(status.st_mode) or FileSelection((), excluded, variables).is_excluded(live):
+        return None
+    return Found(read_path, live, REGULAR, root.member.full_path, status)
+
+
 def in_order(entries: Mapping[str, Found]) -> list[Found]:
     """Entries by path, with only those directories above file sets that something lies in."""
     return _without_idle_parents(sorted(entries.values(), key=lambda one: one.path))

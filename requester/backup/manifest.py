@@ -187,9 +187,9 @@ def write_atomically(path: str, data: bytes) -> None:
 
 def save(bundle: str, manifest: Manifest) -> None:
     """Write the manifest into the directory ``bundle``; the backup is finished by that. Errors: TargetError."""
-    body = msgspec.to_builtins(manifest)
-    whole = {"format": FORMAT, "sha256": hashlib.sha256(_canonical(body)).hexdigest(), "backup": body}
-    write_atomically(f"{bundle}/{NAME}", json.dumps(whole, indent=1).encode("ascii"))
+    body = _canonical(msgspec.to_builtins(manifest))
+    head = f'{{"format":{FORMAT},"sha256":"{hashlib.sha256(body).hexdigest()}",\n"backup":'
+    write_atomically(f"{bundle}/{NAME}", head.encode("ascii") + body + b"}\n")
 
 
 def load(bundle: str) -> Manifest:

@@ -21,7 +21,7 @@ def new_manifest(record: SetRecord, backup_type: str) -> bundle.Manifest:
 
     return bundle.Manifest(
         version=__version__,
-        created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        created=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         host=socket.gethostname(),
         set_id=record.set_id,
         backup_type=backup_type,

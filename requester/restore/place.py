@@ -1,7 +1,7 @@
 """Putting the files of one component in place.
 
 Two steps, so that a component's old files stay whole until all new ones are there. *Staging* writes every file under
-a temporary name beside its place, brings it to the disk, reads it back from there and compares it with the manifest;
+a temporary name beside its place, brings all to the disk, reads them back from there and compares with the manifest;
 any failure removes what was staged and has changed nothing. *Committing* moves stale files aside, renames everything
 into place, and removes what was moved aside. Stale are files that belong to the component's file sets and are not in
 the backup: a newer write-ahead log beside an older data base would spoil it, so at no instant do the two stand
@@ -20,6 +20,7 @@ from shadowset.requester.backup.copy import (
     copy_contents,
     digest_file,
     open_source,
+    sync_file_system,
     writing,
 )
 from shadowset.requester.backup.leftovers import is_moved_aside, new_token
@@ -50,6 +51,7 @@ class Placement:
         self._puts = sorted(puts, key=lambda put: bool(put.spans))
         self._token = new_token(pending)
         self._staged: list[tuple[str, str]] = []
+        self._unchecked: dict[str, tuple[ManifestFile, str]] = {}
         self._aside: list[tuple[str, str]] = []
         self._made: list[str] = []
         self._leftovers: list[str] = []
@@ -99,6 +101,7 @@ class Placement:
                     self._stage_parts(number, put, on_bytes)
                 elif put.file.kind in (REGULAR, SYMLINK):
                     self._stage_one(number, put.file, put.destination, on_bytes)
+            self._check_staged()
         except BaseException:
             self.undo()
             raise
@@ -181,6 +184,18 @@ class Placement:
                 apply_attributes(temporary, file.attributes, strict=self._strict)
             return
         self._write(file, temporary, destination, on_bytes)
+        self._unchecked[temporary] = file, destination
+
+    def _check_staged(self) -> None:
+        """Bring all to the disk, once for each file system, and read it back from there."""
+        places = {os.path.dirname(temporary) for temporary in self._unchecked}
+        for place in {os.stat(place).st_dev: place for place in places}.values():
+            sync_file_system(place)
+        for temporary in list(self._unchecked):
+            self._check(temporary)
+
+    def _check(self, temporary: str) -> None:
+        file, destination = self._unchecked.pop(temporary)
         with writing(destination):
             if digest_file(temporary, lambda count: None) != (file.size, file.sha256):
                 raise VssError(
@@ -192,6 +207,8 @@ class Placement:
         """Change parts of what is staged for the destination, or of a copy of what is there."""
         temporary = next((each for each, destination in self._staged if destination == put.destination), "")
         there = bool(temporary) or os.path.isfile(put.destination)
+        if temporary in self._unchecked:
+            self._check(temporary)
         if not temporary:
             temporary = f"{os.path.dirname(put.destination)}/{self._token}-{number}"
             self._staged.append((temporary, put.destination))
@@ -222,7 +239,6 @@ class Placement:
                 written = copy_contents(source, target, destination, on_bytes)
                 with writing(destination):
                     apply_attributes(target, file.attributes, strict=self._strict)
-                    os.fsync(target)
             finally:
                 os.close(target)
         finally:

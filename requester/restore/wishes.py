@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shadowset.requester.backup.chain import document_component
-from shadowset.requester.backup.manifest import RANGES_FILE
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.restore.choose import RestoreItem
 from shadowset.vss.codes import Code, VssError
@@ -124,7 +123,7 @@ def _moved(files: FileSet, relocation: Relocation, variables: Mapping[str, str])
 def tell_ranges_files(calls: BackupComponents, item: RestoreItem, document: BackupComponentsDocument) -> None:
     """Say where the ranges files of partial files lie now: in the backup. Errors: VssError."""
     component = document_component(document, item.component)
-    stored = {file.path: file.stored for file in item.files if file.kind == RANGES_FILE}
+    stored = {file.path: file.stored for file in item.files if file.stored and not file.ranges}
     for number, partial in enumerate(component.partial_files if component else ()):
         if names_ranges_file(partial.ranges) and normalise(partial.ranges) in stored:
             place = f"{item.link.directory}/{stored[normalise(partial.ranges)]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import stat
@@ -143,6 +145,21 @@ def test_an_altered_backup_is_refused_before_anything_happens(
     with pytest.raises(bundle.BundleError, match=message):
         restore(made)
     assert tree(data) == before and coordinator.calls == []
+
+
+def test_a_manifest_of_the_first_format(coordinator: Any, data: Path, made: Path) -> None:
+    """As version 0.1 wrote it before there were chains: without instances at the files."""
+    before = tree(data)
+    whole = json.loads((made / "manifest.json").read_text())
+    for entry in (*whole["backup"]["files"], *whole["backup"]["components"]):
+        assert entry.pop("instance_name", "") == ""
+    for entry in whole["backup"]["files"]:
+        del entry["instance_id"]
+    body = json.dumps(whole["backup"], sort_keys=True, separators=(",", ":")).encode("ascii")
+    whole |= {"format": 1, "sha256": hashlib.sha256(body).hexdigest()}
+    (made / "manifest.json").write_text(json.dumps(whole))
+    shutil.rmtree(data / "db")
+    assert restore(made).succeeded and tree(data) == before
 
 
 def test_part_of_a_backup(coordinator: Any, data: Path, made: Path) -> None:

@@ -140,26 +140,28 @@ def test_directed_targets_that_cannot_be(service: Any, target: str, words: str) 
 
 
 @pytest.mark.vss(61)
-def test_parts_go_into_the_file_that_is_there(service: Any) -> None:
+@pytest.mark.parametrize("ranges_file", ["sub/ranges", "ranges"])
+def test_parts_go_into_the_file_that_is_there(service: Any, ranges_file: str) -> None:
     parts = (
         'partial_file = [{ path = "{data}", filespec = "inline", ranges = "0:5,0x64:0x14" },'
-        ' { path = "{data}", filespec = "listed", ranges = "{data}/sub/ranges" }]\n'
-    )
+        ' { path = "{data}", filespec = "listed", ranges = "{data}/%s" }]\n'
+    ).replace("%s", ranges_file)
     heard = listen(service.writer(writer(component=parts, mapping="").replace("check_includes = true", "")))
     then, now = os.urandom(400), os.urandom(600)
     (service.data / "sub").mkdir()
-    (service.data / "sub/ranges").write_bytes(b"".join(n.to_bytes(8, "little") for n in (1, 8, 100)))
+    (service.data / ranges_file).write_bytes(b"".join(n.to_bytes(8, "little") for n in (1, 8, 100)))
     for name in ("inline", "listed"):
         (service.data / name).write_bytes(then)
     assert service.backup("b", COPY).succeeded
     (service.data / "inline").write_bytes(now)
     (service.data / "listed").unlink()
-    (service.data / "sub/ranges").unlink()
+    (service.data / ranges_file).unlink()
     assert service.restore("b").succeeded
     assert (service.data / "inline").read_bytes() == then[:5] + now[5:100] + then[100:120] + now[120:400]
     assert (service.data / "listed").read_bytes() == bytes(8) + then[8:108] + bytes(292)
     ranges = heard[0][1].partial_files[1].ranges
     assert ranges.startswith(f"{service.directory}/b/files/") and len(Path(ranges).read_bytes()) == 24
+    assert (service.data / ranges_file).exists() == (ranges_file == "ranges"), "only one in a file set is restored"
 
 
 # ---- what the user wishes ----
