@@ -145,6 +145,18 @@ class Catalogue:
                 (int(SnapshotState.CREATED), KEPT_FAILED_SETS),
             )
 
+    def add_imported(self, record: SetRecord, copy: SnapshotProperties) -> None:
+        """Record a copy that was imported, and its set unless that stands here already."""
+        with self._transaction():
+            self._db.execute(
+                "INSERT OR IGNORE INTO sets VALUES (?, ?, ?, ?)",
+                (record.set_id, record.created_ns, int(record.status), msgspec.json.encode(record)),
+            )
+            self._db.execute(
+                "INSERT INTO snapshots VALUES (?, ?, ?, 0, ?)",
+                (copy.snapshot_id, record.set_id, copy.original_volume, msgspec.json.encode(copy)),
+            )
+
     def set_record(self, set_id: str) -> SetRecord | None:
         """A set with the copies that are left of it, or None."""
         row = self._db.execute("SELECT record FROM sets WHERE set_id = ?", (set_id,)).fetchone()

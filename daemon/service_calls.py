@@ -10,6 +10,7 @@ import msgspec
 
 from shadowset.daemon.delta import query_delta
 from shadowset.daemon.house import House
+from shadowset.daemon.imports import import_copy
 from shadowset.daemon.revert import revert, revert_status
 from shadowset.daemon.snapshots import Snapshots, refuse_held
 from shadowset.daemon.volumes import move_status
@@ -41,6 +42,7 @@ class ServiceCalls:
             rp.GetSet: self._get_set,
             rp.ListWriters: self._list_writers,
             rp.ListProviders: self._list_providers,
+            rp.ImportSnapshot: self._import,
             rp.RegisterProvider: self._register_provider,
             rp.UnregisterProvider: self._unregister_provider,
             rp.ListEvents: self._list_events,
@@ -100,6 +102,9 @@ class ServiceCalls:
             msgspec.structs.replace(provider.info, copies=copies[provider.info.provider_id])
             for provider in self._house.providers
         ]
+
+    async def _import(self, call: rp.ImportSnapshot) -> rp.ImportedCopy:
+        return await import_copy(self._house, call.path)
 
     async def _register_provider(self, call: rp.RegisterProvider) -> rp.ProviderInfo:
         return (await self._house.providers.register(call.name)).info

@@ -132,6 +132,11 @@ class Administration:
         providers: list[protocol.ProviderInfo] = self.connection.call(protocol.ListProviders)
         return providers
 
+    def import_snapshot(self, path: str) -> protocol.ImportedCopy:
+        """Take in a copy from a file on the service's host. Errors: VssError."""
+        imported: protocol.ImportedCopy = self.connection.call(protocol.ImportSnapshot, path=path)
+        return imported
+
     def register_provider(self, name: str) -> protocol.ProviderInfo:
         """Take in a provider that an installed package offers. Errors: VssError."""
         provider: protocol.ProviderInfo = self.connection.call(protocol.RegisterProvider, name=name)

@@ -16,7 +16,7 @@ import msgspec
 from shadowset.vss.codes import Code, VssError, describe
 from shadowset.vss.enums import ProviderType
 from shadowset.vss.provider_protocol import ChangedRanges, Committed, CopyInfo, Held, Released
-from shadowset.vss.requester_protocol import ProviderInfo, SnapshotProperties
+from shadowset.vss.requester_protocol import ProviderInfo, SetRecord, SnapshotProperties
 
 GROUP = "shadowset.providers"
 T = TypeVar("T")
@@ -177,6 +177,22 @@ class TracksChanges(Protocol):
         A block that changed is always in it. Errors: VSS_E_OBJECT_NOT_FOUND, VSS_E_NOT_SUPPORTED, E_INVALIDARG when
         ``until`` is not the later one.
         """
+
+
+class Imported(msgspec.Struct):
+    """A copy that came from elsewhere: its properties here, the record of its set, and its document, "" for none."""
+
+    copy: SnapshotProperties
+    made: SetRecord
+    document: str = ""
+
+
+@runtime_checkable
+class Importer(Provider, Protocol):
+    """A provider that takes copies in which others have made."""
+
+    async def take_in(self, path: str) -> Imported:
+        """Bring the copy in a transport file here; ``post_final_commit`` or ``abort`` comes next. Errors: VssError."""
 
 
 def in_order(providers: list[Provider]) -> list[Provider]:

@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         samba,
         service,
         storage,
+        transport,
         volumes,
         writers,
     )
@@ -101,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
         backup,
         backups,
         break_command,
+        transport,
         restore,
         afterwards,
         revert,

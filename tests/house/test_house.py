@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("vss", "daemon", "nbd_provider", "btrfs_provider", "fuse_mount", "writers", "requester")
+ROOMS = ("vss", "daemon", "nbd_provider", "btrfs_provider", "image_provider", "fuse_mount", "writers", "requester")
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "vss": (),
     "daemon": ("shadowset.vss",),
     "nbd_provider": ("shadowset.vss",),
     "btrfs_provider": ("shadowset.vss",),
+    "image_provider": ("shadowset.vss",),
     "fuse_mount": ("shadowset.vss", "shadowset.nbd_provider.store"),
     "writers": ("shadowset.vss",),
     "requester": ("shadowset.vss",),

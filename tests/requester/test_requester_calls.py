@@ -77,7 +77,7 @@ def make(calls: BackupComponents, name: str) -> Any:
 def test_every_call_of_a_session_has_a_method() -> None:
     administrative = {
         rp.ServiceHello, rp.Cancel, rp.GetSet, rp.ListWriters, rp.ListProviders, rp.ListEvents, rp.VolumeAdd,
-        rp.RegisterProvider, rp.UnregisterProvider,
+        rp.ImportSnapshot, rp.RegisterProvider, rp.UnregisterProvider,
         rp.VolumeAttach, rp.VolumeDetach, rp.VolumeResize, rp.VolumeRemove, rp.VolumeList,
         rp.StorageList, rp.StorageConfigure, rp.StorageMove, rp.QueryStorageMove, rp.CancelStorageMove,
         rp.KeepSnapshot, rp.RevertToSnapshot, rp.QueryRevertStatus,

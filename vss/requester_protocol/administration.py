@@ -89,6 +89,16 @@ class ListProviders(Call, tag="list-providers"):
     """Registered providers. Result: list of ProviderInfo."""
 
 
+class ImportSnapshot(Call, tag="import-snapshot"):
+    """Take in a copy that another host has exported into a file, named by its absolute path. Result: ImportedCopy.
+
+    Errors: VSS_E_OBJECT_ALREADY_EXISTS, VSS_E_OBJECT_NOT_FOUND for the file or for the copy that it builds on,
+    E_INVALIDARG for a file that is none of ours, VSS_E_INSUFFICIENT_STORAGE.
+    """
+
+    path: str
+
+
 class RegisterProvider(Call, tag="register-provider"):
     """Take in the provider that an installed package offers by this name. Result: ProviderInfo.
 

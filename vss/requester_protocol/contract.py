@@ -12,6 +12,7 @@ from shadowset.vss.requester_protocol.administration import (
     DeleteSnapshots,
     ExposeSnapshot,
     GetSet,
+    ImportSnapshot,
     KeepSnapshot,
     ListEvents,
     ListProviders,
@@ -80,6 +81,7 @@ from shadowset.vss.requester_protocol.session import (
 from shadowset.vss.requester_protocol.values import (
     DeleteResult,
     EventRecord,
+    ImportedCopy,
     ProviderInfo,
     RevertStatus,
     ServiceInfo,
@@ -142,6 +144,7 @@ ToCoordinator = (
     | GetSet
     | ListWriters
     | ListProviders
+    | ImportSnapshot
     | RegisterProvider
     | UnregisterProvider
     | ListEvents
@@ -183,6 +186,7 @@ RESULTS: dict[type[Call], Any] = {
     GetSet: SetRecord,
     ListWriters: list[WriterStatus],
     ListProviders: list[ProviderInfo],
+    ImportSnapshot: ImportedCopy,
     RegisterProvider: ProviderInfo,
     ListEvents: list[EventRecord],
     VolumeAdd: VolumeInfo,

@@ -174,6 +174,13 @@ class StorageMoveStatus(msgspec.Struct):
     reason: str = ""
 
 
+class ImportedCopy(msgspec.Struct):
+    """A copy that was imported, and the backup components document (XML) that came with it, "" for none."""
+
+    copy: SnapshotProperties
+    document: str = ""
+
+
 class DeleteResult(msgspec.Struct):
     """How many were deleted, and the first one that was not."""
 
