@@ -60,8 +60,7 @@ class CopyOut:
                     full = getattr(error, "errno", None) in FULL
                     if not (full and store.garbage and store.make_room()):
                         self._lose_one(error, layout.CAUSE_FULL if full else layout.CAUSE_ERROR)
-                        limit = store.newest << layout.SLOT_BITS  # lower when the newest was lost
-                        batch = [chunk for chunk in batch if store.head.view[chunk] < limit]
+                        batch = sorted(store.missing([(chunk * store.chunk_size, 1) for chunk in batch]))
 
     def _lose_one(self, error: OSError | EOFError, cause: int) -> None:
         """Lose the copy that counts least. Errors: WriteRefused when none may be lost, or its loss cannot be told."""
@@ -104,6 +103,7 @@ class CopyOut:
         size = store.chunk_size
         data: list[bytes] = []
         for run in layout.runs(chunks):
+            store.head.ready(run[0], len(run))
             content = self._read_origin(run[0] * size, len(run) * size)
             data.extend(content[i : i + size] for i in range(0, len(content), size))
         number, record, position = layout.slot_position(first, size)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterable
 from threading import Lock
 from typing import Final
 
 from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.mapped import Mapped
 from shadowset.nbd_provider.store.slots import find_slot
 from shadowset.vss.codes import Code, VssError
 
 ALLOCATION_STEP: Final = 64 * 1024
+MOST_PAGES: Final = 4096
+"""Of ``head`` so much is kept in memory, 16 MiB: the words of 32 GiB at the usual chunk size."""
 
 
 def storage_error(path: str, reason: object, step: str) -> VssError:
@@ -57,9 +59,14 @@ class Words:
 
     def __init__(self, path: str, count: int) -> None:
         self._fd = os.open(path, os.O_RDWR)
-        self._map = mmap.mmap(self._fd, max(count, 1) * 8, access=mmap.ACCESS_WRITE)
-        self.view: memoryview = memoryview(self._map).cast("Q")
+        self._mapped = Mapped(self._fd, max(count, 1), True, MOST_PAGES)
+        self._take()
         self._reserved: set[int] = set()
+
+    def _take(self) -> None:
+        mapped = self._mapped
+        self.view, self.ready, self.ready_to_store = mapped.view, mapped.ready, mapped.ready_to_store
+        self.get, self.put = mapped.get, mapped.put
 
     def reserved(self, index: int) -> bool:
         """Whether the disk space behind a word is known to be there."""
@@ -70,26 +77,25 @@ class Words:
         step = index * 8 // ALLOCATION_STEP
         if step not in self._reserved:
             start = step * ALLOCATION_STEP
-            os.posix_fallocate(self._fd, start, min(ALLOCATION_STEP, len(self._map) - start))
+            os.posix_fallocate(self._fd, start, min(ALLOCATION_STEP, len(self._mapped.map) - start))
             self._reserved.add(step)
 
     def enlarge(self, count: int) -> None:
         """Take in what the file, which is long enough already, has gained. Errors: OSError."""
-        grown = mmap.mmap(self._fd, max(count, 1) * 8, access=mmap.ACCESS_WRITE)
-        self.view.release()
-        self._map.close()
-        self._map, self.view = grown, memoryview(grown).cast("Q")
+        grown = Mapped(self._fd, max(count, 1), True, MOST_PAGES)
+        self._mapped.close()
+        self._mapped = grown
+        self._take()
         self._reserved.clear()
 
     def sync(self) -> None:
         """Make all words durable."""
-        self._map.flush()
+        self._mapped.map.flush()
         os.fdatasync(self._fd)
 
     def close(self) -> None:
         """Let go of memory and descriptor."""
-        self.view.release()
-        self._map.close()
+        self._mapped.close()
         os.close(self._fd)
 
 
@@ -100,17 +106,24 @@ class Segment:
         self.path = f"{storage}/{layout.segment_name(number)}"
         flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
         self.fd = os.open(self.path, flags, 0o600)
-        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
         if writable and os.fstat(self.fd).st_size < layout.SEGMENT_DATA:
             sync_directory(os.path.dirname(self.path))
             os.ftruncate(self.fd, layout.SEGMENT_DATA)
-        self.records = mmap.mmap(self.fd, layout.SEGMENT_DATA, access=access)
-        self.words: memoryview = memoryview(self.records).cast("Q")
+        self.words = Mapped(self.fd, layout.SEGMENT_DATA // layout.WORD, writable)
+
+    def records(self, first: int, end: int) -> memoryview:
+        """All words, of which the records from ``first`` to before ``end`` may be looked at. Errors: OSError (EIO)."""
+        self.words.ready(first * layout.SLOT_WORDS, (end - first) * layout.SLOT_WORDS)
+        return self.words.view
+
+    def record_page(self, start: int) -> bytes:
+        """The page of records that begins at byte ``start``. Errors: OSError (EIO)."""
+        self.words.ready(start // layout.WORD)
+        return self.words.map[start : start + layout.PAGE]
 
     def close(self) -> None:
         """Let go of memory and descriptor."""
-        self.words.release()
-        self.records.close()
+        self.words.close()
         os.close(self.fd)
 
 
@@ -137,30 +150,28 @@ class Segments:
     def previous_head(self, slot: int) -> int:
         """The head word that the slot replaced."""
         number, index = divmod(slot, layout.SEGMENT_SLOTS)
-        word: int = self.get(number).words[index * layout.SLOT_WORDS + layout.WORD_PREVIOUS]
-        return word
+        return self.get(number).words.get(index * layout.SLOT_WORDS + layout.WORD_PREVIOUS)
 
     def set_previous_head(self, slot: int, word: int) -> None:
-        """Let the slot's chain go on elsewhere: one aligned store, so that readers see the old word or the new one."""
+        """Let the slot's chain go on elsewhere. Errors: OSError."""
         number, index = divmod(slot, layout.SEGMENT_SLOTS)
-        self.get(number).words[index * layout.SLOT_WORDS + layout.WORD_PREVIOUS] = word
+        self.get(number).words.put(index * layout.SLOT_WORDS + layout.WORD_PREVIOUS, word)
 
     def mark_free(self, slots: Iterable[int]) -> None:
         """Nobody is to look at these slots again."""
         for slot in slots:
             number, index = divmod(slot, layout.SEGMENT_SLOTS)
-            self.get(number).words[index * layout.SLOT_WORDS + layout.WORD_CHUNK] = layout.FREE_CHUNK
+            self.get(number).words.put(index * layout.SLOT_WORDS + layout.WORD_CHUNK, layout.FREE_CHUNK)
 
     def flags(self, slot: int) -> int:
         """The slot's flags in the lower 32 bits, the checksum of its data in the upper ones."""
         number, index = divmod(slot, layout.SEGMENT_SLOTS)
-        word: int = self.get(number).words[index * layout.SLOT_WORDS + layout.WORD_FLAGS]
-        return word
+        return self.get(number).words.get(index * layout.SLOT_WORDS + layout.WORD_FLAGS)
 
     def set_flags(self, slot: int, word: int) -> None:
         """Change flags and checksum of a slot in one aligned store."""
         number, index = divmod(slot, layout.SEGMENT_SLOTS)
-        self.get(number).words[index * layout.SLOT_WORDS + layout.WORD_FLAGS] = word
+        self.get(number).words.put(index * layout.SLOT_WORDS + layout.WORD_FLAGS, word)
 
     def sync(self) -> None:
         """Make all segments that there are durable. Errors: OSError."""

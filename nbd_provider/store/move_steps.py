@@ -165,16 +165,18 @@ class Move:
 
     def _copy(self, first: int, end: int) -> int:
         """Bring the slots from ``first`` to before ``end``; returns the bytes of data. Errors: OSError, EOFError."""
-        number = first // layout.SEGMENT_SLOTS
+        number, start = divmod(first, layout.SEGMENT_SLOTS)
+        stop = start + max(end - first, 1)
         try:
-            words = self._source.get(number).words
+            words = self._source.get(number).records(start, stop)
         except FileNotFoundError:  # all of it was given back
             return 0
         used = [slot for slot in range(first, end) if _in_use(words, slot)]
         if not used:
             return 0
         there = self._target.get(number)
-        fresh = [slot for slot in used if not _in_use(there.words, slot)]
+        have = there.records(start, stop)
+        fresh = [slot for slot in used if not _in_use(have, slot)]
         for run in layout.runs(fresh):
             self._copy_data(number, run)
         with self._store.work:
@@ -191,7 +193,7 @@ class Move:
             chunk, _, label, _, _ = layout.SLOT_RECORD.unpack(record)
             self._grow(chunk)
             self._head.reserve(chunk)
-            self._head.view[chunk] = layout.pack_head(label >> 32, slot)
+            self._head.put(chunk, layout.pack_head(label >> 32, slot))
 
     def _grow(self, chunk: int) -> None:
         """The volume may have grown since the move began."""
@@ -215,7 +217,7 @@ class Move:
     def _in_chain(self, words: memoryview, slot: int) -> bool:
         """Whether the slot is reached from its chunk's word; slots on the way to it have higher numbers."""
         store = self._store
-        word = store.head.view[words[slot % layout.SEGMENT_SLOTS * layout.SLOT_WORDS + layout.WORD_CHUNK]]
+        word = store.head.get(words[slot % layout.SEGMENT_SLOTS * layout.SLOT_WORDS + layout.WORD_CHUNK])
         while word and (newer := layout.head_slot(word)) > slot:
             word = store.segments.previous_head(newer)
         return bool(word) and layout.head_slot(word) == slot

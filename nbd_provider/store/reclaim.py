@@ -59,7 +59,7 @@ class Reclaimer:
 
     def _sort_out(self, number: int, start: int, stop: int) -> tuple[list[int], int]:
         """Garbage among the slots of one step, and how many others are in use."""
-        words = self._segments.get(number).words
+        words = self._segments.get(number).records(start, stop)
         garbage, kept = [], 0
         for index in range(start, stop):
             base = index * layout.SLOT_WORDS
@@ -80,7 +80,7 @@ class Reclaimer:
         segment = self._segments.get(number)
         for index in garbage:
             self._unlink(segment, number * layout.SEGMENT_SLOTS + index, index)
-            segment.words[index * layout.SLOT_WORDS + layout.WORD_CHUNK] = layout.FREE_CHUNK
+            segment.words.put(index * layout.SLOT_WORDS + layout.WORD_CHUNK, layout.FREE_CHUNK)
         if self._table.durable:
             os.fdatasync(segment.fd)
         size = self._chunk_size
@@ -91,10 +91,10 @@ class Reclaimer:
     def _unlink(self, segment: Segment, slot: int, index: int) -> None:
         """Take a slot out of its chunk's chain; one that a crash left outside the chain needs nothing."""
         base = index * layout.SLOT_WORDS
-        chunk, previous = segment.words[base + layout.WORD_CHUNK], segment.words[base + layout.WORD_PREVIOUS]
-        word = self._head.view[chunk]
+        chunk, previous = segment.words.get(base + layout.WORD_CHUNK), segment.words.get(base + layout.WORD_PREVIOUS)
+        word = self._head.get(chunk)
         if word and layout.head_slot(word) == slot:
-            self._head.view[chunk] = previous
+            self._head.put(chunk, previous)
             return
         while word:
             newer = layout.head_slot(word)

@@ -51,14 +51,14 @@ def rebuild(storage: str, segments: Segments, head: Words, header: layout.Header
             newest = max(newest, label)
             if not flags & layout.FLAG_DURABLE or chunk >= len(head.view):
                 continue
-            before = head.view[chunk]
+            before = head.get(chunk)
             if not _is_good(segments, slot, header.chunk_size, crc):
                 suspects.append(Slot(slot, chunk, before >> layout.SLOT_BITS, label))
                 continue
             durable_before = max(durable_before, slot - (label_index & 0xFFFFFFFF))
             segments.set_previous_head(slot, before)
             head.reserve(chunk)
-            head.view[chunk] = layout.pack_head(label, slot)
+            head.put(chunk, layout.pack_head(label, slot))
     segments.mark_free(suspect.number for suspect in suspects if suspect.number >= durable_before)
     for number in names:
         os.fdatasync(segments.get(number).fd)
@@ -69,7 +69,7 @@ def used_records(segment: Segment) -> Iterator[tuple[int, int, int, int, int]]:
     """Index, chunk, label and place, flags, and CRC of used slots. A torn batch can leave unused ones between them."""
     nothing = bytes(layout.PAGE)
     for start in range(0, layout.SEGMENT_DATA, layout.PAGE):
-        page = segment.records[start : start + layout.PAGE]
+        page = segment.record_page(start)
         if page != nothing:
             for place, (chunk, _, label, flags, crc) in enumerate(layout.SLOT_RECORD.iter_unpack(page)):
                 if flags & layout.FLAG_USED:

@@ -187,7 +187,7 @@ class Reverter:
         store.segments.sync()
         for run in self._runs(entry, 0):
             for chunk in range(run.first, run.end):
-                slot = store.segments.find(store.head.view[chunk], entry.number)
+                slot = store.segments.find(store.head.get(chunk), entry.number)
                 if slot is not None:
                     self._certify(slot)
             yield 0
@@ -290,7 +290,7 @@ class Reverter:
     def _slots(self, entry: layout.Entry, chunks: Iterable[int]) -> dict[int, int]:
         """Those of the chunks that have a slot in the copy, with it."""
         store = self._store
-        found = ((chunk, store.segments.find(store.head.view[chunk], entry.number)) for chunk in chunks)
+        found = ((chunk, store.segments.find(store.head.get(chunk), entry.number)) for chunk in chunks)
         return {chunk: slot for chunk, slot in found if slot is not None}
 
     def _content(self, slot: int, chunk: int) -> bytes:

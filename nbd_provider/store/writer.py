@@ -125,9 +125,9 @@ class ShadowStore:
         names = [int(name, 16) for name in os.listdir(f"{self.storage}/segments")]
         if not names:
             return 0
-        records = self.segments.get(max(names)).records
+        last = self.segments.get(max(names))
         for start in reversed(range(0, layout.SEGMENT_DATA, layout.PAGE)):
-            taken = len(records[start : start + layout.PAGE].rstrip(b"\0"))
+            taken = len(last.record_page(start).rstrip(b"\0"))
             if taken:
                 return max(names) * layout.SEGMENT_SLOTS + (start + taken - 1) // layout.SLOT_RECORD_SIZE + 1
         return max(names) * layout.SEGMENT_SLOTS
@@ -417,6 +417,11 @@ class ShadowStore:
             for offset, length in ranges:
                 first = offset >> shift
                 last = (offset + length - 1) >> shift
+                try:
+                    self.head.ready(first, last - first + 1)
+                except OSError:  # nobody knows what is kept
+                    need.update(range(first, last + 1))
+                    continue
                 if first == last:
                     if view[first] < limit:
                         need.add(first)
@@ -426,12 +431,19 @@ class ShadowStore:
         return need
 
     def preserved(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """The parts of a range, as (offset, length), whose old content no living copy takes from the origin."""
+        """The parts of a range, as (offset, length), whose old content no living copy takes from the origin.
+
+        Where ``head`` cannot be read there may be none.
+        """
         if not self.newest:
             return [(offset, length)]
         size, end = self.chunk_size, offset + length
         first, last = offset // size, (end - 1) // size
         with self.lock:
+            try:
+                self.head.ready(first, last - first + 1)
+            except OSError:
+                return []
             limit, words = self.newest << layout.SLOT_BITS, self.head.view[first : last + 1].tolist()
         parts = []
         for run in layout.runs([chunk for chunk, word in enumerate(words, first) if word >= limit]):

@@ -16,10 +16,11 @@ from uuid import UUID
 
 import pytest
 
-from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store import layout, mapped
 from shadowset.nbd_provider.store.changes import changed_runs
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.store.writer import ShadowStore
+from shadowset.vss import provider_protocol as m
 
 CHUNK = layout.DEFAULT_CHUNK_SIZE
 SIZE = 1024 * CHUNK
@@ -105,6 +106,63 @@ def test_a_client_is_told_and_goes_on(provider: Any, nbd_module: Any, random_ima
             reader.pread(CHUNK, LATE * CHUNK)
         assert caught.value.errno == "EIO"
     assert reader.pread(CHUNK, 6 * CHUNK) == random_image[6 * CHUNK : 7 * CHUNK]
+
+
+def test_the_live_volume_goes_on_without_the_copies_that_cannot_be_kept(
+    provider: Any, nbd_module: Any, random_image: bytes
+) -> None:
+    """A page of ``head`` cannot be read: by the policy the copy is lost, and the write goes."""
+    control = provider.control()
+    copy = control.snapshot()
+    client = nbd_module.NBD()
+    client.connect_uri(provider.uri)
+    client.pwrite(b"n" * CHUNK, 5 * CHUNK)
+    os.truncate(f"{provider.storage}/head", layout.PAGE)
+    client.trim(CHUNK, LATE * CHUNK)
+    client.pwrite(b"n" * CHUNK, LATE * CHUNK)
+    assert client.pread(CHUNK, LATE * CHUNK) == b"n" * CHUNK
+    assert client.pread(CHUNK, 6 * CHUNK) == random_image[6 * CHUNK : 7 * CHUNK]
+    lost = [event for event in control.value(m.ListEvents)["events"] if event["event"] == "copy-lost"]
+    assert [event["copy_id"] for event in lost] == [copy]
+    control.snapshot()
+    client.pwrite(b"o" * CHUNK, LATE * CHUNK)
+    assert client.pread(CHUNK, LATE * CHUNK) == b"o" * CHUNK
+
+
+def test_protected_copies_cost_the_write_an_error(provider: Any, nbd_module: Any, random_image: bytes) -> None:
+    control = provider.control()
+    copy = control.snapshot()
+    control.value(m.Configure, policy="protect-copies")
+    client = nbd_module.NBD()
+    client.connect_uri(provider.uri)
+    client.pwrite(b"n" * CHUNK, 4 * CHUNK)  # allocates ``head`` on the disk, which would lengthen it again
+    os.truncate(f"{provider.storage}/head", layout.PAGE)
+    for _ in range(2):
+        with pytest.raises(nbd_module.Error) as caught:
+            client.pwrite(b"n" * CHUNK, LATE * CHUNK)
+        assert caught.value.errno == "EIO"
+    client.pwrite(b"n" * CHUNK, 5 * CHUNK)
+    assert client.pread(CHUNK, LATE * CHUNK) == random_image[LATE * CHUNK : (LATE + 1) * CHUNK]
+    assert [each["copy_id"] for each in control.value(m.Describe)["copies"]] == [copy]
+
+
+def test_pages_that_were_looked_at_stay_in_memory(workdir: str) -> None:
+    path = f"{workdir}/words"
+    Path(path).write_bytes(bytes(8 * mapped.PAGE))
+    fd = os.open(path, os.O_RDWR)
+    words = mapped.Mapped(fd, 8 * mapped.PAGE_WORDS, True, most=2)
+    for page in (0, 1, 1, 5):
+        words.put(page * mapped.PAGE_WORDS + 3, page + 1)
+        assert words.get(page * mapped.PAGE_WORDS + 3) == page + 1
+    assert list(words._kept) == [1, 5]
+    words.ready(0, 8 * mapped.PAGE_WORDS)
+    os.truncate(path, 4 * mapped.PAGE)
+    for action in (lambda: words.get(5 * mapped.PAGE_WORDS), lambda: words.put(5 * mapped.PAGE_WORDS, 1)):
+        with pytest.raises(OSError, match="cannot be reached"):
+            action()
+    assert words.get(mapped.PAGE_WORDS + 3) == 2
+    words.close()
+    os.close(fd)
 
 
 def test_the_other_readers_of_a_storage(kept: tuple[str, str, bytes]) -> None:
