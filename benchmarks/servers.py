@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+
+from shadowset.nbd_provider.listening import answers
 
 SIZE = 512 << 20
 DIRECTORY = "/var/tmp"
@@ -144,11 +145,7 @@ def listens(path: str, running: subprocess.Popen[bytes]) -> bool:
     """Whether the server comes to listen."""
     limit = time.monotonic() + 20
     while time.monotonic() < limit and running.poll() is None:
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return True
+        if answers(path):
+            return True
+        time.sleep(0.02)
     return False

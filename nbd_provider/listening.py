@@ -13,18 +13,24 @@ BACKLOG: Final = 64
 FIRST_PASSED_FD: Final = 3
 
 
+def answers(path: str) -> bool:
+    """Whether a server listens on a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
 def listen_unix(path: str, mode: int = 0o600) -> socket.socket:
     """A listening socket; a stale one of a dead server is replaced. Errors: VssError when a server lives there."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         if os.path.exists(path):
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(path)
-                except OSError:
-                    os.unlink(path)
-                else:
-                    raise VssError(Code.VSS_E_PROVIDER_IN_USE, f"another server listens on {path}; stop it first")
+            if answers(path):
+                raise VssError(Code.VSS_E_PROVIDER_IN_USE, f"another server listens on {path}; stop it first")
+            os.unlink(path)
         sock.bind(path)
         os.chmod(path, mode)
         sock.listen(BACKLOG)

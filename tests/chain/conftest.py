@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from shadowset.nbd_provider.listening import answers
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.paths import Paths
 from shadowset.vss.wire import FrameDecoder, encode
@@ -72,12 +73,7 @@ class Chain:
 
     def daemon_answers(self) -> bool:
         assert self.daemon.poll() is None, self.log()
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(self.paths.requester_socket)
-            except OSError:
-                return False
-        return True
+        return answers(self.paths.requester_socket)
 
     def log(self) -> str:
         return Path(f"{self.directory}/log").read_text(errors="replace")

@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from shadowset.nbd_provider.listening import answers
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.wire import FrameDecoder, encode
@@ -139,13 +140,9 @@ def wait_for_socket(process: subprocess.Popen[bytes], path: str) -> None:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the process ended with {process.returncode} before it listened on {path}"
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(path)
-            except OSError:
-                time.sleep(0.02)
-            else:
-                return
+        if answers(path):
+            return
+        time.sleep(0.02)
     raise AssertionError(f"nothing listens on {path}")
 
 
