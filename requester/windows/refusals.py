@@ -25,11 +25,11 @@ def refuse_share(place: str) -> NoReturn:
 
 
 def refuse_break(command: str) -> NoReturn:
-    """Errors: VSS_E_NOT_SUPPORTED."""
+    """Errors: E_INVALIDARG: without a directory there is no place for the volumes."""
     raise VssError(
-        Code.VSS_E_NOT_SUPPORTED,
-        f"{command} makes volumes of shadow copies that are disks of their own, and here they are differences to the "
-        "live volume; copy the device of the shadow copy to another disk",
+        Code.E_INVALIDARG,
+        f"{command} writes the shadow copies out as volumes of their own, since here they are differences to the live "
+        "volume; give a directory for them too",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,18 @@ def test_volatile_copies_go_and_failures_end_a_script(chain: Any, database: str)
         assert why in run(chain, line, status=1)
     # Nothing that failed keeps others from making their sets.
     assert chain.cli("create", "one", "--no-writers", "--wait", "0s")["snapshots"]
+
+
+def test_a_set_becomes_volumes_of_its_own(chain: Any, database: str) -> None:
+    os.mkdir(f"{chain.directory}/images")
+    told = run(
+        chain,
+        "set context persistent\nadd volume one\ncreate\nbreak writable %VSS_SHADOW_SET% images\nlist shadows all\n",
+    )
+    image = f"{chain.directory}/images/one.img"
+    assert found("is the volume (.+)[.]", told) == [image]
+    assert found(r"Number of shadow copies listed: (\d+)", told) == ["1", "0"]
+    shown = subprocess.run(
+        ["debugfs", "-R", "stat /app.db", image], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Type: regular" in shown.stdout

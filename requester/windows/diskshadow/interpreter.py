@@ -60,7 +60,7 @@ COMMANDS: dict[tuple[str, ...], tuple[Handler, str]] = {
     ("mask",): (shadows.mask, "hide the disks of a set"),
     ("expose",): (shadows.expose, "ID DIRECTORY"),
     ("unexpose",): (shadows.unexpose, "ID | DIRECTORY"),
-    ("break",): (shadows.break_set, "make volumes of a set"),
+    ("break",): (shadows.break_set, "[WRITABLE] SET DIRECTORY for the volumes"),
     ("revert",): (shadows.revert, "ID to which its volume goes back"),
     ("reset",): (_reset, "forget everything; volatile copies go"),
     ("help",): (_help, "show this"),

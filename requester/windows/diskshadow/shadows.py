@@ -8,6 +8,7 @@ from shadowset.requester.administration import Administration
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli import UsageError
 from shadowset.requester.cli.output import printable
+from shadowset.requester.windows.breaking import break_set as make_volumes
 from shadowset.requester.windows.diskshadow.session import CLIENT, Session
 from shadowset.requester.windows.listing import (
     delete_copy,
@@ -137,8 +138,14 @@ def mask(session: Session, given: list[str]) -> None:
 
 
 def break_set(session: Session, given: list[str]) -> None:
-    """``BREAK [WRITABLE] SET``: refused."""
-    refuse_break("BREAK")
+    """``BREAK [WRITABLE] SET DIRECTORY``: the directory is ours."""
+    writable = bool(given) and given[0].lower() == "writable"
+    rest = given[1:] if writable else given
+    if len(rest) == 1:
+        refuse_break("BREAK")
+    if len(rest) != 2:
+        raise UsageError("BREAK takes [WRITABLE], a shadow copy set's id and a directory for the volumes")
+    make_volumes(CLIENT, rest[0], rest[1], writable, False, session.tell)
 
 
 def import_set(session: Session, given: list[str]) -> None:

@@ -44,6 +44,7 @@ def _perform(command: str) -> Callable[[Options], int]:
         "revert": manage.revert,
     }
     functions |= dict.fromkeys(("q", "qx", "s"), manage.query)
+    functions |= dict.fromkeys(("b", "bw", "bex"), manage.break_copies)
     functions |= dict.fromkeys(("da", "do", "dx", "ds"), manage.delete)
     functions |= dict.fromkeys(("ws", "wm", "wm2", "wm3"), manage.writers)
     return functions.get(command, manage.refuse)

@@ -8,6 +8,7 @@ from shadowset.requester.administration import Administration
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli import EXIT_FAILURE, EXIT_OK, UsageError
 from shadowset.requester.cli.output import printable, say
+from shadowset.requester.windows.breaking import break_set
 from shadowset.requester.windows.confirm import confirmed
 from shadowset.requester.windows.listing import (
     delete_copy,
@@ -111,13 +112,23 @@ def revert(options: Options) -> int:
     return EXIT_OK
 
 
+def break_copies(options: Options) -> int:
+    """``-b=SET,DIRECTORY``, ``-bw=…``, ``-bex=…`` with -rw, -forcerevert (keep the UUIDs); the directory is ours."""
+    set_id, _, directory = options.value.partition(",")
+    if options.has("mask"):
+        refuse_disks("-mask")
+    if not directory:
+        refuse_break(f"-{options.command}")
+    writable = options.command == "bw" or options.has("rw")
+    break_set(CLIENT, set_id, directory, writable, options.has("forcerevert"), say)
+    return EXIT_OK
+
+
 def refuse(options: Options) -> int:
-    """``-i``, ``-b``, ``-bw``, ``-bex``, ``-er``, ``-addresync``, ``-resync``. Errors: VSS_E_NOT_SUPPORTED."""
+    """``-i``, ``-er``, ``-addresync``, ``-resync``. Errors: VSS_E_NOT_SUPPORTED."""
     command = f"-{options.command}"
     if options.command == "er":
         refuse_share(options.value.partition(",")[2])
     if options.command == "i":
         refuse_import(command)
-    if options.command in ("b", "bw", "bex"):
-        refuse_break(command)
     refuse_disks(command)

@@ -20,9 +20,9 @@ COMMANDS = {
     "do": "delete the oldest shadow copy, with =VOLUME of this volume",
     "dx": "delete the shadow copies of a set",
     "ds": "delete a shadow copy",
-    "b": "make read-only volumes of a set",
-    "bw": "make writable volumes of a set",
-    "bex": "make volumes of a set, with flags",
+    "b": "make read-only volumes of a set, =SET,DIRECTORY",
+    "bw": "make writable volumes of a set, =SET,DIRECTORY",
+    "bex": "make volumes of a set, with flags, =SET,DIRECTORY",
     "el": "expose a shadow copy on an empty directory, =ID,DIRECTORY",
     "er": "expose a shadow copy as a share",
     "ws": "show the writers and their state",
@@ -52,9 +52,9 @@ FLAGS = {
     "wait": "wait for Enter at the end",
     "tracing": "say more",
     "mask": "for -bex",
-    "rw": "for -bex",
-    "forcerevert": "for -bex",
-    "norevert": "for -bex",
+    "rw": "for -bex: writable",
+    "forcerevert": "for -bex: file systems keep their UUIDs",
+    "norevert": "for -bex: file systems get UUIDs of their own, as without it",
     "revertsig": "for -resync",
     "novolcheck": "for -resync",
 }
@@ -70,7 +70,15 @@ ALLOWED = {
     "bex": frozenset({"mask", "rw", "forcerevert", "norevert"}),
     "resync": frozenset({"revertsig", "novolcheck"}),
 }
-EXCLUSIVE = (("ad", "ap"), ("t", "bc"), ("nw", "wi"), ("nw", "wx"), ("nw", "bc"), ("nw", "t"))
+EXCLUSIVE = (
+    ("ad", "ap"),
+    ("forcerevert", "norevert"),
+    ("t", "bc"),
+    ("nw", "wi"),
+    ("nw", "wx"),
+    ("nw", "bc"),
+    ("nw", "t"),
+)
 _ATTRIBUTES = {
     "p": Attribute.PERSISTENT | Attribute.NO_AUTO_RELEASE,
     "nw": Attribute.NO_WRITERS,

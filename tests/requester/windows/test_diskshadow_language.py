@@ -151,6 +151,8 @@ def test_wrong_usage_is_status_two(given: list[str], capsys: pytest.CaptureFixtu
         "delete shadows volume",
         "import",
         "break writable {1}",
+        "break",
+        "break writable {1} x y",
         "mask {1}",
         "load metadata /nowhere",
     ],

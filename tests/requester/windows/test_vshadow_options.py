@@ -65,6 +65,7 @@ def test_values_and_repeated_flags() -> None:
         ["-nw", "-bc=x", "one"],
         ["-r=bc.xml", "-script=x"],
         ["-rw", "one"],
+        ["-bex={aa},/x", "-norevert", "-forcerevert"],
     ],
 )
 def test_what_makes_no_sense_is_refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +77,16 @@ def test_what_makes_no_sense_is_refused(given: list[str], capsys: pytest.Capture
 
 @pytest.mark.parametrize(
     "given",
-    [["-i=bc.xml"], ["-b={aa}"], ["-bw={aa}"], ["-bex", "-rw"], ["-er={aa},share"], ["-resync=x"], ["-el={aa},x:"]],
+    [
+        ["-i=bc.xml"],
+        ["-b={aa}"],
+        ["-bw={aa}"],
+        ["-bex", "-rw"],
+        ["-bex={aa},/x", "-mask"],
+        ["-er={aa},share"],
+        ["-resync=x"],
+        ["-el={aa},x:"],
+    ],
 )
 def test_what_cannot_be_done_is_one_sentence_with_its_code(
     given: list[str], capsys: pytest.CaptureFixture[str]
