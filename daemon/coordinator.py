@@ -125,6 +125,7 @@ class Coordinator:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self._snapshots.releases.stop()
         await self._devices.leave()
         await self.house.providers.stop()
         await self.house.volumes.leave()
@@ -164,7 +165,8 @@ class Coordinator:
     def _needed(self) -> bool:
         attached = any(row.attached for row in self.house.volumes.rows())
         clients = not (self._requesters.idle and self._writers.idle)
-        return clients or attached or self.house.creation.busy or bool(self.house.sessions) or self.house.quiet.active
+        under_way = self.house.creation.busy or self.house.quiet.active or self._snapshots.releases.busy
+        return clients or attached or under_way or bool(self.house.sessions)
 
     def _rebooted(self) -> bool:
         with open("/proc/sys/kernel/random/boot_id") as file:

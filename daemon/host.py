@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from shadowset.daemon.freeze import FrozenRoot, open_roots
 from shadowset.daemon.guardian_link import Guard, GuardianLink, remove_journal, write_journal
+from shadowset.daemon.process import in_thread
+from shadowset.daemon.readers import readers_of
 from shadowset.vss.paths import Paths
 
 
@@ -16,6 +18,10 @@ class Host:
     def open_roots(self, devices: dict[str, str]) -> list[FrozenRoot]:
         """The file systems on the volumes (name → device). Errors: VSS_E_VOLUME_NOT_SUPPORTED."""
         return open_roots(devices)
+
+    async def readers_of(self, path: str) -> list[str]:
+        """Who has a file, or something below a directory, open."""
+        return await in_thread(lambda: readers_of(path))
 
     def guard(self, roots: list[FrozenRoot]) -> Guard:
         """Start a guardian over them."""

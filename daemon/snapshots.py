@@ -14,6 +14,7 @@ from shadowset.daemon.house import House
 from shadowset.daemon.previous import PreviousVersions
 from shadowset.daemon.process import despite_cancel
 from shadowset.daemon.provider_events import take_over
+from shadowset.daemon.release import Releases
 from shadowset.daemon.revert import refuse_reverting
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import Attribute, ObjectType
@@ -56,6 +57,7 @@ class Snapshots:
         )
         self._changing = asyncio.Lock()
         self._away: set[str] = set()
+        self.releases = Releases(house, self._release_now, self._conceal)
 
     def get(self, snapshot_id: str) -> SnapshotProperties:
         """Errors: VSS_E_OBJECT_NOT_FOUND."""
@@ -153,13 +155,19 @@ class Snapshots:
         return changed
 
     async def release_session(self, set_id: str) -> None:
-        """The session that made the set has ended: its auto-release copies go, but for one that is needed just now."""
+        """The session that made the set has ended: its auto-release copies go, those that are read when that ends."""
         for copy in self._house.catalogue.snapshots(set_id=set_id) if set_id else []:
             if not copy.attributes & Attribute.NO_AUTO_RELEASE:
                 try:
-                    await self.delete_one(copy, force=True, cause="was released with its session")
+                    await self.releases.release(copy)
                 except VssError as error:
                     log.warning("shadow copy %s outlives its session: %s", copy.snapshot_id, error)
+
+    async def _release_now(self, copy: SnapshotProperties) -> None:
+        await self.delete_one(copy, force=True, cause="was released with its session")
+
+    async def _conceal(self, copy: SnapshotProperties) -> None:
+        await self.unexpose(copy.snapshot_id)
 
     def _event(self, name: str, copy: SnapshotProperties, what: str) -> None:
         sentence = f"shadow copy {copy.snapshot_id} of volume {copy.original_volume} {what}"

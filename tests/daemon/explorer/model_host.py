@@ -172,6 +172,9 @@ class ModelHost:
             for index, (name, device) in enumerate(devices.items())
         ]
 
+    async def readers_of(self, path: str) -> list[str]:
+        return []
+
     def guard(self, roots: list[FrozenRoot]) -> ModelGuard:
         guard = ModelGuard(self.world, "", roots)
         self.guards.append(guard)
