@@ -125,7 +125,7 @@ class BackupSession(WriterSession):
         """The id of the copy to come. Errors: VssError."""
         plan = self._planned()
         provider, facts = await self._choose(volume, provider_id)
-        if not self._footprint.covers(footprint([facts], ())):
+        if self._footprint.volumes is not None and not self._footprint.covers(footprint([facts], ())):
             raise VssError(
                 Code.VSS_E_BAD_STATE,
                 f"volume {facts.name} was not among the volumes that start-snapshot-set named; name it there",

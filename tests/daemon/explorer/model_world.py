@@ -198,7 +198,8 @@ class World:
 
     def _come_back(self, volume: ModelVolume) -> None:
         volume.come_back()
-        self.loop.create_task(self.snapshots.came_online(volume.name, volume.link, volume.description))
+        builtin = self.house.providers.builtin
+        self.loop.create_task(self.snapshots.reconcile(builtin, volume.name, volume.description.copies))
 
     # ---- what it looks like now ----
 
