@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shadowset.requester.cli.options import Commands, add_command, add_json, add_volume_filter, parse_size
@@ -54,7 +55,10 @@ def register(commands: Commands) -> None:
     )
     change.add_argument("volume", metavar="VOLUME", help="the volume: its name, device or a path on it")
     change.add_argument(
-        "--max-size", type=parse_limit, metavar="BYTES", help="K, M, G and T are understood; 'unlimited' is the disk"
+        "--max-size",
+        type=parse_limit,
+        metavar="BYTES",
+        help="K, M, G and T are understood; '20%%' is that part of the storage's file system, 'unlimited' all of it",
     )
     change.add_argument("--policy", choices=POLICIES, help="what happens when it is full")
     change.add_argument(
@@ -83,8 +87,36 @@ def _register_move(actions: Commands) -> None:
     add_json(move)
 
 
-def parse_limit(text: str) -> int:
-    """Bytes; ``unlimited`` is 0."""
+@dataclass(frozen=True)
+class Share:
+    """A part of the file system that a storage lies on, in percent."""
+
+    percent: int
+
+    def of(self, storage: str) -> int:
+        """Bytes, as large as the file system is now. Errors: E_INVALIDARG when this user cannot see it."""
+        from shadowset.vss.codes import Code, VssError
+
+        disk = disk_size(storage)
+        if not disk:
+            message = f"the size of the file system of shadow storage {storage} is not known here; give bytes"
+            raise VssError(Code.E_INVALIDARG, message)
+        return disk * self.percent // 100
+
+
+def disk_size(path: str) -> int:
+    """Bytes of the file system that a path lies on; 0 where this user may not see it."""
+    try:
+        status = os.statvfs(path)
+    except OSError:
+        return 0
+    return status.f_blocks * status.f_frsize
+
+
+def parse_limit(text: str) -> int | Share:
+    """Bytes, or a share of the file system; ``unlimited`` is 0."""
+    if text.endswith("%"):
+        return Share(parse_percent(text))
     size = 0 if text.lower() in ("unlimited", "unbounded") else parse_size(text)
     if size == 0 and text[:1].isdigit():
         raise argparse.ArgumentTypeError("a storage of no bytes keeps no copies; give bytes, or 'unlimited'")
@@ -147,7 +179,10 @@ def run_set(options: argparse.Namespace) -> int:
     if options.max_size is None and options.policy is None and options.warn_at is None:
         raise UsageError("say what to change: --max-size, --policy or --warn-at")
     with Administration(client="shadowset storage set") as administration:
-        storage = administration.storage_configure(options.volume, options.max_size, options.policy, options.warn_at)
+        limit = options.max_size
+        if isinstance(limit, Share):
+            limit = limit.of(administration.storage_list(options.volume)[0].storage)
+        storage = administration.storage_configure(options.volume, limit, options.policy, options.warn_at)
     answer(options.json, storage, _table([storage]))
     return 0
 

@@ -79,12 +79,43 @@ def test_limits_outlive_the_provider_and_the_coordinator(chain: Any, volume: str
     assert (storage["max_size"], storage["policy"], storage["warn_percent"]) == (3 << 30, "protect-copies", 70)
 
 
+@pytest.mark.vss(98)
+def test_a_maximum_in_percent_is_one_of_the_file_system_of_the_storage(chain: Any, volume: str) -> None:
+    place = chain.cli("storage", "list")[0]["storage"]
+    disk = os.statvfs(place)
+    size = disk.f_blocks * disk.f_frsize
+    for percent in (100, 7):
+        assert chain.cli("storage", "set", "v", "--max-size", f"{percent}%")["max_size"] == size * percent // 100
+    assert chain.cli("storage", "set", "v", "--max-size", "UNBOUNDED")["max_size"] == 0
+
+
+@pytest.mark.vss(98)
+def test_a_storage_that_is_to_shrink_gives_up_its_oldest_copies(chain: Any, volume: str, wait_until: Any) -> None:
+    copies = []
+    for _ in range(3):
+        chain.cli("create", "v")
+        copies.append(max(chain.cli("list"), key=lambda copy: int(copy["device_number"])))
+        assert overwrite(volume, 6) == 0
+    newest = Path(copies[-1]["device_object"]).read_bytes()
+    used = chain.cli("storage", "list")[0]["used"]
+    limit = used - (5 << 20)
+    assert chain.cli("storage", "set", "v", "--max-size", str(limit))["max_size"] == limit
+    assert len(chain.cli("list")) == 3
+    assert overwrite(volume, 12) == 0
+    wait_until("the loss", lambda: len(chain.cli("list")) < 3, 120)
+    left = {copy["snapshot_id"] for copy in chain.cli("list")}
+    assert copies[-1]["snapshot_id"] in left and copies[0]["snapshot_id"] not in left
+    assert Path(copies[-1]["device_object"]).read_bytes() == newest
+    wait_until("the space to come back", lambda: chain.cli("storage", "list")[0]["used"] <= limit, 120)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (("storage", "set", "v"), "say what to change"),
         (("storage", "set", "v", "--max-size", "0"), "keeps no copies"),
         (("storage", "set", "v", "--warn-at", "0"), "give 1 to 100"),
+        (("storage", "set", "v", "--max-size", "101%"), "give 1 to 100"),
         (("hold", "1", "--for", "soon"), "give a number with s, m, h, d or w"),
         (("hold", "1", "--until", "2001-01-01"), "that time has passed"),
         (("priority", "1", "256"), "give 0 to 255"),

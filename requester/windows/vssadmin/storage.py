@@ -8,6 +8,7 @@ from shadowset.requester.administration import Administration
 from shadowset.requester.backup.mounts import is_below, read_mounts
 from shadowset.requester.cli import EXIT_FAILURE, EXIT_OK
 from shadowset.requester.cli.output import say
+from shadowset.requester.cli.storage import disk_size
 from shadowset.requester.windows.confirm import confirmed
 from shadowset.requester.windows.sizes import parse_max_size
 from shadowset.requester.windows.vssadmin import layout
@@ -105,15 +106,6 @@ def mount_point_of(path: str) -> str:
     resolved = os.path.realpath(path)
     points = [mount.mount_point for mount in read_mounts() if is_below(resolved, mount.mount_point)]
     return max(points, key=len, default="")
-
-
-def disk_size(path: str) -> int:
-    """Bytes of the file system that a path lies on; 0 where this user may not see it."""
-    try:
-        status = os.statvfs(path)
-    except OSError:
-        return 0
-    return status.f_blocks * status.f_frsize
 
 
 def _same_file(one: str, other: str) -> bool:
