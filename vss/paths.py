@@ -41,6 +41,11 @@ class Paths:
         return f"{self.config}/express-writers.d"
 
     @property
+    def not_to_backup(self) -> str:
+        """The host's list of files that are not backed up."""
+        return f"{self.config}/files-not-to-backup.toml"
+
+    @property
     def access(self) -> str:
         """Files with rules about who may be a writer or a requester."""
         return f"{self.config}/access.d"

@@ -73,7 +73,7 @@ def _differenced(
 
 
 def _look_up(files: FileSet, planned: PlannedComponent, around: Surroundings) -> list[Found]:
-    return list_roots(around.roots_of(files), planned.writer.exclude_files, around.exposed, around.variables).found
+    return list_roots(around.roots_of(files), planned.excluded, around.exposed, around.variables).found
 
 
 def _is_changed(one: Found, rule: DifferencedFile, base: Mapping[str, ManifestFile] | None) -> bool:
@@ -123,7 +123,7 @@ def _take_parts(
 def _find(directory: str, name: str, planned: PlannedComponent, around: Surroundings) -> Found | None:
     """A file by its own name, in whose directory there may be very many others."""
     for root in around.roots_of(FileSet(directory, name)):
-        found = find_file(root, planned.writer.exclude_files, around.exposed, around.variables)
+        found = find_file(root, planned.excluded, around.exposed, around.variables)
         if found is not None:
             return found
     return None
@@ -160,7 +160,7 @@ def _gone(
     for member in planned.members:
         sets = member.files + member.database_files
         looked += [files for files in sets if files_required(files.mask, planned.backup_type)]
-    selection = FileSelection(looked, planned.writer.exclude_files, around.variables)
+    selection = FileSelection(looked, planned.excluded, around.variables)
     return sorted(
         path
         for path, file in around.base.items()

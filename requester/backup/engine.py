@@ -23,9 +23,10 @@ from shadowset.requester.backup.chain import open_chain, require_base
 from shadowset.requester.backup.copies import Copies
 from shadowset.requester.backup.kinds import Earlier, Kinds
 from shadowset.requester.backup.mounts import VolumeMap, read_mounts
-from shadowset.requester.backup.plan import Choice, JobPlan, dropped_text, make_plan, missing
+from shadowset.requester.backup.plan import Choice, JobPlan, dropped_text, leaving_out, make_plan, missing
 from shadowset.requester.backup.record import component_entry, count_files, new_manifest, save_documents
 from shadowset.requester.backup.store import Target
+from shadowset.requester.backup.system_list import files_not_to_backup
 from shadowset.requester.backup.undescribed import (
     is_concerned,
     refuse_wanted,
@@ -146,8 +147,10 @@ class BackupJob:
         self._writers = calls.gather_writer_metadata().result()
         choice = self._note_silent_writers(registered)
         kinds = Kinds(choice.backup_type, self._earlier)
+        self._left_out = files_not_to_backup(self._paths.not_to_backup, {writer.name for writer in self._writers})
         try:
-            return make_plan(self._writers, self._volume_map, self._variables, choice, kinds)
+            plan = make_plan(self._writers, self._volume_map, self._variables, choice, kinds)
+            return leaving_out(plan, self._left_out)
         except VssError as error:
             raise VssError(error.code, "; ".join([error.message, *self._silent])) from None
 
@@ -254,6 +257,7 @@ class BackupJob:
             manifest.base = self._earlier.chain[-1].as_base_of(self._where)
         manifest.dropped = [*self._silent, *(dropped_text(one) for one in plan.dropped)]
         manifest.skipped = copies.skipped
+        manifest.excluded = list(self._left_out)
         manifest.files = copies.files
         manifest.components = [
             component_entry(component, self._verdicts.reasons.get(number, ""), copies.gone.get(number, []))

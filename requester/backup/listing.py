@@ -58,7 +58,7 @@ class Listing:
 
 def list_component(component: PlannedComponent, exposed: Mapping[str, str], variables: Mapping[str, str]) -> Listing:
     """Look a component's file sets up. ``exposed`` is where each volume's copy is mounted. Errors: OSError."""
-    return list_roots(component.roots, component.writer.exclude_files, exposed, variables)
+    return list_roots(component.roots, component.excluded, exposed, variables)
 
 
 def list_roots(

@@ -19,6 +19,7 @@ import msgspec
 from shadowset.requester.backup.copy import Attributes, OnBytes, digest_file, writing
 from shadowset.requester.backup.mounts import is_below
 from shadowset.vss.codes import Code, VssError
+from shadowset.vss.metadata import ExcludedFiles
 
 FORMAT = 2
 FORMATS = (1, 2)
@@ -130,7 +131,7 @@ class ManifestBase(msgspec.Struct, kw_only=True):
 
 
 class Manifest(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The whole record; ``created`` is ISO 8601 in UTC."""
+    """The whole record; ``created`` is ISO 8601 in UTC, ``excluded`` what the host's list left out."""
 
     version: str
     created: str
@@ -144,6 +145,7 @@ class Manifest(msgspec.Struct, omit_defaults=True, kw_only=True):
     components: list[ManifestComponent] = []
     dropped: list[str] = []
     skipped: list[str] = []
+    excluded: list[ExcludedFiles] = []
     files: list[ManifestFile] = []
 
     def files_by_component(self) -> dict[ComponentId, list[ManifestFile]]:

@@ -20,7 +20,7 @@ from shadowset.vss.filespec import (
     snapshot_required,
     source_directory,
 )
-from shadowset.vss.metadata import ComponentInfo, FileSet, WriterMetadata
+from shadowset.vss.metadata import ComponentInfo, ExcludedFiles, FileSet, WriterMetadata
 from shadowset.vss.selection import Dropped, DropReason, PlannedWriter, Selector, plan_backup
 
 SEPARATOR = "\\"
@@ -59,6 +59,12 @@ class PlannedComponent:
     backup_type: BackupType = BackupType.FULL
     why: str = ""
     volumes: frozenset[str] = frozenset()
+    system_excluded: tuple[ExcludedFiles, ...] = ()
+
+    @property
+    def excluded(self) -> tuple[ExcludedFiles, ...]:
+        """What is never taken, by its writer's word and the host's."""
+        return self.writer.exclude_files + self.system_excluded
 
     @property
     def builds_on_base(self) -> bool:
@@ -156,6 +162,11 @@ def _make_plan(
         if name not in volumes:
             raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"volume {name!r} is not protected; add it or leave it out")
     return JobPlan(tuple(components), volumes, plan.dropped)
+
+
+def leaving_out(plan: JobPlan, excluded: tuple[ExcludedFiles, ...]) -> JobPlan:
+    """A plan that leaves these files out of all components too."""
+    return replace(plan, components=tuple(replace(each, system_excluded=excluded) for each in plan.components))
 
 
 def missing(dropped: tuple[Dropped, ...], wanted: tuple[Selector, ...] | None) -> list[Dropped]:

@@ -208,4 +208,5 @@ def stale_of(item: RestoreItem, way: Way, variables: Mapping[str, str]) -> list[
     kind = BackupType.FULL if item.component.why else item.link.backup_type
     file_sets = [files for info in item.infos for files in required_file_sets(info, kind)]
     kept = [file.path for file in item.link.manifest.files if file.kind in (REGULAR, SYMLINK)]
-    return stale_files(file_sets, item.metadata.exclude_files, kept, variables)
+    excluded = (*item.metadata.exclude_files, *item.link.manifest.excluded)
+    return stale_files(file_sets, excluded, kept, variables)
