@@ -19,7 +19,7 @@ from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import storage_error
 from shadowset.nbd_provider.store.losses import LossWatch
 from shadowset.nbd_provider.store.place import locate
-from shadowset.nbd_provider.store.recovery import boot_id
+from shadowset.nbd_provider.store.recovery import session_id
 from shadowset.nbd_provider.store.segment_check import Record, SegmentView, open_views
 from shadowset.vss.codes import Code, VssError
 
@@ -106,7 +106,7 @@ class _Check:
         for where, what in faults:
             self._add(where, what)
         try:
-            if not header.clean and header.boot_id != boot_id():
+            if not header.clean and header.boot_id != session_id(self._storage):
                 self.report.notes.append("power was lost: the provider's next start makes head anew from durable slots")
             else:
                 self._chains(header)

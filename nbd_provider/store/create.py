@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import Words, sync_directory
-from shadowset.nbd_provider.store.recovery import boot_id
+from shadowset.nbd_provider.store.recovery import session_id
 from shadowset.vss.codes import Code, VssError
 
 
@@ -23,7 +23,7 @@ def create_storage(storage: str, size: int, chunk_size: int, capacity: int = lay
     head = new_head(storage, layout.chunk_count(size, chunk_size))
     put_in_place(storage, head)
     head.close()
-    header = layout.Header(chunk_size, size, capacity, uuid4(), boot_id(), True, 0, 0)
+    header = layout.Header(chunk_size, size, capacity, uuid4(), session_id(storage), True, 0, 0)
     temporary = f"{storage}/table.new"
     with private_file(temporary) as file:
         file.write(header.pack())

@@ -13,7 +13,7 @@ from typing import Final
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import sync_directory, write_all
 from shadowset.nbd_provider.store.losses import LINK, Loss, gone, pack, read
-from shadowset.nbd_provider.store.recovery import boot_id
+from shadowset.nbd_provider.store.recovery import session_id
 from shadowset.nbd_provider.store.table import CopyTable
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class LossRecord:
         self._link = f"{storage}/{LINK}"
         before = os.readlink(self._link) if os.path.islink(self._link) else ""
         missing = before and not header.clean and not os.path.isdir(before)
-        if missing and (header.boot_id == boot_id() or not _is_volatile(before)):
+        if missing and (header.boot_id == session_id(storage) or not _is_volatile(before)):
             raise gone(storage, before)  # of memory another boot leaves nothing, nor of the copies it was good for
         self.directory = _choose(storage, places or [before])
         self.durable = bool(self.directory) and not _is_volatile(self.directory)

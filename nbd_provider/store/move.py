@@ -7,7 +7,7 @@ anew while a move is under way (``ShadowStore.moving``).
 When little is left, the rest is copied while nothing can be copied out, everything is synced, and the step is made.
 Only then are those told who have the old directory open, and after that the next copy-out may begin.
 
-A move that is cut off goes on at the next start: what the new directory has was written under the same boot, so it is
+A move that is cut off goes on at the next start: what the new directory has was written in the same session, so it is
 there; after a power loss the move begins again. A move that cannot go on leaves the old directory as it is.
 """
 
@@ -32,7 +32,7 @@ from shadowset.nbd_provider.store.place import (
     wipe,
     write_note,
 )
-from shadowset.nbd_provider.store.recovery import boot_id
+from shadowset.nbd_provider.store.recovery import session_id
 from shadowset.nbd_provider.store.room import MOVE_FINISHED, MOVE_STARTED, MOVE_STOPPED
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss.codes import Code, VssError
@@ -169,7 +169,7 @@ def _destination(store: ShadowStore, directory: str) -> Note:
     if free < wanted:
         message = f"{path} has room for {free} bytes and shadow storage {here} takes {wanted}; name a place with more"
         raise VssError(Code.VSS_E_INSUFFICIENT_STORAGE, message)
-    return Note(path, str(store.header.storage_id), str(boot_id()), made)
+    return Note(path, str(store.header.storage_id), str(session_id(path)), made)
 
 
 def _is_free(store: ShadowStore, path: str) -> bool:

@@ -32,7 +32,7 @@ from shadowset.nbd_provider.store.place import (
     wipe,
     write_note,
 )
-from shadowset.nbd_provider.store.recovery import boot_id
+from shadowset.nbd_provider.store.recovery import session_id
 from shadowset.nbd_provider.store.writer import ShadowStore
 
 STEP_SLOTS: Final = 256
@@ -122,13 +122,13 @@ class Move:
         self._open, self._lock, self._directory = [], -1, -1
 
     def _enter(self) -> None:
-        """Open what is there, from an earlier run of the same move under the same boot, or begin with nothing."""
+        """Open what is there, from an earlier run of the same move in the same session, or begin with nothing."""
         store, path = self._store, self._note.storage
         if not is_ours(store, self._note):
             raise storage_error(path, "it is not as the move has left it", "mount what belongs there and move again")
         self._directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._lock = take_lock(path)
-        if self._note.boot != str(boot_id()):
+        if self._note.boot != str(session_id(path)):
             wipe(path)
         os.makedirs(f"{path}/segments", mode=0o700, exist_ok=True)
         with suppress(FileNotFoundError):
@@ -139,8 +139,8 @@ class Move:
         self._target = Segments(path, store.chunk_size, writable=True)
         self._source = Segments(store.storage, store.chunk_size)
         self._open += [self._target, self._source]
-        if self._note.boot != str(boot_id()):
-            self._note = Note(path, self._note.storage_id, str(boot_id()), self._note.made)
+        if self._note.boot != str(session_id(path)):
+            self._note = Note(path, self._note.storage_id, str(session_id(path)), self._note.made)
             write_note(store.storage, MOVING, self._note)
 
     def _brought(self, position: int, brought: int) -> int:

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -22,7 +23,7 @@ from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.create import private_file
 from shadowset.nbd_provider.store.files import storage_error, sync_directory, write_all
 from shadowset.nbd_provider.store.overlay import DIRECTORY, bring_overlays
-from shadowset.nbd_provider.store.recovery import boot_id
+from shadowset.nbd_provider.store.recovery import session_id
 from shadowset.vss.codes import Code, VssError
 
 MOVING: Final = "moving"
@@ -134,14 +135,14 @@ def at_home(storage: str, make: Callable[[str], T]) -> T:
     return make(locate(storage))
 
 
-def _may_have_more(table: bytes) -> bool:
+def _may_have_more(table: bytes, directory: str) -> bool:
     """Whether an old table does not tell those who have it open that the storage has moved, not even in part."""
     rows = range(layout.PAGE, len(table) - layout.ENTRY_SIZE + 1, layout.ENTRY_SIZE)
     try:
         boot = layout.Header.unpack(table[: layout.PAGE]).boot_id
     except ValueError:  # it tells, or is damaged
         return False
-    if boot != boot_id():
+    if boot != session_id(directory):
         return False
     return not any(struct.unpack_from("<I", table, at)[0] == layout.STATE_MOVED for at in rows)
 
@@ -200,8 +201,10 @@ def settle(storage: str) -> None:
             fd = os.open(f"{source}/table", os.O_RDWR | os.O_CLOEXEC)
             try:
                 table = os.pread(fd, os.fstat(fd).st_size, 0)
-                if _may_have_more(table):
-                    replace_table(storage, table)
+                if _may_have_more(table, source):
+                    with open(f"{storage}/table", "rb") as file:
+                        known = layout.Header.unpack(file.read(layout.PAGE)).boot_id
+                    replace_table(storage, with_session(table, known))
                 mark_left(fd, table)
             finally:
                 os.close(fd)
@@ -217,6 +220,13 @@ def arrived(storage: str) -> None:
     """Nothing is left to do for the move to this directory. Errors: OSError."""
     drop_note(storage, MOVED)
     drop_note(storage, INCOMING)
+
+
+def with_session(table: bytes, session: UUID) -> bytes:
+    """The table for a directory whose files were written in this session. Errors: ValueError."""
+    header = layout.Header.unpack(table[: layout.PAGE])
+    header.boot_id = session
+    return header.pack() + table[layout.PAGE :]
 
 
 def replace_table(storage: str, table: bytes) -> None:

@@ -186,6 +186,7 @@ class Reverter:
         os.fdatasync(self._origin)
         store.segments.sync()
         for run in self._runs(entry, 0):
+            store.table.probe()
             for chunk in range(run.first, run.end):
                 slot = store.segments.find(store.head.get(chunk), entry.number)
                 if slot is not None:

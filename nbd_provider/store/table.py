@@ -135,6 +135,7 @@ class CopyTable:
     def switch(self, fd: int, written: bytes) -> None:
         """Use another file, which has ``written`` in it, from now on, and tell those who have the old one open."""
         with self._putting:
+            self._image[: layout.PAGE] = self.header.pack()
             if self._image != written:
                 self._torn = {0: len(self._image)}
             self._left, self._fd = self._fd, fd
@@ -153,6 +154,12 @@ class CopyTable:
             mark_left(self._left, self._image)
             os.close(self._left)
             self._left = None
+
+    def probe(self) -> None:
+        """Errors: OSError when the storage takes no write; storing into mapped memory would end the process then."""
+        with self._putting:
+            self._mend()
+            write_all(self._fd, bytes(self._image[: layout.PAGE]), 0)
 
     def _put(self, data: bytes, offset: int) -> None:
         with self._putting:

@@ -14,9 +14,9 @@ from shadowset.nbd_provider.store.create import create_storage, lengthen_head, n
 from shadowset.nbd_provider.store.files import Segments, Words, read_header, storage_error, sync_directory
 from shadowset.nbd_provider.store.loss_record import LossKeeper, LossRecord
 from shadowset.nbd_provider.store.overlay import drop_overlays
-from shadowset.nbd_provider.store.place import MOVING, locate, read_note, settle, take_lock
+from shadowset.nbd_provider.store.place import MOVING, locate, read_note, settle, take_lock, with_session
 from shadowset.nbd_provider.store.reclaim import Reclaimer
-from shadowset.nbd_provider.store.recovery import boot_id, rebuild
+from shadowset.nbd_provider.store.recovery import rebuild, session_id
 from shadowset.nbd_provider.store.room import COPY_LOST, Event, Room, used_bytes
 from shadowset.nbd_provider.store.settings import NO_MARK, Limits, OriginMark, Policy, Revert
 from shadowset.nbd_provider.store.table import CopyTable
@@ -79,11 +79,11 @@ class ShadowStore:
         self.head = Words(f"{self.storage}/head", self.chunks)
         self._losses = LossKeeper(self.table, LossRecord(self.storage, header, self._places), self.lock)
         self._losses.take_over()
-        if not header.clean and header.boot_id != boot_id():
+        if not header.clean and header.boot_id != session_id(self.storage):
             self._recover()
         self._check_origin()
         header.clean = False
-        header.boot_id = boot_id()
+        header.boot_id = session_id(self.storage)
         header.generation = max([header.generation, *(entry.number for entry in self.table.entries)])
         self._copy_out.start_at(max(header.next_slot, self._used_end()))
         self.garbage = bool(self._copy_out.next_slot) or os.path.exists(f"{self.storage}/overlays")
@@ -135,7 +135,7 @@ class ShadowStore:
     def _recover(self) -> None:
         """After a power loss: auto-release copies are gone, ``head`` is made anew from durable slots."""
         for entry in self.table.entries:
-            if not entry.persistent or entry.state == layout.STATE_LOST:
+            if not entry.persistent:
                 self.table.change(entry, state=layout.STATE_DELETED)
             elif entry.state == layout.STATE_PENDING:
                 self.lose(entry, "the power was lost before what it takes from the origin was durable")
@@ -334,11 +334,11 @@ class ShadowStore:
         return True
 
     def prepare_switch(self, storage: str) -> bytes:
-        """Make all durable that another directory is to hold as well; returns the table. ``work`` is held. OSError."""
+        """Make all durable that another directory is to hold as well; returns its table. ``work`` is held. OSError."""
         self.table.tell_left()
         self._sync()
         self._losses.connect_at(storage)
-        return self.table.image
+        return with_session(self.table.image, session_id(storage))
 
     def switch_to(self, storage: str, head: Words, segments: Segments, table: int, written: bytes, lock: int) -> None:
         """Go on in another directory, which holds the same and counts from now on; ``table`` has ``written`` in it.
@@ -346,6 +346,7 @@ class ShadowStore:
         To be called with ``work`` held, so that no origin changes before those who read the old files are told.
         """
         with self.lock:
+            self.header.boot_id = session_id(storage)
             self.table.switch(table, written)
             old_head, self.head = self.head, head
             old_segments, self.segments = self.segments, segments
@@ -480,6 +481,7 @@ class ShadowStore:
             with self.work:
                 if (self.segments, self.head) != files:  # all slots went at once meanwhile
                     return
+                self.table.probe()
                 freed = next(steps, None)
             if freed is None:
                 return

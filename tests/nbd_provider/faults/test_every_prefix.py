@@ -34,7 +34,7 @@ class Machine:
         self.directory = directory
         self.chance = random.Random(seed)
         self.boot = UUID(int=1)
-        monkeypatch.setattr(writer, "boot_id", lambda: self.boot)
+        monkeypatch.setattr(writer, "session_id", lambda _: self.boot)
         self.monkeypatch = monkeypatch
         self.images: collections.Counter[str] = collections.Counter()
         self.ids = 0

@@ -46,7 +46,7 @@ def test_a_lost_persistent_copy_is_not_back_after_a_power_loss(
     fd = os.open(origin, os.O_RDWR)
     disk = Disk(storage, origin)
     boot = UUID(int=1)
-    monkeypatch.setattr(writer, "boot_id", lambda: boot)
+    monkeypatch.setattr(writer, "session_id", lambda _: boot)
     logging.disable(logging.CRITICAL)
     with monkeypatch.context() as patches:
         disk.patch(patches)

@@ -93,7 +93,7 @@ def move_and_write(scene: Scene, in_the_new_place: Callable[[], None] = lambda: 
 def test_power_loss_at_every_step(memory_directory: str, small_steps: None, monkeypatch: pytest.MonkeyPatch) -> None:
     boots = [UUID(int=1)]
     for module in (writer, move, move_steps, place):
-        monkeypatch.setattr(module, "boot_id", lambda: boots[-1])
+        monkeypatch.setattr(module, "session_id", lambda _: boots[-1])
     home = f"{memory_directory}/home"
     os.mkdir(home)
     scene = Scene(home, 5)

@@ -101,7 +101,7 @@ def test_power_loss_at_every_step(
 ) -> None:
     scene, target = Scene(memory_directory), UUID(int=number)
     boots = [UUID(int=1)]
-    monkeypatch.setattr(writer, "boot_id", lambda: boots[-1])
+    monkeypatch.setattr(writer, "session_id", lambda _: boots[-1])
     disk = Disk(scene.storage, scene.origin)
     chance = random.Random(number)
     found: list[str] = []

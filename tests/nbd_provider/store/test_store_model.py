@@ -402,7 +402,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.vanish()
         self.restart()
         gone = [key for key, copy in self.copies.items() if copy.pending or not copy.persistent]
-        self.lost = {key: True for key in gone if self.copies[key].persistent}
+        self.lost = {key: True for key, persistent in self.lost.items() if persistent}
+        self.lost |= {key: True for key in gone if self.copies[key].persistent}
         for copy in gone:
             del self.copies[copy]
             for question in (lambda copy: CopyReader(self.storage, self.origin, copy), self.changes):
