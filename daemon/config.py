@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import tomllib
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from shadowset.daemon.limits import Limits
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
+
+KEYS = {"limit", "writer-window", "revert"}
 
 
 def refuse(path: str, sentence: str) -> VssError:
@@ -39,18 +42,40 @@ def toml_files(directory: str) -> list[str]:
     return [f"{directory}/{name}" for name in sorted(names) if name.endswith(".toml")]
 
 
-def limit_options(paths: Paths) -> tuple[list[str], list[str]]:
-    """What the files set, in the form of ``--limit`` and ``--writer-window``, later files last. Errors: VssError."""
+def _files(paths: Paths) -> Iterator[tuple[str, dict[str, Any]]]:
     files = [paths.daemon_config] if os.path.lexists(paths.daemon_config) else []
-    limits: list[str] = []
-    windows: list[str] = []
     for path in [*files, *toml_files(paths.daemon_drop_ins)]:
         tables = read_toml(path)
-        for name in tables.keys() - {"limit", "writer-window"}:
-            raise refuse(path, f"there is no key {name!r}; known are 'limit' and 'writer-window'")
+        for name in tables.keys() - KEYS:
+            raise refuse(path, f"there is no key {name!r}; known are {', '.join(map(repr, sorted(KEYS)))}")
+        yield path, tables
+
+
+def limit_options(paths: Paths) -> tuple[list[str], list[str]]:
+    """What the files set, in the form of ``--limit`` and ``--writer-window``, later files last. Errors: VssError."""
+    limits: list[str] = []
+    windows: list[str] = []
+    for path, tables in _files(paths):
         limits += _numbers(path, tables, "limit")
         windows += _numbers(path, tables, "writer-window")
+        _blockers(path, tables)
     return limits, windows
+
+
+def revert_blockers(paths: Paths) -> set[str]:
+    """Writer classes whose files no revert may overwrite, of all files together. Errors: VssError."""
+    return {writer_id for path, tables in _files(paths) for writer_id in _blockers(path, tables)}
+
+
+def _blockers(path: str, tables: dict[str, Any]) -> list[str]:
+    table = tables.get("revert", {})
+    listed = table.get("blocked-by", []) if isinstance(table, dict) and table.keys() <= {"blocked-by"} else None
+    if not isinstance(listed, list):
+        raise refuse(path, "key 'revert' must be a table with the list 'blocked-by'")
+    for name in listed:
+        if not isinstance(name, str) or not _guid(name):
+            raise refuse(path, f"key 'revert.blocked-by': {name!r} is not the id of a writer class")
+    return [_guid(name) for name in listed]
 
 
 def _numbers(path: str, tables: dict[str, Any], title: str) -> list[str]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from shadowset.daemon.affected import inside, volume_of
 from shadowset.daemon.cast import Participant
 from shadowset.daemon.cut import PlannedSnapshot
 from shadowset.daemon.house import House, together
@@ -20,7 +21,7 @@ from shadowset.daemon.process import in_thread, run_command, within
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import WriterComponents
 from shadowset.vss.enums import Attribute, ComponentFlag
-from shadowset.vss.filespec import contains, expand, name_matches, normalise
+from shadowset.vss.filespec import expand, name_matches, normalise
 from shadowset.vss.metadata import ExcludedFiles
 from shadowset.vss.paths import Paths
 
@@ -47,8 +48,7 @@ def wishes(participant: Participant, chosen: WriterComponents | None, context: i
     found = []
     for component in participant.metadata.components:
         if component.flags & flag and (names is None or component.full_path in names):
-            sets = (*component.files, *component.database_files, *component.log_files)
-            found += [Wish(who, files.path) for files in sets] or [Wish(who)]
+            found += [Wish(who, files.path) for files in component.file_sets] or [Wish(who)]
     return found + [Wish(who, files.path, files) for files in participant.metadata.exclude_from_snapshot]
 
 
@@ -80,7 +80,7 @@ class Layers:
     def _is_wanted(self, each: PlannedSnapshot, wanted: list[Wish]) -> bool:
         if not each.facts.mount_points:
             return False
-        return any(not wish.path or _volume_of(wish.path, self._snapshots) in (None, each) for wish in wanted)
+        return any(not wish.path or volume_of(wish.path, self._snapshots) in (None, each) for wish in wanted)
 
     async def _open_one(self, each: PlannedSnapshot) -> None:
         limit = self._house.limits.provider_ms
@@ -122,14 +122,14 @@ class Layers:
             path = normalise(expand(files.path, variables))
         except VssError as error:
             return [error.message]
-        each = _volume_of(path, self._snapshots)
+        each = volume_of(path, self._snapshots)
         if each is None:
             return []  # not on a volume of the set, so not in any copy
         place = self.place(each.snapshot_id)
         if not place:
             return [f"the copy of volume {each.volume} has no layer"]
-        inside = _inside(path, each)
-        return await in_thread(lambda: list(delete_files(place, inside, files.filespec, files.recursive)))
+        below = inside(path, each)
+        return await in_thread(lambda: list(delete_files(place, below, files.filespec, files.recursive)))
 
     async def seal(self) -> None:
         """What was written is part of the copies now, for ever. Errors: VSS_E_AUTORECOVERY_FAILED."""
@@ -189,25 +189,10 @@ def _failed(each: PlannedSnapshot, what: str, error: VssError) -> VssError:
     return VssError(Code.VSS_E_AUTORECOVERY_FAILED, sentence)
 
 
-def _volume_of(path: str, snapshots: list[PlannedSnapshot]) -> PlannedSnapshot | None:
-    """The volume of the set with the innermost mount point above a path."""
-    points = [(point, each) for each in snapshots for point in _points(path, each)]
-    return max(points, key=lambda pair: len(pair[0]))[1] if points else None
-
-
-def _points(path: str, each: PlannedSnapshot) -> list[str]:
-    real = os.path.realpath(path)
-    return [point for point in each.facts.mount_points if contains(point, real)]
-
-
-def _inside(path: str, each: PlannedSnapshot) -> str:
-    return os.path.relpath(os.path.realpath(path), max(_points(path, each), key=len))
-
-
-def delete_files(place: str, inside: str, filespec: str, recursive: bool) -> Iterator[str]:
-    """Delete files below ``place``/``inside`` by pattern; a sentence for each that stays. No link is followed."""
+def delete_files(place: str, below: str, filespec: str, recursive: bool) -> Iterator[str]:
+    """Delete files below ``place``/``below`` by pattern; a sentence for each that stays. No link is followed."""
     try:
-        directory = _open_directory(place, inside)
+        directory = _open_directory(place, below)
     except (FileNotFoundError, NotADirectoryError):
         return
     try:
@@ -224,11 +209,11 @@ def delete_files(place: str, inside: str, filespec: str, recursive: bool) -> Ite
         os.close(directory)
 
 
-def _open_directory(place: str, inside: str) -> int:
+def _open_directory(place: str, below: str) -> int:
     """Step by step: a link in the copy must not lead out of it."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     current = os.open(place, flags)
-    for part in inside.split("/"):
+    for part in below.split("/"):
         if part not in ("", "."):
             try:
                 deeper = os.open(part, flags | os.O_NOFOLLOW, dir_fd=current)

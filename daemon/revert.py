@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shadowset.daemon.config import revert_blockers
 from shadowset.daemon.house import House
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import Attribute
@@ -12,8 +13,8 @@ from shadowset.vss.requester_protocol import RevertStatus, SnapshotProperties
 async def revert(house: House, copy: SnapshotProperties) -> RevertStatus:
     """Start it; the volume must have no device, so that nobody has its file system in memory.
 
-    Errors: VSS_E_NOT_SUPPORTED, VSS_E_UNSUPPORTED_CONTEXT, VSS_E_VOLUME_IN_USE, VSS_E_SNAPSHOT_SET_IN_PROGRESS; and
-    the provider's.
+    Errors: E_ACCESSDENIED, VSS_E_NOT_SUPPORTED, VSS_E_UNSUPPORTED_CONTEXT, VSS_E_VOLUME_IN_USE,
+    VSS_E_SNAPSHOT_SET_IN_PROGRESS; and the provider's.
     """
     if copy.provider_id != house.providers.builtin.info.provider_id:
         name = house.providers.get(copy.provider_id).info.name
@@ -32,6 +33,7 @@ async def revert(house: House, copy: SnapshotProperties) -> RevertStatus:
             Code.VSS_E_SNAPSHOT_SET_IN_PROGRESS,
             f"volume {runtime.name} cannot be reverted while a shadow copy set is made; try again afterwards",
         )
+    _refuse_blocked(house, runtime.name)
     if runtime.row.attached:
         mounted = house.volumes.mount_points(runtime.name)
         how = f"mounted at {mounted[0]}; unmount it" if mounted else f"attached as {runtime.row.device}; detach it"
@@ -47,6 +49,18 @@ async def revert(house: House, copy: SnapshotProperties) -> RevertStatus:
 async def revert_status(house: House, volume: str) -> RevertStatus:
     """How far it is. Errors: VssError while the provider is away."""
     return _status(volume, (await house.volumes.get(volume).describe()).revert)
+
+
+def _refuse_blocked(house: House, volume: str) -> None:
+    """Errors: E_ACCESSDENIED when a writer that blocks reverts has had files on the volume."""
+    blockers = revert_blockers(house.paths)
+    had = {writer_id for copy in house.catalogue.snapshots(volume=volume) for writer_id in copy.writer_ids}
+    if blockers & had:
+        raise VssError(
+            Code.E_ACCESSDENIED,
+            f"volume {volume} holds files of writer {min(blockers & had)}, which blocks reverts; restore what you need "
+            f"through the writer, or take it from 'revert.blocked-by' in {house.paths.daemon_config}",
+        )
 
 
 def refuse_reverting(house: House, copy: SnapshotProperties) -> None:

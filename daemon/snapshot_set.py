@@ -17,6 +17,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from shadowset.daemon.affected import writers_on
 from shadowset.daemon.cast import Cast, Participant, Timeline, first_refusal
 from shadowset.daemon.clock import now
 from shadowset.daemon.cut import Cut, PlannedSnapshot
@@ -322,4 +323,5 @@ class SnapshotSetMaker:
             number=each.number,
             device_number=each.device_number,
             mount_points=each.facts.mount_points,
+            writer_ids=writers_on(each, self.plan.snapshots, self._cast.participants, os.environ),
         )

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -161,3 +162,30 @@ def test_a_layer_that_cannot_be_opened_voids_the_set(database: Database, chain: 
     overlays.unlink()
     assert chain.describe("one").copies == []
     database.make("one")
+
+
+@pytest.mark.vss(116)
+def test_a_writer_on_the_list_blocks_the_revert_of_its_volume(database: Database, chain: Any) -> None:
+    record = database.make("one")
+    assert record.snapshots[0].writer_ids == ["9b1c2a57-5f43-4a5e-8f2b-0d6a1f6c7b11"]
+    database.connection.close()
+    for process in chain.processes:
+        if process is not chain.daemon:
+            process.terminate()
+            process.wait(30)
+    subprocess.run(["umount", database.place], check=True)
+    chain.cli("volume", "detach", "one")
+    chain.daemon.terminate()
+    chain.daemon.wait(60)
+    chain.environment["SHADOWSET_CONFIG_DIR"] = f"{chain.directory}/etc"
+    chain.start_daemon()
+    listed = Path(chain.directory, "etc", "shadowsetd.toml")
+    listed.parent.mkdir()
+    listed.write_text('[revert]\nblocked-by = ["9B1C2A57-5F43-4A5E-8F2B-0D6A1F6C7B11"]\n')
+    done = chain.raw("revert", record.snapshots[0].snapshot_id, "--yes")
+    assert done.returncode == 1 and "which blocks reverts" in done.stderr
+    listed.unlink()
+    chain.cli("revert", record.snapshots[0].snapshot_id, "--yes")
+    device = chain.cli("volume", "attach", "one")["device"]
+    subprocess.run(["mount", device, database.place], check=True)
+    assert database.in_copy(database.place) == (ROWS, True), "a revert brings along what the writer recovered"

@@ -48,6 +48,9 @@ BAD = {
     "[writer-window]\nSQLite = 1": "'writer-window.SQLite'",
     f"[writer-window]\n{GUID} = -1": f"'writer-window.{GUID}'",
     "[limit": "is not TOML",
+    "revert = 1": "'revert'",
+    "[revert]\nby = []": "'blocked-by'",
+    '[revert]\nblocked-by = ["SQLite"]': "'revert.blocked-by'",
     "\udcff": "is not TOML",
 }
 

@@ -30,7 +30,10 @@ class WriterStatus(msgspec.Struct):
 
 
 class SnapshotProperties(msgspec.Struct):
-    """VSS_SNAPSHOT_PROP, with the volume's name in Shadowset and the copy's generation in the shadow storage."""
+    """VSS_SNAPSHOT_PROP, with the volume's name in Shadowset and the copy's generation in the shadow storage.
+
+    ``writer_ids`` are the classes of the writers that had files on the volume and took part in the session.
+    """
 
     snapshot_id: str
     snapshot_set_id: str
@@ -51,6 +54,7 @@ class SnapshotProperties(msgspec.Struct):
     mount_points: list[str]
     priority: int = 128
     hold_until_ns: int = 0
+    writer_ids: list[str] = []
 
 
 class TimelineEntry(msgspec.Struct):
