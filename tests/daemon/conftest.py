@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from shadowset.vss.paths import Paths
 from shadowset.vss.wire import FrameDecoder, encode
 
 HERE = Path(__file__).parent
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 WAIT_S = 30.0
 
 
@@ -267,6 +269,32 @@ class Host:
         infos = {info.name: info for info in requester.call(rp.VolumeList)}
         requester.close()
         return int(infos[volume].pid)
+
+    @staticmethod
+    def is_frozen(place: str) -> bool:
+        """By trying to freeze it: busy when it is."""
+        descriptor = os.open(place, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, FIFREEZE, 0)
+            fcntl.ioctl(descriptor, FITHAW, 0)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def guardians(self) -> list[int]:
+        """Guardian processes whose parent is, or was, this host's daemon: by the mount roots that they hold."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and b"daemon/guardian.py" in (entry / "cmdline").read_bytes():
+                    roots = [os.readlink(link) for link in (entry / "fd").iterdir()]
+                    if any(root.startswith(f"{self.base}/") for root in roots):
+                        found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
 
     # ---- the end ----
 

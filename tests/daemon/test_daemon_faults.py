@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -24,7 +23,6 @@ from shadowset.vss.provider import ALLOWED_CODES
 
 pytestmark = pytest.mark.host
 
-FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
 LONG_HOLD = {"hold": {"delay": 30}}
 
 
@@ -41,33 +39,6 @@ def writes_within(place: str, seconds: float) -> bool:
 
     threading.Thread(target=body, daemon=True).start()
     return done.wait(seconds)
-
-
-def is_frozen(place: str) -> bool:
-    """By trying to freeze it: busy when it is."""
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        fcntl.ioctl(descriptor, FIFREEZE, 0)
-        fcntl.ioctl(descriptor, FITHAW, 0)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def guardians(host: Any) -> list[int]:
-    """Guardian processes whose parent is, or was, this host's daemon: by the mount roots that they hold."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and b"daemon/guardian.py" in (entry / "cmdline").read_bytes():
-                roots = [os.readlink(link) for link in (entry / "fd").iterdir()]
-                if any(root.startswith(f"{host.base}/") for root in roots):
-                    found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
 
 
 def hold_mark(host: Any, volume: str = "two") -> str:
@@ -87,9 +58,9 @@ def failed(run: Any, code: Code, *words: str) -> VssError:
 
 
 def nothing_left(host: Any, run: Any, *places: str) -> None:
-    assert not any(map(is_frozen, places))
+    assert not any(map(host.is_frozen, places))
     assert not os.path.exists(host.paths.frozen)
-    host.until(lambda: not guardians(host), "the guardian to end")
+    host.until(lambda: not host.guardians(), "the guardian to end")
     watcher = host.requester()
     assert watcher.call(rp.Query) == []
     record = watcher.call(rp.GetSet, run.set_id)
@@ -114,14 +85,14 @@ def test_killed_while_frozen(host: Any, pair: Any, backup: Any) -> None:
     run = backup(["one", "two"], context=Context.FILE_SHARE_BACKUP)
     run.requester.send(rp.DoSnapshotSet)
     host.until(lambda: os.path.exists(mark), "the hold")
-    assert all(map(is_frozen, pair)) and os.path.exists(host.paths.frozen)
+    assert all(map(host.is_frozen, pair)) and os.path.exists(host.paths.frozen)
     host.kill()
-    host.until(lambda: not any(map(is_frozen, pair)), "the guardian to thaw", 5)
+    host.until(lambda: not any(map(host.is_frozen, pair)), "the guardian to thaw", 5)
     assert all(writes_within(place, 5) for place in pair)
     host.faults("two")
     host.start()
     assert not os.path.exists(host.paths.frozen)
-    host.until(lambda: not guardians(host), "the guardian to end")
+    host.until(lambda: not host.guardians(), "the guardian to end")
     assert backup(["one", "two"], context=Context.FILE_SHARE_BACKUP).make().status is SnapshotState.CREATED
 
 
@@ -131,8 +102,8 @@ def test_stopped_while_frozen_is_thawed_at_the_deadline(host: Any, pair: Any, ba
     seq = run.requester.send(rp.DoSnapshotSet)
     host.until(lambda: os.path.exists(mark), "the hold")
     host.process.send_signal(signal.SIGSTOP)
-    assert all(map(is_frozen, pair))
-    host.until(lambda: not any(map(is_frozen, pair)), "the guardian to thaw", 10)
+    assert all(map(host.is_frozen, pair))
+    host.until(lambda: not any(map(host.is_frozen, pair)), "the guardian to thaw", 10)
     host.process.send_signal(signal.SIGCONT)
     with pytest.raises(VssError) as caught:
         run.requester.result(seq, rp.DoSnapshotSet)
@@ -146,12 +117,12 @@ def test_both_killed_is_thawed_by_the_next_daemon(host: Any, pair: Any, backup: 
     run.requester.send(rp.DoSnapshotSet)
     host.until(lambda: os.path.exists(mark), "the hold")
     host.process.send_signal(signal.SIGSTOP)
-    for pid in guardians(host):
+    for pid in host.guardians():
         os.kill(pid, signal.SIGKILL)
     host.kill()
-    assert all(map(is_frozen, pair))
+    assert all(map(host.is_frozen, pair))
     host.start()
-    assert not any(map(is_frozen, pair)) and not os.path.exists(host.paths.frozen)
+    assert not any(map(host.is_frozen, pair)) and not os.path.exists(host.paths.frozen)
     names = [event.name for event in host.requester().call(rp.ListEvents)]
     assert names.count("thawed-leftover") == 2
 
@@ -162,7 +133,7 @@ def test_guardian_killed_fails_the_set(host: Any, pair: Any, backup: Any) -> Non
     seq = run.requester.send(rp.DoSnapshotSet)
     host.until(lambda: os.path.exists(mark), "the hold")
     started = time.monotonic()
-    os.kill(guardians(host)[0], signal.SIGKILL)
+    os.kill(host.guardians()[0], signal.SIGKILL)
     with pytest.raises(VssError, match="guardian has died"):
         run.requester.result(seq, rp.DoSnapshotSet)
     assert time.monotonic() - started < 2.9, "it waited for the deadline"
@@ -174,7 +145,7 @@ def test_frozen_by_somebody_else(host: Any, pair: Any, backup: Any) -> None:
     run = backup(["one", "two"], context=Context.FILE_SHARE_BACKUP)
     failed(run, Code.VSS_E_VOLUME_IN_USE, "somebody else", pair[0])
     time.sleep(0.1)
-    assert is_frozen(pair[0]) and not is_frozen(pair[1])
+    assert host.is_frozen(pair[0]) and not host.is_frozen(pair[1])
     subprocess.run(["fsfreeze", "--unfreeze", pair[0]], check=True)
     nothing_left(host, run, *pair)
 
@@ -409,7 +380,7 @@ def test_requester_gone(host: Any, pair: Any, backup: Any, phase: str) -> None:
     requester.close()
     watcher = host.requester()
     host.until(lambda: not _sessions(host), "the session to end")
-    assert not any(map(is_frozen, pair)) and watcher.call(rp.Query) == []
+    assert not any(map(host.is_frozen, pair)) and watcher.call(rp.Query) == []
     if phase not in ("gathered", "started"):
         host.until(lambda: writer.names()[-1] == "backup-shutdown", "backup-shutdown")
     host.faults("two")
@@ -466,7 +437,7 @@ def test_sigterm_while_frozen(host: Any, pair: Any, backup: Any) -> None:
     pid = int(Path(f"{host.paths.runtime}/shadowsetd.lock").read_text())
     assert pid == host.process.pid
     host.stop()
-    assert not any(map(is_frozen, pair)) and not os.path.exists(host.paths.frozen)
+    assert not any(map(host.is_frozen, pair)) and not os.path.exists(host.paths.frozen)
     host.faults("two")
     host.start()
     nothing_left(host, run, *pair)

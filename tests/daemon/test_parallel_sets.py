@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,12 +18,6 @@ from shadowset.vss.enums import BackupType, ComponentType, Context, SnapshotStat
 
 pytestmark = pytest.mark.host
 WAIT_S = 60
-
-
-def is_frozen(place: str) -> bool:
-    return subprocess.run(["fsfreeze", "--freeze", place], capture_output=True, check=False).returncode != 0 or not (
-        subprocess.run(["fsfreeze", "--unfreeze", place], check=True)
-    )
 
 
 def choose(host: Any, writers: list[Any]) -> Any:
@@ -58,7 +50,7 @@ def make(requester: Any, seq: int, volumes: list[str], writers: bool = True) -> 
 
 @pytest.fixture
 def pair(host: Any) -> tuple[str, str]:
-    host.start("--limit", "frozen_ms=10000", "--limit", "hold_ms=8000")
+    host.start("--limit", "frozen_ms=58000", "--limit", "hold_ms=50000")
     return host.volume("one", "ext4"), host.volume("two", "xfs")
 
 
@@ -77,7 +69,7 @@ def test_two_that_share_nothing_are_frozen_at_the_same_time(host: Any, pair: Any
     with ThreadPoolExecutor(2) as pool:
         records = list(pool.map(lambda each: make(*each[0], [each[1]]), zip(runs, ("one", "two"), strict=True)))
     assert all(record.status is SnapshotState.CREATED and len(record.snapshots) == 1 for record in records)
-    assert not meeting.broken and not any(map(is_frozen, pair)) and not os.path.exists(host.paths.frozen)
+    assert not meeting.broken and not any(map(host.is_frozen, pair)) and not os.path.exists(host.paths.frozen)
     for writer in writers:
         sessions = {event.session for event in writer.seen if event.event.value == "freeze"}
         assert len(sessions) == 1, "it took part in the set of another writer"
@@ -123,7 +115,7 @@ def test_a_volume_that_was_not_named_is_refused(host: Any, pair: Any) -> None:
 @pytest.mark.parametrize("guardians_too", [False, True])
 def test_killed_with_two_sets_frozen(host: Any, pair: Any, guardians_too: bool) -> None:
     for volume in ("one", "two"):
-        host.faults(volume, hold={"delay": 30, "mark": f"{host.base}/held-{volume}"})
+        host.faults(volume, hold={"delay": 60, "mark": f"{host.base}/held-{volume}"})
         requester, seq = begin(host, [], [volume])
         requester.result(seq, rp.StartSnapshotSet)
         requester.call(rp.AddToSnapshotSet, volume)
@@ -132,33 +124,19 @@ def test_killed_with_two_sets_frozen(host: Any, pair: Any, guardians_too: bool) 
     assert len(os.listdir(host.paths.frozen)) == 2
     if guardians_too:
         host.process.send_signal(signal.SIGSTOP)
-        for pid in guardians(host):
+        for pid in host.guardians():
             os.kill(pid, signal.SIGKILL)
     host.kill()
     if not guardians_too:
-        host.until(lambda: not any(map(is_frozen, pair)), "the guardians to thaw")
+        host.until(lambda: not any(map(host.is_frozen, pair)), "the guardians to thaw")
     for volume in ("one", "two"):
         host.faults(volume)
     host.start()
-    assert not any(map(is_frozen, pair)) and not os.path.exists(host.paths.frozen)
+    assert not any(map(host.is_frozen, pair)) and not os.path.exists(host.paths.frozen)
     names = [event.name for event in host.requester().call(rp.ListEvents)]
     assert names.count("thawed-leftover") == 2
     for volume in ("one", "two"):
         assert make(*begin(host, [], [volume]), [volume], writers=False).status is SnapshotState.CREATED
-
-
-def guardians(host: Any) -> list[int]:
-    """By the mount roots that they hold."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and b"daemon/guardian.py" in (entry / "cmdline").read_bytes():
-                roots = [os.readlink(link) for link in (entry / "fd").iterdir()]
-                if any(root.startswith(f"{host.base}/") for root in roots):
-                    found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
 
 
 # ---- the order ----
