@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,26 @@ def test_the_live_volume_outlives_the_file_system_of_its_storage(
         assert provider.stop() == 0
     finally:
         provider.close()
+
+
+def test_a_storage_that_came_from_another_file_system_is_whole_after_a_kill(
+    disk: str, provider: Any, nbd_module: Any, random_image: bytes
+) -> None:
+    """The mount that its header names is the one where it lies now, so nothing is taken for a power loss."""
+    control, client = provider.control(), nbd_module.NBD()
+    client.connect_uri(provider.uri)
+    copy = control.snapshot()
+    client.pwrite(b"x" * CHUNK * 20, 0)
+    control.value(m.Move, storage=f"{disk}/there")
+    deadline = time.monotonic() + 60
+    while control.value(m.Describe)["move"] is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    client.pwrite(b"y" * CHUNK * 40, 0)
+    provider.kill()
+    provider.start()
+    assert provider.content(copy) == random_image
+    assert provider.stop() == 0
 
 
 def new_copy() -> dict[str, Any]:
