@@ -45,6 +45,7 @@ class Setting:
     broken_catalogue: bool = False
     from_hello: bool = False
     no_thread_for: tuple[str, ...] = ()
+    volumes_per_set: int = 64
 
 
 class World:
@@ -79,7 +80,7 @@ class World:
         catalogue: Any = ModelCatalogue(self, self.setting.broken_catalogue)
         nbd: Any = NbdProvider(PATHS, volumes, Commands())
         nbd._objects = ModelObjects()
-        limits = Limits()
+        limits = Limits(volumes_per_set=self.setting.volumes_per_set)
         parts: dict[str, Any] = {
             "paths": PATHS,
             "host": self.host,

@@ -14,7 +14,7 @@ import pytest
 from explore import Explorer, Found
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from model_world import Setting
+from model_world import Setting, World
 
 from shadowset.daemon import cut, freeze, snapshot_set
 from shadowset.daemon.backup_session import BackupSession
@@ -24,7 +24,7 @@ from shadowset.daemon.quiet import Quiet
 from shadowset.daemon.snapshots import Snapshots
 from shadowset.daemon.writer_states import WriterProgress
 from shadowset.vss.codes import VssError
-from shadowset.vss.enums import FREEZE_ORDER, Context, Level
+from shadowset.vss.enums import FREEZE_ORDER, Context, Level, SnapshotState
 
 LONG = bool(os.environ.get("SHADOWSET_LONG_TESTS"))
 FRONT, BACK, SYSTEM = FREEZE_ORDER
@@ -82,6 +82,28 @@ CHOICES = st.dictionaries(st.integers(0, 90), st.integers(1, 40), max_size=8)
 def test_many_deviations_in_a_larger_set(choices: dict[int, int]) -> None:
     found = Explorer(LARGE, 0).walk(choices)
     assert not found.violation, show(found)
+
+
+@pytest.mark.vss(83)
+@pytest.mark.parametrize("most", [64, 3])
+def test_a_set_holds_as_many_volumes_as_are_allowed(most: int) -> None:
+    for count in (most, most + 1):
+        names = tuple(f"v{number:02}" for number in range(count))
+        world = World(Setting((), (names,), context=Context.NAS_ROLLBACK, volumes_per_set=most))
+        try:
+            while moves := world.moves():
+                world.apply(moves[0])
+                world.watch.check()
+            world.watch.final()
+            assert not world.watch.violations
+            (results, sets) = world.requesters[0].results, world.house.catalogue.sets  # type: ignore[attr-defined]
+            if count == most:
+                (record,) = sets.values()
+                assert record.status is SnapshotState.CREATED and len(record.snapshots) == most
+            else:
+                assert not sets and results[-1].endswith("VSS_E_MAXIMUM_NUMBER_OF_VOLUMES_REACHED")
+        finally:
+            world.put_away()
 
 
 # ---- planted faults ----
