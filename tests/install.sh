@@ -9,12 +9,12 @@ python=${PYTHON:-/usr/bin/python3}
 venv=.venv
 
 common="python3-venv e2fsprogs xfsprogs fuse3 mount util-linux kmod"
-tests="libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 groff-base postgresql mariadb-server-core restic borgbackup"
+tests="libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 groff-base postgresql mariadb-server-core redis-tools restic borgbackup"
 samba="samba smbclient samba-common-bin samba-vfs-modules samba-testsuite"
 case $lane in
 demo) packages=$common extras=farm ;;
-test) packages="$common $tests $samba" extras=farm,manual,mariadb,postgresql,test ;;
-bench) packages="$common $tests qemu-system-common" extras=farm,manual,mariadb,postgresql,test,bench ;;
+test) packages="$common $tests $samba" extras=farm,manual,mariadb,postgresql,redis,test ;;
+bench) packages="$common $tests qemu-system-common" extras=farm,manual,mariadb,postgresql,redis,test,bench ;;
 *) echo "install.sh: $lane is none of demo, test and bench" >&2; exit 2 ;;
 esac
 

@@ -68,13 +68,19 @@ def read_settings(path: str, kind: type[SettingsT]) -> SettingsT:
     return settings
 
 
+def writer_parser(program: str, description: str) -> argparse.ArgumentParser:
+    """A command line with what all these writers take."""
+    parser = argparse.ArgumentParser(program, description=description)
+    parser.add_argument("--config", metavar="TOML", help="file with all settings")
+    parser.add_argument("--name", help="instance name, when several of these writers run on one host")
+    parser.add_argument("--log-level", choices=get_args(LogLevel), help="what goes to standard error (info)")
+    return parser
+
+
 def run_program(
     parser: argparse.ArgumentParser, argv: list[str] | None, run: Callable[[argparse.Namespace], None]
 ) -> int:
     """A writer's ``main``: exit status 1 with one sentence when it cannot run."""
-    parser.add_argument("--config", metavar="TOML", help="file with all settings")
-    parser.add_argument("--name", help="instance name, when several of these writers run on one host")
-    parser.add_argument("--log-level", choices=get_args(LogLevel), help="what goes to standard error (info)")
     try:
         run(parser.parse_args(argv))
     except VssError as error:

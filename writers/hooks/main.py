@@ -8,14 +8,14 @@ import sys
 from shadowset.writers.hooks.settings import Settings
 from shadowset.writers.hooks.writer import HookWriter
 from shadowset.writers.sdk import run_until_signal
-from shadowset.writers.server_settings import run_program, settings_of
+from shadowset.writers.server_settings import run_program, settings_of, writer_parser
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    return argparse.ArgumentParser(
+    return writer_parser(
         "shadowset-writer-hooks",
-        description="VSS writer that runs the freeze and thaw scripts of QEMU's guest agent, VMware Tools and Azure; "
+        "VSS writer that runs the freeze and thaw scripts of QEMU's guest agent, VMware Tools and Azure; "
         "without a configuration, those in their usual places",
     )
 

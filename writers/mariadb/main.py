@@ -8,14 +8,14 @@ import sys
 from shadowset.writers.mariadb.server import require_driver
 from shadowset.writers.mariadb.settings import MariadbServer, Settings
 from shadowset.writers.sdk import run_until_signal
-from shadowset.writers.server_settings import run_program, settings_of
+from shadowset.writers.server_settings import run_program, settings_of, writer_parser
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
+    arguments = writer_parser(
         "shadowset-writer-mariadb",
-        description="VSS writer for MariaDB and MySQL servers; without any, for the one in the usual place",
+        "VSS writer for MariaDB and MySQL servers; without any, for the one in the usual place",
     )
     arguments.add_argument("sockets", nargs="*", metavar="SOCKET", help="the Unix socket of a server")
     return arguments

@@ -8,14 +8,14 @@ import sys
 from shadowset.writers.postgresql.server import require_driver
 from shadowset.writers.postgresql.settings import ClusterSettings, Settings
 from shadowset.writers.sdk import run_until_signal
-from shadowset.writers.server_settings import run_program, settings_of
+from shadowset.writers.server_settings import run_program, settings_of, writer_parser
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    arguments = argparse.ArgumentParser(
+    arguments = writer_parser(
         "shadowset-writer-postgresql",
-        description="VSS writer for PostgreSQL clusters; without any, for those whose servers run",
+        "VSS writer for PostgreSQL clusters; without any, for those whose servers run",
     )
     arguments.add_argument(
         "connections", nargs="*", metavar="CONNECTION", help="how libpq reaches a cluster, without a password"
