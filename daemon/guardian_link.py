@@ -160,7 +160,10 @@ class GuardianLink(Guard):
         asyncio.get_running_loop().remove_reader(self._reports)
         os.close(self._reports)
         os.close(self._commands)
-        in_thread(self._process.wait)
+        try:
+            in_thread(self._process.wait)
+        except RuntimeError:
+            pass  # without a thread it is collected when the next one is started
 
 
 def _expired() -> VssError:
@@ -194,7 +197,7 @@ def remove_journal(directory: str, set_id: str) -> None:
 def _remove(path: str) -> None:
     try:
         os.unlink(path)
-    except FileNotFoundError:
+    except OSError:
         pass
 
 
@@ -205,7 +208,10 @@ def thaw_leftovers(directory: str) -> list[str]:
     except FileNotFoundError:
         return []
     sentences = [sentence for name in names for sentence in _thaw_set(f"{directory}/{name}")]
-    os.rmdir(directory)
+    try:
+        os.rmdir(directory)
+    except OSError:
+        pass  # something that is not ours lies there
     return sentences
 
 

@@ -6,11 +6,13 @@ import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from shadowset.daemon.creation import CreationQueue, Footprint, Turn
+from shadowset.daemon.guardian_link import remove_journal, thaw_leftovers, write_journal
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss import writer_protocol as wp
 from shadowset.vss.codes import Code, VssError
@@ -137,6 +139,21 @@ def test_killed_with_two_sets_frozen(host: Any, pair: Any, guardians_too: bool) 
     assert names.count("thawed-leftover") == 2
     for volume in ("one", "two"):
         assert make(*begin(host, [], [volume]), [volume], writers=False).status is SnapshotState.CREATED
+
+
+def test_journals_of_a_killed_daemon_are_read_whatever_lies_beside_them(tmp_path: Path) -> None:
+    directory = tmp_path / "frozen"
+    assert thaw_leftovers(str(directory)) == []
+    for set_id in ("a", "b"):
+        write_journal(str(directory), set_id, [])
+    (directory / "c.json").write_text('{"file_systems": [{"path": "/nowhere", "device": "99:99"}]}')
+    (directory / "d.json").write_text("rubbish")
+    (directory / "e.json.new").write_text("{")
+    (directory / "f").mkdir()
+    remove_journal(str(directory), "a")
+    told = thaw_leftovers(str(directory))
+    assert len(told) == 3 and "/nowhere" in told[0] and "d.json" in told[1] and "frozen/f" in told[2]
+    assert [each.name for each in directory.iterdir()] == ["f"]
 
 
 # ---- the order ----
