@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from shadowset.daemon.affected import inside, volume_of
 from shadowset.daemon.cast import Participant
+from shadowset.daemon.config import read_toml
 from shadowset.daemon.cut import PlannedSnapshot
 from shadowset.daemon.house import House, together
 from shadowset.daemon.mounts import device_number
@@ -24,6 +25,7 @@ from shadowset.vss.enums import Attribute, ComponentFlag
 from shadowset.vss.filespec import expand, name_matches, normalise
 from shadowset.vss.metadata import ExcludedFiles
 from shadowset.vss.paths import Paths
+from shadowset.vss.system_list import listed_files
 
 OPTIONS = {"xfs": "rw,nosuid,nodev,nouuid"}
 COMMON = "rw,nosuid,nodev"
@@ -39,7 +41,9 @@ class Wish:
     excluded: ExcludedFiles | None = None
 
 
-def wishes(participant: Participant, chosen: WriterComponents | None, context: int) -> list[Wish]:
+def wishes(
+    participant: Participant, chosen: WriterComponents | None, context: int, variables: Mapping[str, str]
+) -> list[Wish]:
     """What a writer wants to happen in the copies: recovery of its chosen components, and files deleted."""
     who = participant.writer.link.label()
     rollback = bool(context & Attribute.ROLLBACK_RECOVERY)
@@ -48,8 +52,27 @@ def wishes(participant: Participant, chosen: WriterComponents | None, context: i
     found = []
     for component in participant.metadata.components:
         if component.flags & flag and (names is None or component.full_path in names):
-            found += [Wish(who, files.path) for files in component.file_sets] or [Wish(who)]
-    return found + [Wish(who, files.path, files) for files in participant.metadata.exclude_from_snapshot]
+            found += [Wish(who, _expanded(files.path, variables)) for files in component.file_sets] or [Wish(who)]
+    return found + [
+        Wish(who, _expanded(files.path, variables), files) for files in participant.metadata.exclude_from_snapshot
+    ]
+
+
+def host_wishes(paths: Paths, participants: Iterable[Participant], variables: Mapping[str, str]) -> list[Wish]:
+    """What the host's own list wants deleted in the copies (VSS's FilesNotToSnapshot). Errors: E_INVALIDARG."""
+    path = paths.not_to_snapshot
+    entries = read_toml(path) if os.path.lexists(path) else {}
+    names = {each.metadata.name for each in participants}
+    listed = listed_files(path, entries, names)
+    return [Wish(path, _expanded(files.path, variables), files) for files in listed]
+
+
+def _expanded(path: str, variables: Mapping[str, str]) -> str:
+    """The path, or "" when nobody can tell where it is."""
+    try:
+        return normalise(expand(path, variables))
+    except VssError:
+        return ""
 
 
 class Layers:
@@ -80,7 +103,7 @@ class Layers:
     def _is_wanted(self, each: PlannedSnapshot, wanted: list[Wish]) -> bool:
         if not each.facts.mount_points:
             return False
-        return any(not wish.path or volume_of(wish.path, self._snapshots) in (None, each) for wish in wanted)
+        return any(not wish.path or volume_of(wish.path, self._snapshots) is each for wish in wanted)
 
     async def _open_one(self, each: PlannedSnapshot) -> None:
         limit = self._house.limits.provider_ms

@@ -22,7 +22,7 @@ from shadowset.daemon.cast import Cast, Participant, Timeline, first_refusal
 from shadowset.daemon.clock import now
 from shadowset.daemon.cut import Cut, PlannedSnapshot
 from shadowset.daemon.house import House, together
-from shadowset.daemon.layers import Layers, Wish, wishes
+from shadowset.daemon.layers import Layers, Wish, host_wishes, wishes
 from shadowset.daemon.process import despite_cancel, within
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Failure
@@ -57,6 +57,7 @@ class SnapshotSetMaker:
         self.committed = False
         self.shown = False
         self.layers = Layers(house, plan.snapshots)
+        self._listed: list[Wish] = []
         self._house = house
         self._cast = cast
         self._timeline = Timeline()
@@ -98,6 +99,8 @@ class SnapshotSetMaker:
         for each in self.plan.snapshots:
             each.facts = await each.provider.find(each.volume) or each.facts
         self._house.volumes.check_set([each.facts for each in self.plan.snapshots])
+        if self._has_writers and not self.plan.context & Attribute.NO_AUTORECOVERY:
+            self._listed = host_wishes(self._house.paths, self._cast.participants, os.environ)
         if self._has_writers:
             await self._cast.tell(WriterEvent.PREPARE_SNAPSHOT, self._cast.taking_part(), self._timeline)
         for each in self.plan.snapshots:
@@ -217,9 +220,12 @@ class SnapshotSetMaker:
         await self._seal_layers(wanted)
 
     def _wishes(self) -> list[Wish]:
-        chosen = self._cast.document.select_components
-        of = self._cast.components_of
-        return [wish for each in self._frozen for wish in wishes(each, of(each) if chosen else None, self.plan.context)]
+        cast, context = self._cast, self.plan.context
+        found = list(self._listed)
+        for each in self._frozen:
+            chosen = cast.components_of(each) if cast.document.select_components else None
+            found += wishes(each, chosen, context, os.environ)
+        return found
 
     async def _open_layers(self, wanted: list[Wish]) -> None:
         if wanted and not self.plan.context & Attribute.NO_AUTORECOVERY:

@@ -46,6 +46,11 @@ class Paths:
         return f"{self.config}/files-not-to-backup.toml"
 
     @property
+    def not_to_snapshot(self) -> str:
+        """The host's list of files that are deleted in shadow copies."""
+        return f"{self.config}/files-not-to-snapshot.toml"
+
+    @property
     def access(self) -> str:
         """Files with rules about who may be a writer or a requester."""
         return f"{self.config}/access.d"

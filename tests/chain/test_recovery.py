@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -189,3 +190,27 @@ def test_a_writer_on_the_list_blocks_the_revert_of_its_volume(database: Database
     device = chain.cli("volume", "attach", "one")["device"]
     subprocess.run(["mount", device, database.place], check=True)
     assert database.in_copy(database.place) == (ROWS, True), "a revert brings along what the writer recovered"
+
+
+@pytest.mark.vss(48)
+def test_the_hosts_own_list_counts_beside_writers_that_are_not_there(database: Database, chain: Any) -> None:
+    chain.daemon.terminate()
+    chain.daemon.wait(60)
+    chain.environment["SHADOWSET_CONFIG_DIR"] = f"{chain.directory}/etc"
+    listed = Path(chain.directory, "etc", "files-not-to-snapshot.toml")
+    listed.parent.mkdir()
+    place = database.place
+    listed.write_text(f'"Other" = ["{place}/keep", "{chain.directory}/*"]\n"Recovering" = ["{place}/deep/keep"]\n')
+    chain.start_daemon()
+    deadline = time.monotonic() + 60
+    while not any(each["connected"] for each in chain.cli("writers")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    record = database.make("one")
+    seen = mounted(chain, record)
+    assert not (seen / "keep").exists() and (seen / "deep" / "keep").exists()
+    assert Path(place, "keep").exists() and Path(chain.directory, "outside.tmp").exists()
+    assert "exclude-failed" not in {event["name"] for event in chain.cli("events")}
+    listed.write_text("[")
+    with pytest.raises(VssError, match="files-not-to-snapshot"):
+        database.make("one")
