@@ -10,12 +10,13 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.overlay import find_overlay
+from shadowset.nbd_provider.store.overlay import Overlay, find_overlay
 from shadowset.nbd_provider.store.rows import LivingRows
 from shadowset.nbd_provider.store.slots import Slots, read_words
 
@@ -51,7 +52,8 @@ class CopyFiles:
     """The files in one directory. ``origin``: a descriptor of the origin. Any thread may read.
 
     They say what was there at the cut: ``overlay`` is what writers changed inside the copy afterwards, if they did.
-    What was read counts only if the copy is ``alive`` afterwards.
+    What was read counts only if the copy is ``alive`` afterwards. They are closed, but for the origin, by ``close()``,
+    or when nobody has them any more: who goes on elsewhere need not know whether others still read here.
 
     Errors: VSS_E_OBJECT_NOT_FOUND when the storage has no such living copy.
     """
@@ -71,6 +73,7 @@ class CopyFiles:
         self._slots = Slots(storage, self.chunk_size)
         self._number = self.entry.number
         self._limit = self._number << layout.SLOT_BITS
+        self.close = weakref.finalize(self, _close, self._slots, self.overlay, self._head, self._rows)
 
     @property
     def alive(self) -> bool:
@@ -120,7 +123,10 @@ class CopyFiles:
                     return True
                 todo = _differences(words, again)
             elif look == LOOKS - 1 or (again == words and not isinstance(problem, FileNotFoundError)):
-                raise problem  # not of a word that was just changing, nor of a segment of other copies that just went
+                try:  # it is not of a word that was just changing, nor of a segment of other copies that just went
+                    raise problem
+                finally:
+                    problem = None  # else the two hold each other, and these files open
             words = again
         raise OSError(errno.EIO, f"chunks of shadow copy {self.entry.copy_id} change too fast to be read")
 
@@ -172,13 +178,13 @@ class CopyFiles:
             assert slot is not None
             yield *self._slots.place(slot), self.chunk_size
 
-    def close(self) -> None:
-        """Let go of all files but the origin."""
-        self._slots.close()
-        if self.overlay:
-            self.overlay.close()
-        os.close(self._head)
-        self._rows.close()
+
+def _close(slots: Slots, overlay: Overlay | None, head: int, rows: LivingRows) -> None:
+    slots.close()
+    if overlay:
+        overlay.close()
+    os.close(head)
+    rows.close()
 
 
 def _numbers(words: bytes) -> list[int]:

@@ -32,7 +32,6 @@ class CopyReader:
         except BaseException:
             os.close(self.origin_fd)
             raise
-        self._left: list[CopyFiles] = []
         self._following = Lock()
         self.entry = self._files.entry
         self.size = self.entry.size
@@ -92,7 +91,7 @@ class CopyReader:
         return False
 
     def _follow(self, files: CopyFiles) -> None:
-        """Go on where the storage is now. Other threads may still be reading the files that were left."""
+        """Go on where the storage is now; the files that are left close with the last read that uses them."""
         with self._following:
             if self._files is not files:
                 return
@@ -100,11 +99,9 @@ class CopyReader:
                 there = at_home(files.storage, lambda home: CopyFiles(home, self.entry.copy_id, self.origin_fd))
             except VssError as error:
                 raise CopyLost(errno.ESTALE, error.message) from error
-            self._left.append(files)
             self._files = there
 
     def close(self) -> None:
         """Let go of all files."""
-        for files in (*self._left, self._files):
-            files.close()
+        self._files.close()
         os.close(self.origin_fd)

@@ -27,7 +27,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch, small_segments: None) -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_whatever_happens_meanwhile(memory_directory: str, small_steps: None, long: bool, seed: int) -> None:
     finished = 0
-    for number in range(500 if long else 5):
+    for number in range(500 if long else 3):
         directory = f"{memory_directory}/{number}"
         os.mkdir(directory)
         scene = Scene(directory, seed * 1000 + number)
@@ -51,6 +51,10 @@ def test_whatever_happens_meanwhile(memory_directory: str, small_steps: None, lo
     assert finished
 
 
+def is_open(fd: str) -> bool:
+    return os.path.islink(f"/proc/self/fd/{fd}")
+
+
 def test_what_is_left_in_the_old_places(memory_directory: str, small_steps: None) -> None:
     scene = Scene(memory_directory, 1)
     for _ in range(5):
@@ -63,6 +67,11 @@ def test_what_is_left_in_the_old_places(memory_directory: str, small_steps: None
         assert scene.store.storage == scene.place(name) and scene.mover.progress is None
         scene.compare()
         assert sorted(os.listdir(scene.place(name))) == ["head", "lock", "segments", "table"]
+        open_files = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if is_open(fd)]
+        places = {os.path.dirname(path) for path in open_files if path.startswith(f"{scene.directory}/")}
+        assert places == {scene.directory, scene.place(name), f"{scene.place(name)}/segments"}, [
+            path for path in open_files if path.startswith(scene.directory)
+        ]
     assert sorted(os.listdir(scene.place("a"))) == sorted(os.listdir(scene.place("c"))) == ["lock", "moved"]
     scene.close()
     assert Path(scene.place("b")).stat().st_mode & 0o777 == 0o700
