@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 
+from shadowset.vss.mountinfo import Mount, parse_mountinfo
 from shadowset.vss.requester_protocol import VolumeInfo
 
 MOUNTINFO = "/proc/self/mountinfo"
-_OCTAL = re.compile(r"\\([0-7]{3})")
-
-
-@dataclass(frozen=True)
-class Mount:
-    """One line of mountinfo: directory ``root`` of a file system is visible at ``mount_point``."""
-
-    mount_point: str
-    root: str
-    fstype: str = ""
-    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,19 +19,8 @@ class Place:
     relative: str
 
 
-def parse_mountinfo(text: str) -> list[Mount]:
-    """The mounts in the order of the kernel's list; a later one hides an earlier one on the same directory."""
-    mounts = []
-    for line in text.splitlines():
-        left, _, right = line.partition(" - ")
-        before, after = left.split(" "), right.split(" ")
-        if len(before) >= 5 and len(after) >= 2:
-            mounts.append(Mount(_unescape(before[4]), _unescape(before[3]), after[0], _unescape(after[1])))
-    return mounts
-
-
 def read_mounts() -> list[Mount]:
-    """The mounts that this process sees."""
+    """The mounts that this process sees; a later one hides an earlier one on the same directory."""
     with open(MOUNTINFO, encoding="utf-8", errors="surrogateescape") as file:
         return parse_mountinfo(file.read())
 
@@ -60,20 +38,20 @@ class VolumeMap:
         self._volumes: dict[str, str] = {}
         self.names = [volume.name for volume in volumes]
         for mount in mounts:
-            self._mounts[mount.mount_point] = mount
+            self._mounts[mount.path] = mount
         for volume in volumes:
             for mount_point in volume.mount_points:
                 self._volumes[mount_point] = volume.name
-                self._mounts.setdefault(mount_point, Mount(mount_point, "/"))
+                self._mounts.setdefault(mount_point, Mount(0, "", "/", mount_point, "", ""))
 
     def locate(self, path: str) -> Place | None:
         """Where the absolute ``path`` lies (symbolic links followed); None when on no protected volume."""
         resolved = os.path.realpath(path)
         mount = self._mount_of(resolved)
-        volume = self._volumes.get(mount.mount_point) if mount else None
+        volume = self._volumes.get(mount.path) if mount else None
         if mount is None or volume is None:
             return None
-        inside = os.path.relpath(resolved, mount.mount_point)
+        inside = os.path.relpath(resolved, mount.path)
         parts = [part for part in (mount.root.strip("/"), "" if inside == "." else inside) if part]
         return Place(volume, "/".join(parts))
 
@@ -89,7 +67,3 @@ class VolumeMap:
                 return None
             directory = os.path.dirname(directory)
         return self._mounts[directory]
-
-
-def _unescape(field: str) -> str:
-    return _OCTAL.sub(lambda match: chr(int(match.group(1), 8)), field)

@@ -182,7 +182,7 @@ def _growing(volume: VolumeInfo) -> str:
 
     if not volume.device:
         return "It is not attached; grow its file system when it is."
-    types = {mount.mount_point: mount.fstype for mount in read_mounts()}
+    types = {mount.path: mount.fs_type for mount in read_mounts()}
     known = {
         "ext4": f"resize2fs {volume.device}",
         "xfs": "xfs_growfs {}",

@@ -154,7 +154,7 @@ class RestoreJob:
     def _refuse_unmounted(self, items: list[RestoreItem]) -> None:
         with Administration(self._paths, client="shadowset restore") as administration:
             volumes = administration.volume_list()
-        now = {mount.mount_point for mount in read_mounts()}
+        now = {mount.path for mount in read_mounts()}
         now |= {point for volume in volumes for point in volume.mount_points}
         refuse_unmounted(items, self._wishes, now, self._variables)
 

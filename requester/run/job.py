@@ -20,7 +20,7 @@ import msgspec
 
 from shadowset.requester.administration import Administration
 from shadowset.requester.backup.kinds import Kinds
-from shadowset.requester.backup.mounts import Mount, VolumeMap, read_mounts
+from shadowset.requester.backup.mounts import VolumeMap, read_mounts
 from shadowset.requester.backup.plan import Choice, JobPlan, make_plan
 from shadowset.requester.backup.undescribed import undescribed, undescribed_text
 from shadowset.requester.backup.verdicts import Verdicts
@@ -29,6 +29,7 @@ from shadowset.requester.create import environment_of, make_set
 from shadowset.requester.observer import Observer, Silent
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import BackupType, Context
+from shadowset.vss.mountinfo import Mount
 from shadowset.vss.paths import Paths
 from shadowset.vss.requester_protocol import SetRecord, VolumeInfo, WriterStatus
 
@@ -178,7 +179,7 @@ def chosen_volumes(asked: list[str], known: list[VolumeInfo], volume_map: Volume
 
 def mounts_over(known: list[VolumeInfo], table: list[Mount], copies: Mapping[str, str]) -> dict[str, str]:
     """What to mount where: mount point of a live volume → directory of its copy; outer ones before inner ones."""
-    roots = {mount.mount_point: mount.root for mount in table}
+    roots = {mount.path: mount.root for mount in table}
     found = {
         point: f"{copies[volume.name]}/{roots.get(point, '/').strip('/')}".rstrip("/")
         for volume in known

@@ -12,9 +12,10 @@ import pytest
 
 from shadowset.requester.backup import copy
 from shadowset.requester.backup.copy import TargetError
-from shadowset.requester.backup.mounts import Mount, Place, VolumeMap, parse_mountinfo
+from shadowset.requester.backup.mounts import Place, VolumeMap
 from shadowset.requester.backup.store import Target, element
 from shadowset.vss.codes import VssError
+from shadowset.vss.mountinfo import parse_mountinfo
 from shadowset.vss.requester_protocol import VolumeInfo
 
 
@@ -128,9 +129,9 @@ def volume(name: str, *mount_points: str) -> VolumeInfo:
 
 def test_mountinfo_is_read() -> None:
     mounts = parse_mountinfo(MOUNTINFO)
-    assert mounts[0] == Mount("/", "/", "ext4", "/dev/sda1")
+    assert (mounts[0].path, mounts[0].root, mounts[0].fs_type, mounts[0].source) == ("/", "/", "ext4", "/dev/sda1")
     assert mounts[3].root == "/sub/tree"
-    assert mounts[4].mount_point == "/with space"
+    assert mounts[4].path == "/with space"
 
 
 @pytest.mark.parametrize(

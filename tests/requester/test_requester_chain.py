@@ -113,7 +113,7 @@ class House:
         self.execute("insert into t select value from json_each('[" + ",".join(map(str, range(1000))) + "]')")
 
     def tear_down(self) -> None:
-        for mount in sorted((mount.mount_point for mount in read_mounts()), reverse=True):
+        for mount in sorted((mount.path for mount in read_mounts()), reverse=True):
             if mount.startswith(f"{self.directory}/mnt") or mount.startswith(f"{self.directory}/run/mnt"):
                 subprocess.run(["umount", "-l", mount], check=False)
         for arguments in (("volume", "detach", "data"), ("volume", "remove", "data", "--force")):
@@ -126,7 +126,7 @@ class House:
         for pid in self.left_over():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for mount in sorted((mount.mount_point for mount in read_mounts()), reverse=True):
+        for mount in sorted((mount.path for mount in read_mounts()), reverse=True):
             if mount.startswith(f"{self.directory}/"):
                 subprocess.run(["umount", "-l", mount], check=False)
 

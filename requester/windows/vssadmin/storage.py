@@ -104,7 +104,7 @@ def lies_on(storage: str, place: str) -> bool:
 def mount_point_of(path: str) -> str:
     """The mount point of the file system that a path lies on."""
     resolved = os.path.realpath(path)
-    points = [mount.mount_point for mount in read_mounts() if is_below(resolved, mount.mount_point)]
+    points = [mount.path for mount in read_mounts() if is_below(resolved, mount.path)]
     return max(points, key=len, default="")
 
 
