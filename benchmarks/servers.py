@@ -17,7 +17,7 @@ from shadowset.nbd_provider.listening import answers
 SIZE = 512 << 20
 DIRECTORY = "/var/tmp"
 PRIORITY = ("nice", "-n", "-10")
-"""Ours takes this priority by itself, so the others are given it."""
+"""The provider takes this priority by itself, so all that stand beside it are given it."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def serving_copies(served: Served) -> Iterator[str]:
     path = f"{served.directory}/copies.sock"
     command = [sys.executable, "-m", "shadowset.nbd_provider.export", "--log-level", "error"]
     command += ["--storage", f"{served.directory}/storage", "--origin", served.image, "--nbd", path]
-    with process(command, path):
+    with process([*PRIORITY, *command], path):
         yield path
 
 
