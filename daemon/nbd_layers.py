@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from shadowset.daemon.catalogue import VolumeRow
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.process import ProcessWatch, last_line, run_command, spawn_service
 from shadowset.vss.codes import Code, VssError
+
+log = logging.getLogger(__name__)
 
 READY_S = 20.0
 END_S = 60.0
@@ -37,6 +40,7 @@ class NbdLayers:
 
     async def open(self, row: VolumeRow, snapshot_id: str) -> str:
         """The block device. Errors: VssError, and nothing is left behind."""
+        await self.clear()
         directory = f"{self._directory}/{snapshot_id}"
         os.makedirs(directory, mode=0o700)
         socket = f"{directory}/nbd.sock"
@@ -92,12 +96,12 @@ class NbdLayers:
             await self._remove(served.name, served.directory, served.watch)
 
     async def clear(self) -> None:
-        """After a crash: nothing that was open then is ever used."""
-        if not os.path.isdir(self._directory):
-            return
-        for snapshot_id in os.listdir(self._directory):
+        """Remove what a crash has left, and what was still in use when it was dropped; none of it is ever used."""
+        names = os.listdir(self._directory) if os.path.isdir(self._directory) else []
+        for snapshot_id in names:
             directory = f"{self._directory}/{snapshot_id}"
-            await self._remove(_name(snapshot_id), directory, self._left(directory, snapshot_id))
+            if snapshot_id not in self._open:
+                await self._remove(_name(snapshot_id), directory, self._left(directory, snapshot_id))
 
     def _left(self, directory: str, snapshot_id: str) -> ProcessWatch | None:
         try:
@@ -110,14 +114,17 @@ class NbdLayers:
             return None
 
     async def _remove(self, name: str, directory: str, watch: ProcessWatch | None) -> None:
+        gone = True
         try:
             await self._attach(name, directory, "detach", "--force")
-        except VssError:
-            pass  # a device that is still in use goes when its last user has gone, without a server
+        except VssError as error:
+            gone = False  # somebody still uses the device
+            log.warning("%s; it is tried again before the next layer is opened", error)
         if watch and watch.alive:
             os.kill(watch.pid, signal.SIGKILL)
             await watch.wait()
-        shutil.rmtree(directory, ignore_errors=True)
+        if gone:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def _name(snapshot_id: str) -> str:

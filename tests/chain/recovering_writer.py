@@ -34,6 +34,8 @@ class RecoveringWriter(Writer):
             json.dump(found, file)
         while os.path.exists(f"{JOURNAL}.wait"):
             time.sleep(0.02)
+        if path and os.path.exists(f"{JOURNAL}.keep"):
+            self.kept = open(path, "rb")  # noqa: SIM115
         if path:
             with sqlite3.connect(path) as database:
                 database.execute("CREATE TABLE recovered (here)")

@@ -214,3 +214,22 @@ def test_the_hosts_own_list_counts_beside_writers_that_are_not_there(database: D
     listed.write_text("[")
     with pytest.raises(VssError, match="files-not-to-snapshot"):
         database.make("one")
+
+
+def test_a_writer_that_keeps_a_file_open_in_the_copy_voids_the_set(
+    database: Database, chain: Any, wait_until: Callable[..., Any]
+) -> None:
+    Path(f"{database.journal}.keep").touch()
+    with pytest.raises(VssError, match="still has something open"):
+        database.make("one")
+    assert chain.describe("one").copies == [] and list(Path(chain.runtime, "recovery").iterdir()) == []
+    os.unlink(f"{database.journal}.keep")
+    for process in chain.processes:
+        if process is not chain.daemon:
+            process.terminate()
+            process.wait(30)
+    script = Path(__file__).with_name("recovering_writer.py")
+    chain.start(sys.executable, str(script), database.place, database.journal)
+    wait_until("the writer", lambda: any(each["connected"] for each in chain.cli("writers")))
+    database.make("one")
+    assert list(Path(chain.runtime, "layers").iterdir()) == []
