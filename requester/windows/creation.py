@@ -85,7 +85,8 @@ class Creation:
         components = [component_key(writer.metadata, info) for writer in planned for info in writer.explicit]
         for component in components:
             calls.add_component(component)
-        set_id = calls.start_snapshot_set(wish.wait, [volume for volume, _ in wish.volumes])
+        named = [] if any(provider for _, provider in wish.volumes) else [volume for volume, _ in wish.volumes]
+        set_id = calls.start_snapshot_set(wish.wait, named)
         ids = [calls.add_to_snapshot_set(volume, provider) for volume, provider in wish.volumes]
         if wish.with_writers:
             calls.prepare_for_backup().result()
