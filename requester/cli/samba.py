@@ -9,10 +9,13 @@ from shadowset.requester.cli.options import Commands, add_command, add_json
 
 def register(commands: Commands) -> None:
     """Add the commands of this module."""
-    top = commands.add_parser(
+    top = add_command(
+        commands,
         "samba",
-        help="previous versions for the clients of Samba shares",
-        description="Previous versions for the clients of Samba shares on protected volumes.",
+        None,
+        "previous versions for the clients of Samba shares",
+        "Previous versions for the clients of Samba shares on protected volumes.",
+        "shadowset samba config projects --path /srv/data/projects\nshadowset samba check projects",
     )
     actions = top.add_subparsers(title="actions", metavar="ACTION", required=True)
     config = add_command(
@@ -23,7 +26,7 @@ def register(commands: Commands) -> None:
         "Print the section of smb.conf for a share whose clients see the client-accessible shadow copies of its\n"
         "volume as previous versions. Make such copies with 'shadowset create VOLUME --context client-accessible'.\n\n"
         "With --fsrvp the section also lets clients ask for shadow copies over the network (FSRVP).",
-        "shadowset samba config projects --path /srv/data/projects >>/etc/samba/smb.conf",
+        "shadowset samba config projects --path /srv/data/projects",
     )
     config.add_argument("share", metavar="SHARE", help="the share's name")
     config.add_argument("--path", required=True, metavar="DIR", help="the directory to share")

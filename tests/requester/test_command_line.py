@@ -70,6 +70,7 @@ def test_all_commands_are_there() -> None:
         "documents", "documents lint", "documents show", "documents json", "documents xml", "documents schema",
         "documents bundle", "documents verify",
         "revert", "delta", "verify", "restore-pending", "betest", "backups", "run",
+        "samba", "samba config", "samba check", "break", "export", "import",
     }  # fmt: skip
 
 
