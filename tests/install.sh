@@ -13,8 +13,8 @@ tests="libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux proc
 samba="samba smbclient samba-common-bin samba-vfs-modules samba-testsuite"
 case $lane in
 demo) packages=$common extras=farm ;;
-test) packages="$common $tests $samba" extras=farm,manual,mariadb,postgresql,redis,test ;;
-bench) packages="$common $tests qemu-system-common" extras=farm,manual,mariadb,postgresql,redis,test,bench ;;
+test) packages="$common $tests $samba" extras=farm,manual,mariadb,metrics,postgresql,redis,test ;;
+bench) packages="$common $tests qemu-system-common" extras=farm,manual,mariadb,metrics,postgresql,redis,test,bench ;;
 *) echo "install.sh: $lane is none of demo, test and bench" >&2; exit 2 ;;
 esac
 

@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
         delta,
         documents,
         listing,
+        metrics,
         mounts,
         providers,
         restore,
@@ -107,6 +108,7 @@ def parser() -> argparse.ArgumentParser:
         afterwards,
         revert,
         samba,
+        metrics,
         documents,
     ):
         module.register(commands)
