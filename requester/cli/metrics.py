@@ -19,8 +19,8 @@ def register(commands: Commands) -> None:
         run,
         "print metrics for Prometheus",
         "Print what there is to watch, in the text format of Prometheus: volumes, shadow copies and their age, room\n"
-        "of the shadow storage, writers, what the newest set cost, and when each kind of event came last. It needs the\n"
-        "Python package prometheus-client.\n\n"
+        "of the shadow storage, writers, what the newest set cost, and when each kind of event came last. It\n"
+        "needs the Python package prometheus-client.\n\n"
         "With --output the text goes to a file that is replaced as a whole, for node_exporter's textfile collector;\n"
         "run it by a timer. Without a coordinator it says 'shadowset_up 0', and the exit status is 0 all the same.",
         "shadowset metrics\nshadowset metrics --output /var/lib/prometheus/node-exporter/shadowset.prom",
