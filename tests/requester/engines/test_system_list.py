@@ -44,6 +44,7 @@ def test_lists_that_cannot_be_used(tmp_path: Path, text: str, words: str) -> Non
     assert str(path) in caught.value.message
 
 
+@pytest.mark.vss(48)
 @pytest.mark.parametrize("name", ["Something else", "Test Writer"])
 def test_only_without_its_writer(service: Any, name: str) -> None:
     (service.data / "deep").mkdir()
