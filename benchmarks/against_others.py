@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
 from benchmarks.load import RANDOM_READ, RANDOM_WRITE, SEQUENTIAL_READ, Control, make_cold, speed, speed_once
 from benchmarks.row import Plan, Row, medians, ratio
-from benchmarks.servers import COPY_BEFORE_WRITE, COW_FILTER, OURS, PLAIN, Served, Server, installed, serving
+from benchmarks.servers import COPY_BEFORE_WRITE, COW_FILTER, NOTHING, OURS, PLAIN, Served, Server, installed, serving
 
 LOADS = {"random read": RANDOM_READ, "random write": RANDOM_WRITE, "256 KiB sequential read": SEQUENTIAL_READ}
 Run = Callable[[Served, list[str], int], float]
@@ -37,10 +38,14 @@ def _cold_run(served: Served, load: list[str], seconds: int) -> float:
 
 def _plain(plan: Plan, state: str, bar: float, run: Run) -> Iterator[Row]:
     with contextlib.ExitStack() as stack:
-        running = {s.name: stack.enter_context(serving(s)) for s in [OURS, *installed(PLAIN)]}
+        compared = [OURS, *installed(PLAIN)]
+        running = {s.name: stack.enter_context(serving(s)) for s in [*compared, *installed([NOTHING])]}
         for name, load in LOADS.items():
-            runs = {server: partial(run, served, load, plan.seconds) for server, served in running.items()}
-            yield ratio(f"{name}, {state} / best other server", bar, medians(plan.rounds, runs))
+            servers = running if load is RANDOM_WRITE else [s.name for s in compared]
+            runs = {server: partial(run, running[server], load, plan.seconds) for server in servers}
+            figures = medians(plan.rounds, runs)
+            row = ratio(f"{name}, {state} / best other server", bar, {s.name: figures[s.name] for s in compared})
+            yield dataclasses.replace(row, medians=figures)
 
 
 def first_touch(plan: Plan) -> Iterator[Row]:

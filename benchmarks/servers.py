@@ -61,6 +61,8 @@ PLAIN = [
          "--export", "type=nbd,id=vol,node-name=live,name=vol,writable=on"],
     ),
 ]  # fmt: skip
+NOTHING = Server("nbdkit null", ["nbdkit", "-f", "-U", "{socket}", "-e", "vol", "null", "{size}"])
+"""Takes writes and does nothing with them: how fast the client can be."""
 COPY_BEFORE_WRITE = Server(
     "qemu-storage-daemon copy-before-write",
     ["qemu-storage-daemon", "--blockdev", "driver=file,node-name=live,filename={image}",
@@ -107,11 +109,15 @@ def serving_copies(served: Served) -> Iterator[str]:
 
 
 def make_image(path: str, size: int) -> None:
-    """A file of random bytes, so that no server profits from zeros, written out before anything is measured."""
+    """A file of random bytes, so that no server profits from zeros, written out before anything is measured.
+
+    In pieces of 4 KiB: Linux caches a file in pieces as large as they were written, and ext4 looks at each block of a
+    piece at each write into it, so after writes of 1 MiB every server would be measured by that.
+    """
     block = os.urandom(1 << 20)
-    with open(path, "wb") as file:
-        for _ in range(size >> 20):
-            file.write(block)
+    with open(path, "wb", buffering=0) as file:
+        for start in range(0, size, 4096):
+            file.write(block[start % len(block) : start % len(block) + 4096])
         os.fsync(file.fileno())
 
 
