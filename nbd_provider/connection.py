@@ -193,7 +193,13 @@ class Connection:
         elif negotiation.export is not None:
             self._replies.structured = negotiation.structured
             self._transmission = Transmission(
-                negotiation.export, negotiation.open_contexts(), self._replies, self._submit, self.flush, self.close
+                negotiation.export,
+                negotiation.open_contexts(),
+                self._replies,
+                self._submit,
+                self.flush,
+                self.close,
+                self._send_now,
             )
             self._negotiation = None
             self._buffer.put(negotiation.rest)

@@ -75,6 +75,10 @@ class CopyExport:
     def _refuse(self) -> OSError:
         return OSError(errno.EPERM, f"{self.description} is read-only")
 
+    def unkept(self, ranges: Sequence[tuple[int, int]]) -> list[int]:
+        """Nothing is waited for."""
+        return []
+
     def may_write(self, ranges: Sequence[tuple[int, int]]) -> bool:
         """It waits for nothing: what follows is refused."""
         return True

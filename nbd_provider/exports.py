@@ -51,8 +51,11 @@ class Export(Protocol):
     def prefetch(self, offset: int, length: int) -> None:
         """The range will be read soon; called from any thread."""
 
+    def unkept(self, ranges: Sequence[tuple[int, int]]) -> list[int]:
+        """Which of the (offset, length) ranges, by index, must not be changed without more ado."""
+
     def may_write(self, ranges: Sequence[tuple[int, int]]) -> bool:
-        """Whether the (offset, length) ranges may be changed now; where not, ``copy_out`` comes first."""
+        """Whether all may be changed now, after what can be done for it at once; if not, ``copy_out`` comes first."""
 
     def copy_out(self, ranges: Sequence[tuple[int, int]], done: Callable[[Errors], None]) -> None:
         """Do in a thread what a change has to wait for; ``done`` gets an error or None for each range.

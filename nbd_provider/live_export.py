@@ -82,6 +82,10 @@ class LiveExport:
         """Let the kernel read ahead."""
         will_need(self._fd, offset, length)
 
+    def unkept(self, ranges: Sequence[tuple[int, int]]) -> list[int]:
+        """Which of the ranges a copy takes from the origin in part."""
+        return self._volume.store.unkept(ranges)
+
     def may_write(self, ranges: Sequence[tuple[int, int]]) -> bool:
         """Whether the old content is kept, after a copy-out where that is cheap."""
         return self._volume.may_write(ranges)

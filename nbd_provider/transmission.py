@@ -28,6 +28,7 @@ SPARSE_READ: Final = 64 * 1024
 SEND_FROM_CACHE: Final = 64 * 1024
 MAX_HELD: Final = 64 << 20
 MAX_IN_THREADS: Final = 256
+LATE_GROUP: Final = 4
 MAX_EXPECTED: Final = 16 << 20
 READS_PER_THREAD: Final = 16
 
@@ -48,7 +49,8 @@ def allowed_flags(export_flags: int, structured: bool) -> dict[int, int]:
 class Transmission:
     """One client of one export.
 
-    ``answered`` is called when threads have put replies into the queue, ``broken`` when one can never be answered.
+    ``answered`` is called when threads have put replies into the queue, ``broken`` when one can never be answered, and
+    ``send`` when replies need not wait for the rest of their batch.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Transmission:
         submit: Submit,
         answered: Callable[[], None],
         broken: Callable[[], None],
+        send: Callable[[], object],
     ) -> None:
         self._export = export
         self._contexts = contexts
@@ -66,6 +69,7 @@ class Transmission:
         self._submit = submit
         self._answered = answered
         self._broken = broken
+        self._send = send
         self._allowed = allowed_flags(export.flags, replies.structured)
         self._held: deque[Request] = deque()
         self._held_bytes = self._waiting_bytes = 0
@@ -101,7 +105,9 @@ class Transmission:
         gate = self._export.gate
         if gate is not None and gate.closed:
             batch = self._hold(batch)
-        self._do_all(self._pass_copied(batch))
+        batch, late = self._split(batch)
+        self._do_all(batch)
+        self._do_late(late, bool(batch))
         self._start_cold()
 
     def _do_all(self, batch: list[Request]) -> None:
@@ -179,23 +185,34 @@ class Transmission:
 
     # ---- commands ----
 
-    def _pass_copied(self, batch: list[Request]) -> list[Request]:
-        """Put writes aside whose old data has to be copied out in a thread first; returns the others."""
+    def _split(self, batch: list[Request]) -> tuple[list[Request], list[Request]]:
+        """Requests to do at once, and writes whose old data has to be kept first."""
         export = self._export
         if export.flags & p.FLAG_READ_ONLY:
-            return batch
-        writes = [
-            request
-            for request in batch
-            if request.kind == p.CMD_WRITE and request.length and request.offset + request.length <= export.size
-        ]
-        if not writes or export.may_write([(request.offset, request.length) for request in writes]):
-            return batch
-        late = {id(request) for request in writes if not export.may_write([(request.offset, request.length)])}
-        waiting = [request._replace(data=memoryview(bytes(request.data))) for request in batch if id(request) in late]
+            return batch, []
+        size = export.size
+        writes = [each for each in batch if each[0] == p.CMD_WRITE and each[4] and each[3] + each[4] <= size]
+        late = [writes[index] for index in export.unkept([each[3:5] for each in writes])] if writes else writes
+        if not late:
+            return batch, []
+        found = set(map(id, late))
+        return [each for each in batch if id(each) not in found], late
+
+    def _do_late(self, writes: list[Request], others: bool) -> None:
+        """A few at a time, so that the client has answers to go on with, in place of waiting for all old data."""
+        waiting: list[Request] = []
+        for start in range(0, len(writes), LATE_GROUP):
+            group = writes[start : start + LATE_GROUP]
+            if start or others:
+                self._send()
+                if self._closed:
+                    return
+            if self._export.may_write([(each.offset, each.length) for each in group]):
+                self._do_all(group)
+            else:
+                waiting += group
         if waiting:
-            self._copy_out_first(waiting)
-        return [request for request in batch if id(request) not in late]
+            self._copy_out_first([each._replace(data=memoryview(bytes(each.data))) for each in waiting])
 
     def _copy_out_first(self, requests: list[Request]) -> None:
         """Do the requests when their old data is kept; a gate that was closed meanwhile holds them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
@@ -14,7 +13,6 @@ from uuid import UUID
 from shadowset.nbd_provider.copy_queue import CopyQueue
 from shadowset.nbd_provider.origin import Origin, refuse
 from shadowset.nbd_provider.origin_mark import changed_since, take_mark
-from shadowset.nbd_provider.page_cache import read_cached
 from shadowset.nbd_provider.places import check_storage_place, loss_places
 from shadowset.nbd_provider.storage_calls import StorageCalls
 from shadowset.nbd_provider.store import layout
@@ -40,7 +38,6 @@ from shadowset.vss.provider_protocol import (
 log = logging.getLogger(__name__)
 
 MAX_HOLD_MS = 10_000
-CHEAP_BYTES: Final = 4 << 20
 SLOW_SECONDS: Final = 0.02
 SLOW_REST: Final = 50
 
@@ -130,7 +127,6 @@ class Volume:
         self.copies = CopyQueue(self.prepare_write)
         self.calls = StorageCalls(self.idle_work, self._pauses, lambda: self.clients() > 0)
         self._revert_begins = False
-        self._scratch = memoryview(bytearray(CHEAP_BYTES))
         self._slow_until = 0.0
 
     def hold(self, owner: object, timeout_ms: int) -> Held:
@@ -289,32 +285,18 @@ class Volume:
         return not missing or self._copy_out_now(missing)
 
     def _copy_out_now(self, missing: set[int]) -> bool:
-        """Without a sync, without reading the origin's disk, and not while the storage is slow or in use.
+        """Without a sync, without waiting for the origin's disk, and not while the storage is slow or in use.
 
         A loop that has waited for a slow storage once leaves it to a thread for fifty times as long.
         """
         started = time.monotonic()
-        if self.copies.busy or self.store.durable or started < self._slow_until or not self._cached(missing):
+        if self.copies.busy or self.store.durable or started < self._slow_until:
             return False
         copied = self.store.copy_out_now(missing)
         ended = time.monotonic()
         if ended - started > SLOW_SECONDS:
             self._slow_until = ended + SLOW_REST * (ended - started)
         return copied
-
-    def _cached(self, chunks: set[int]) -> bool:
-        """Whether few chunks, and these in memory; where that cannot be asked for it is taken for granted."""
-        size = self.store.chunk_size
-        if len(chunks) * size > CHEAP_BYTES:
-            return False
-        try:
-            for run in layout.runs(sorted(chunks)):
-                offset, end = run[0] * size, min((run[-1] + 1) * size, self.origin.size)
-                if not read_cached(self.origin.fd, offset, self._scratch[: end - offset]):
-                    return False
-        except OSError as error:
-            return error.errno == errno.EOPNOTSUPP
-        return True
 
     def prepare_write(self, ranges: Sequence[tuple[int, int]]) -> None:
         """Copy out what is about to be overwritten, however long it takes; from any thread. Errors: OSError."""

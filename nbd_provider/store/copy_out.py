@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH_CHUNKS: Final = 256
+BATCH_BYTES: Final = 4 << 20
 GROWTH_SLOTS: Final = 256
 
 
@@ -29,6 +30,8 @@ class CopyOut:
     def __init__(self, store: ShadowStore, origin_fd: int) -> None:
         self._store = store
         self._origin = origin_fd
+        self._nowait: int = getattr(os, "RWF_NOWAIT", 0)
+        self._buffer = memoryview(bytearray())
         self.next_slot = 0
         self._reserved_end = 0
 
@@ -36,22 +39,26 @@ class CopyOut:
         """Take slots from here on; no disk space is behind them yet."""
         self.next_slot, self._reserved_end = slot, 0
 
-    def has_room(self, chunks: set[int]) -> bool:
-        """Whether there is disk space behind slots and words for these chunks, so that nothing is to be allocated."""
-        if self.next_slot + len(chunks) > self._reserved_end:
-            return False
-        return all(self._store.head.reserved(chunk) for chunk in chunks)
+    def now(self, chunks: list[int]) -> bool:
+        """Copy out sorted chunks, or say False when a disk, or room for them, would have to be waited for.
 
-    def plain(self, chunks: list[int]) -> None:
-        """Copy out sorted chunks, without more ado when that fails. Errors: OSError, EOFError."""
-        for start in range(0, len(chunks), BATCH_CHUNKS):
-            self._batch(chunks[start : start + BATCH_CHUNKS])
+        Errors: OSError, EOFError.
+        """
+        if len(chunks) > self._most or self.next_slot + len(chunks) > self._reserved_end:
+            return False
+        return self._store.head.reserved(chunks) and self._batch(chunks, self._nowait)
+
+    @property
+    def _most(self) -> int:
+        """How many chunks are copied at a time."""
+        return max(1, min(BATCH_CHUNKS, BATCH_BYTES // self._store.chunk_size))
 
     def copy(self, chunks: list[int]) -> None:
         """Copy out sorted chunks, losing copies where that must be. Errors: WriteRefused."""
         store = self._store
-        for start in range(0, len(chunks), BATCH_CHUNKS):
-            batch = chunks[start : start + BATCH_CHUNKS]
+        most = self._most
+        for start in range(0, len(chunks), most):
+            batch = chunks[start : start + most]
             while store.newest and batch:
                 try:
                     self._batch(batch)
@@ -88,53 +95,82 @@ class CopyOut:
         number = getattr(error, "errno", None) or errno.EIO
         return WriteRefused(number, getattr(error, "strerror", None) or str(error))
 
-    def _batch(self, chunks: list[int]) -> None:
+    def _batch(self, chunks: list[int], flags: int = 0) -> bool:
         """Old data into consecutive slots with few system calls, then records, then (durable) sync, then head.
 
-        A cut that comes meanwhile changes nothing: the label stays; writers look at the chunks again.
+        Nothing is done, and it says False, when ``flags`` forbid to wait for what has to be read. A cut that comes
+        meanwhile changes nothing: the label stays; writers look at the chunks again.
         """
         store = self._store
         store.table.tell_left()
         with store.lock:
             label, durable = store.newest, store.durable or store.table.in_doubt
         first = self._reserve(len(chunks))
-        for chunk in chunks:
-            store.head.reserve(chunk)
-        size = store.chunk_size
-        data: list[bytes] = []
-        for run in layout.runs(chunks):
-            store.head.ready(run[0], len(run))
-            content = self._read_origin(run[0] * size, len(run) * size)
-            data.extend(content[i : i + size] for i in range(0, len(content), size))
-        number, record, position = layout.slot_position(first, size)
+        store.head.reserve(chunks)
+        data = self._read(chunks, flags)
+        if data is None:
+            return False
+        number, record, position = layout.slot_position(first, store.chunk_size)
         segment = store.segments.get(number)
-        if os.pwritev(segment.fd, data, position) != len(chunks) * size:
+        if os.pwritev(segment.fd, (data,), position) != len(data):
             raise OSError(errno.ENOSPC, "short write")
-        view = store.head.view
-        flags = layout.FLAG_USED | (layout.FLAG_DURABLE if durable else 0)
-        records = bytearray()
-        for index, chunk in enumerate(chunks):
-            crc = zlib.crc32(data[index]) if durable else 0
-            records += layout.SLOT_RECORD.pack(chunk, view[chunk], label << 32 | index, flags, crc)
-        write_all(segment.fd, records, record)
+        write_all(segment.fd, self._records(chunks, label, data if durable else None), record)
         self.next_slot = first + len(chunks)
         if durable:
             os.fdatasync(segment.fd)
-        word = layout.pack_head(label, first)
+        word, view = layout.pack_head(label, first), store.head.view
         for index, chunk in enumerate(chunks):
             view[chunk] = word + index
+        return True
 
-    def _read_origin(self, offset: int, length: int) -> bytes:
-        content = os.pread(self._origin, length, offset)
-        if len(content) == length:
-            return content
-        size = self._store.header.size
-        if offset + len(content) < size:
-            rest = os.pread(self._origin, length - len(content), offset + len(content))
-            content += rest
-        if offset + len(content) < min(offset + length, size):
-            raise EOFError(f"the origin ends at byte {offset + len(content)}")
-        return content.ljust(length, b"\0")
+    def _records(self, chunks: list[int], label: int, durable: memoryview | None) -> bytes:
+        """The records of a batch; with checksums of its data where that has to be durable."""
+        view, size, pack, place = self._store.head.view, self._store.chunk_size, layout.SLOT_RECORD.pack, label << 32
+        if durable is None:
+            return b"".join([pack(c, view[c], place | at, layout.FLAG_USED, 0) for at, c in enumerate(chunks)])
+        flags = layout.FLAG_USED | layout.FLAG_DURABLE
+        sums = [zlib.crc32(durable[start : start + size]) for start in range(0, len(durable), size)]
+        return b"".join([pack(c, view[c], place | at, flags, sums[at]) for at, c in enumerate(chunks)])
+
+    def _read(self, chunks: list[int], flags: int) -> memoryview | None:
+        """Old data, chunk beside chunk, until the next call; None when ``flags`` forbid to wait for it."""
+        size = self._store.chunk_size
+        if len(self._buffer) < len(chunks) * size:
+            self._buffer = memoryview(bytearray(self._most * size))
+        start = 0
+        for run in layout.runs(chunks):
+            self._store.head.ready(run[0], len(run))
+            target = self._buffer[start : start + len(run) * size]
+            if not self._read_run(run[0] * size, target, flags):
+                return None
+            start += len(target)
+        return self._buffer[:start]
+
+    def _read_run(self, offset: int, target: memoryview, flags: int) -> bool:
+        try:
+            done = os.preadv(self._origin, (target,), offset, flags)
+        except OSError as error:
+            if not flags or error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise
+            if error.errno == errno.EAGAIN:
+                return False
+            self._nowait = 0  # where that cannot be asked for it is taken for granted
+            done = 0
+        if done < len(target):
+            if flags and self._nowait:
+                return False
+            self._read_rest(offset, target, done)
+        return True
+
+    def _read_rest(self, offset: int, target: memoryview, done: int) -> None:
+        """The volume may end within the last chunk."""
+        end = min(offset + len(target), self._store.header.size)
+        while offset + done < end:
+            count = os.preadv(self._origin, (target[done:],), offset + done)
+            if not count:
+                raise EOFError(f"the origin ends at byte {offset + done}")
+            done += count
+        target[done:] = bytes(len(target) - done)
 
     def _reserve(self, count: int) -> int:
         """Consecutive slots in one segment with disk space behind them and behind their words. Errors: OSError."""

@@ -13,6 +13,7 @@ from shadowset.nbd_provider.store.slots import find_slot
 from shadowset.vss.codes import Code, VssError
 
 ALLOCATION_STEP: Final = 64 * 1024
+ALLOCATION_WORDS: Final = ALLOCATION_STEP // 8
 MOST_PAGES: Final = 4096
 """Of ``head`` so much is kept in memory, 16 MiB: the words of 32 GiB at the usual chunk size."""
 
@@ -68,14 +69,13 @@ class Words:
         self.view, self.ready, self.ready_to_store = mapped.view, mapped.ready, mapped.ready_to_store
         self.get, self.put = mapped.get, mapped.put
 
-    def reserved(self, index: int) -> bool:
-        """Whether the disk space behind a word is known to be there."""
-        return index * 8 // ALLOCATION_STEP in self._reserved
+    def reserved(self, indexes: Iterable[int]) -> bool:
+        """Whether the disk space behind words is known to be there."""
+        return self._reserved.issuperset([index // ALLOCATION_WORDS for index in indexes])
 
-    def reserve(self, index: int) -> None:
-        """Allocate the disk space behind a word. Errors: OSError (ENOSPC)."""
-        step = index * 8 // ALLOCATION_STEP
-        if step not in self._reserved:
+    def reserve(self, indexes: Iterable[int]) -> None:
+        """Allocate the disk space behind words. Errors: OSError (ENOSPC)."""
+        for step in {index // ALLOCATION_WORDS for index in indexes} - self._reserved:
             start = step * ALLOCATION_STEP
             os.posix_fallocate(self._fd, start, min(ALLOCATION_STEP, len(self._mapped.map) - start))
             self._reserved.add(step)

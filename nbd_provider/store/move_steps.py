@@ -192,7 +192,7 @@ class Move:
         for slot, record in records.items():
             chunk, _, label, _, _ = layout.SLOT_RECORD.unpack(record)
             self._grow(chunk)
-            self._head.reserve(chunk)
+            self._head.reserve((chunk,))
             self._head.put(chunk, layout.pack_head(label >> 32, slot))
 
     def _grow(self, chunk: int) -> None:

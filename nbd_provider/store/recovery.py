@@ -74,7 +74,7 @@ def rebuild(storage: str, segments: Segments, head: Words, header: layout.Header
                 continue
             durable_before = max(durable_before, slot - (label_index & 0xFFFFFFFF))
             segments.set_previous_head(slot, before)
-            head.reserve(chunk)
+            head.reserve((chunk,))
             head.put(chunk, layout.pack_head(label, slot))
     segments.mark_free(suspect.number for suspect in suspects if suspect.number >= durable_before)
     for number in names:

@@ -390,22 +390,36 @@ class ShadowStore:
                 self._copy_out.copy(sorted(self.missing(ranges)))
 
     def copy_out_now(self, chunks: set[int]) -> bool:
-        """Copy out missing chunks at once, or say False: the storage is in use, has to grow, or has not taken them.
-
-        No copy is lost here and none must be persistent: it neither syncs nor looks for room.
+        """Copy out missing chunks at once, or say False: they are many or in no memory, the storage is in use, has to
+        grow, or has not taken them. No copy is lost here, and none must be persistent, as it does not sync.
         """
         if not self.work.acquire(blocking=False):
             return False
         try:
-            if not self.table.settled or not self._copy_out.has_room(chunks):
-                return False
-            if self.newest:
-                self._copy_out.plain(sorted(chunks))
+            return self.table.settled and (not self.newest or self._copy_out.now(sorted(chunks)))
         except (OSError, EOFError):
             return False
         finally:
             self.work.release()
-        return True
+
+    def unkept(self, ranges: Sequence[tuple[int, int]]) -> list[int]:
+        """Which of the (offset, length) ranges, by index, have a chunk that is ``missing``."""
+        if not self.newest:
+            return []
+        shift = self._shift
+        found = []
+        with self.lock:
+            limit, view, ready = self.newest << layout.SLOT_BITS, self.head.view, self.head.ready
+            for index, (offset, length) in enumerate(ranges):
+                first, last = offset >> shift, (offset + length - 1) >> shift
+                try:
+                    ready(first, last - first + 1)
+                except OSError:  # nobody knows what is kept
+                    found.append(index)
+                    continue
+                if view[first] < limit or (first != last and min(view[first : last + 1]) < limit):
+                    found.append(index)
+        return found
 
     def missing(self, ranges: Sequence[tuple[int, int]]) -> set[int]:
         """Chunks of the ranges whose old content the newest copy takes from the origin."""

@@ -73,14 +73,14 @@ class Host:
         self.rounds = 0
         disk: Any = self.disk
         self.transmission = Transmission(
-            disk, (), self.replies, lambda *job: self.jobs.append(job), self._answered, self._broken
+            disk, (), self.replies, lambda *job: self.jobs.append(job), self._answered, self._broken, self._broken
         )
 
     def _answered(self) -> None:
         self.rounds += 1
 
     def _broken(self) -> None:
-        raise AssertionError("only writes break a connection")
+        raise AssertionError("only writes break a connection, or have answers that go out early")
 
     def ask(self, *places: int, length: int = 4096) -> None:
         self.transmission.process([Request(p.CMD_READ, 0, at, at, length, memoryview(b"")) for at in places])

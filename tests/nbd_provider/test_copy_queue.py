@@ -196,6 +196,54 @@ def test_a_copy_out_that_is_cheap_needs_no_thread(host: Host) -> None:
     assert host.copy_content(copy) == before
 
 
+def test_answers_do_not_wait_for_the_copy_outs_of_other_writes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, before = host.cut(persistent=False), host.content()
+    grow(host)
+    answered: list[dict[int, int]] = []
+    real = os.pwritev
+
+    def look(*arguments: Any) -> int:
+        answered.append(host.answers())
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "pwritev", look)
+    host.send(b"".join(write(cookie, cookie) for cookie in range(1, 7)) + write(10, 0))
+    assert answered == [{10: 0}, {1: 0, 2: 0, 3: 0, 4: 0}] and host.answers() == {5: 0, 6: 0}
+    assert host.copy_content(copy) == before and host.content()[: 7 * CHUNK] == b"n" * 7 * CHUNK
+
+
+def test_a_client_that_goes_amid_its_writes(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, before = host.cut(persistent=False), host.content()
+    grow(host)
+    monkeypatch.setattr(os, "pwritev", lambda *_: pytest.fail("nobody waits for it"))
+    host.client.shutdown(socket.SHUT_RD)
+    host.send(write(1, 0) + write(2, 5))
+    assert host.connection.closed and not host.jobs
+    assert host.content()[5 * CHUNK :] == before[5 * CHUNK :] and host.copy_content(copy)[CHUNK:] == before[CHUNK:]
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EOPNOTSUPP])
+def test_old_data_in_no_memory_is_for_a_thread(host: Host, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Where the file system cannot be asked, the loop reads it without asking."""
+    copy, before = host.cut(persistent=False), host.content()
+    grow(host)
+    real, asked = os.preadv, []
+
+    def cold(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        if flags & os.RWF_NOWAIT:
+            asked.append(offset)
+            raise OSError(number, "injected")
+        return real(fd, buffers, offset, flags)
+
+    monkeypatch.setattr(os, "preadv", cold)
+    for cookie in (1, 2):
+        host.send(write(cookie, 4 * cookie))
+    assert len(host.jobs) == (1 if number == errno.EAGAIN else 0)
+    host.do_jobs()
+    assert host.answers() == {1: 0, 2: 0} and host.copy_content(copy) == before
+    assert len(asked) == 1, "the queue is busy, or it is known that asking is of no use"
+
+
 def test_a_storage_that_was_slow_gets_a_thread_for_a_while(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     copy, before = host.cut(persistent=False), host.content()
     grow(host)
@@ -378,7 +426,7 @@ def test_a_client_whose_write_can_never_be_answered_is_disconnected(
 ) -> None:
     host.cut()
     host.send(write(1, 4))
-    monkeypatch.setattr(host.volume, "may_write", lambda _: 1 // 0)
+    monkeypatch.setattr(host.volume.store, "unkept", lambda _: 1 // 0)
     host.do_jobs()
     assert host.connection.closed and host.client.recv(1) == b""
 

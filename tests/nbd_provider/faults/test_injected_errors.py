@@ -23,7 +23,8 @@ from shadowset.vss.codes import VssError
 CHUNK = 4096
 SIZE = CHUNK * 40 - 512
 SET = UUID(int=1 << 64)
-CALLS = ("pread", "pwrite", "pwritev", "fdatasync", "fsync", "posix_fallocate", "ftruncate", "rename", "unlink")
+READS, WRITES = ("pread", "preadv"), ("pwrite", "pwritev")
+CALLS = (*READS, *WRITES, "fdatasync", "fsync", "posix_fallocate", "ftruncate", "rename", "unlink")
 
 
 class Faults:
@@ -57,11 +58,11 @@ class Faults:
         return call
 
     def _concerns(self, name: str, arguments: Any) -> bool:
-        if self._how == "full" and name in ("pread", "unlink", "fdatasync", "fsync"):
+        if self._how == "full" and name in (*READS, "unlink", "fdatasync", "fsync"):
             return False
-        if self._how == "short" and name not in ("pread", "pwrite", "pwritev"):
+        if self._how == "short" and name not in (*READS, *WRITES):
             return False
-        if self._how == "torn" and name not in ("pwrite", "pwritev"):
+        if self._how == "torn" and name not in WRITES:
             return False
         path = arguments[0] if isinstance(arguments[0], str) else os.readlink(f"/proc/self/fd/{arguments[0]}")
         place = next((place for place in ("origin", "losses") if path.startswith(getattr(self._run, place))), "storage")
@@ -72,7 +73,9 @@ class Faults:
     def _half(self, name: str, real: Callable[..., Any], arguments: Any) -> Any:
         self.hits += 1
         self.failed = f"call {self.count}: {name}"
-        fd, what, offset = arguments
+        fd, what, offset = arguments[:3]
+        if name == "preadv":
+            return real(fd, [what[0][: max(len(what[0]) // 2, 1)]], *arguments[2:])
         if name == "pread":
             return real(fd, max(what // 2, 1), offset)
         if name == "pwritev":
