@@ -61,7 +61,10 @@ def break_copy(
 
 
 def check_target(copy: SnapshotProperties, target: str, volumes: Iterable[VolumeInfo]) -> bool:
-    """Whether it is a block device; else it is a file to be made. Errors: VssError saying why it cannot be used."""
+    """Whether it is a block device; else it is a file to be made.
+
+    Errors: VssError saying why it cannot be used; VSS_E_UNSELECTED_VOLUME for a disk with other volumes on it.
+    """
     try:
         status = os.stat(target)
     except FileNotFoundError:
@@ -84,6 +87,10 @@ def check_target(copy: SnapshotProperties, target: str, volumes: Iterable[Volume
         raise VssError(
             Code.E_INVALIDARG, f"{target} has {size} bytes and the shadow copy {copy.size}; name a larger one"
         )
+    table = _probe(target, "PTTYPE")
+    if table and table != _probe(copy.device_object, "PTTYPE"):
+        sentence = f"{target} is a disk with partitions, all of which would be lost; name one of them, or wipe the disk"
+        raise VssError(Code.VSS_E_UNSELECTED_VOLUME, sentence)
     return True
 
 

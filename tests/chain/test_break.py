@@ -74,6 +74,7 @@ def test_a_device_keeps_the_uuid_and_is_read_only_when_asked(
             assert made.read(size) == source.read(size)
         assert len(chain.cli("list")) == 1
     finally:
+        run("blockdev", "--setrw", device)  # the loop device would keep that for its next file
         run("losetup", "--detach", device)
         wait_until("the loop device to go", lambda: not Path(f"/sys/block/{device[5:]}/loop").exists())
 

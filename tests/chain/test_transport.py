@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
+import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.host
+
+PARTITIONED = bytes(446) + struct.pack("<B3sB3sII", 0, b"\0\2\0", 0x83, b"\0\3\0", 2048, 4096) + bytes(48) + b"\x55\xaa"
+"""First sector of a disk with one partition."""
 
 
 def digest(path: str) -> str:
@@ -100,3 +105,35 @@ def test_files_that_are_none_or_damaged_are_refused(chain: Any, elsewhere: Any, 
     assert elsewhere.raw("import", f"{chain.directory}/nowhere").returncode == 1
     assert list(Path(elsewhere.paths.provider_state("imported")).iterdir()) == []
     assert json.loads(elsewhere.raw("list", "--json").stdout) == []
+
+
+@pytest.mark.vss(119)
+def test_a_lost_device_is_recovered_from_an_imported_copy(
+    chain: Any, pair: Any, wait_until: Callable[[str, Callable[[], Any]], Any]
+) -> None:
+    copy = pair[0]
+    whole, image = f"{chain.directory}/whole", Path(chain.directory, "one.img")
+    chain.cli("export", copy["snapshot_id"], whole)
+    expected, size = digest(copy["device_object"]), image.stat().st_size
+    subprocess.run(["umount", chain.places["one"]], check=True)
+    chain.cli("volume", "remove", "one", "--force")
+    image.write_bytes(b"")
+    with image.open("r+b") as file:
+        file.truncate(size)
+    device = subprocess.run(
+        ["losetup", "-f", "--show", image], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    try:
+        imported = chain.cli("import", whole)
+        Path(device).write_bytes(PARTITIONED)
+        done = chain.raw("break", imported["snapshot_id"], device, "--yes")
+        assert done.returncode == 1 and "disk with partitions" in done.stderr
+        Path(device).write_bytes(bytes(512))
+        chain.cli("break", imported["snapshot_id"], device, "--yes", "--keep-uuid", "--writable")
+        assert digest(device) == expected and chain.cli("list") == []
+        subprocess.run(["mount", device, chain.places["one"]], check=True)
+        assert Path(chain.places["one"], "file").read_text() == "earlier"
+        subprocess.run(["umount", chain.places["one"]], check=True)
+    finally:
+        subprocess.run(["losetup", "-d", device], check=True)
+        wait_until("the loop device to go", lambda: not Path(f"/sys/block/{device[5:]}/loop").exists())
