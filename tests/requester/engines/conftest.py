@@ -6,8 +6,10 @@ copy can show is tested with volumes elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -71,7 +73,24 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait(30)
+        # What serves the device objects outlives the coordinator, by design.
+        for pid in self._left_over():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        self.wait(lambda: not self._left_over())
+        if os.path.ismount(self.paths.devices):
+            subprocess.run(["umount", "-l", self.paths.devices], check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _left_over(self) -> list[int]:
+        """Processes that name this directory."""
+        found = []
+        for name in os.listdir("/proc"):
+            if name.isdigit() and int(name) != os.getpid():
+                with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
+                    if os.fsencode(f"{self.directory}/") in file.read():
+                        found.append(int(name))
+        return found
 
 
 class Service:
