@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from shadowset.daemon import nbd
+from shadowset.daemon.commands import Commands
 from shadowset.daemon.delta import query_delta
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
@@ -104,7 +105,7 @@ class Runtime:
 
 def ask(runtime: Runtime, until: str = "b") -> ChangedRanges:
     volumes: Any = SimpleNamespace(link_of=None, get=lambda name: runtime)
-    provider = nbd.NbdProvider(Paths("/none", "/none"), volumes)
+    provider = nbd.NbdProvider(Paths("/none", "/none"), volumes, Commands())
     return asyncio.run(provider.changes("data", "a", until, 0))
 
 
