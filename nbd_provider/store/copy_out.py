@@ -7,6 +7,7 @@ import logging
 import os
 import time
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from shadowset.nbd_provider.store import layout
@@ -114,14 +115,26 @@ class CopyOut:
         segment = store.segments.get(number)
         if os.pwritev(segment.fd, (data,), position) != len(data):
             raise OSError(errno.ENOSPC, "short write")
-        write_all(segment.fd, self._records(chunks, label, data if durable else None), record)
-        self.next_slot = first + len(chunks)
+        records = self._records(chunks, label, data if durable else None)
+        write_all(segment.fd, records, record)
         if durable:
-            os.fdatasync(segment.fd)
+            self._sync(segment.fd, record, len(records))
+        self.next_slot = first + len(chunks)
         word, view = layout.pack_head(label, first), store.head.view
         for index, chunk in enumerate(chunks):
             view[chunk] = word + index
         return True
+
+    def _sync(self, fd: int, record: int, length: int) -> None:
+        """Errors: OSError. Then the slots are taken again, and none of their records is left: one without its data,
+        before others that are durable, would be taken for damage after a power loss.
+        """
+        try:
+            os.fdatasync(fd)
+        except OSError:
+            with suppress(OSError):
+                write_all(fd, bytes(length), record)
+            raise
 
     def _records(self, chunks: list[int], label: int, durable: memoryview | None) -> bytes:
         """The records of a batch; with checksums of its data where that has to be durable."""
