@@ -22,6 +22,7 @@ def register(commands: Commands) -> None:
         "point are not seen.\n\n"
         "The program finds SHADOWSET_SET_ID and, for each volume, SHADOWSET_COPY_NAME (the device) and\n"
         "SHADOWSET_MOUNT_NAME (where the copy is mounted outside) in its environment.\n\n"
+        "The copies stay as long as something that the program started still uses them.\n\n"
         "The exit status is the program's. It is 1 where the program ended with 0 and a writer had failed, and 125\n"
         "where the program was not run because a copy could not be mounted. With --json the program's output goes to\n"
         "standard error.",

@@ -17,7 +17,7 @@ from shadowset.vss import provider_protocol, requester_protocol, wire, writer_pr
 
 FRAMES = 1300  # to each of three sockets
 GROWTH = 64 << 20
-VALUES: list[Any] = [0, 1, -1, 2**31, 2**64 - 1, "", "x", "/nonexistent", "\0", "a" * 5000, b"\xff", None, True, 1.5]
+VALUES: list[Any] = [0, 1, -1, 2**31, 2**64 - 1, "", "x", "/proc/none", "\0", "a" * 5000, b"\xff", None, True, 1.5]
 VALUES += [[], ["x"], {}, {"x": [{}]}, [[[[]]]], "0a4e7c55-9d0b-4a53-8f0e-7a3c2b1d9e21"]
 
 

@@ -67,7 +67,7 @@ def test_the_command_sees_the_instant_of_the_cut(nested: Any) -> None:
     assert done.returncode == 0
     assert Path(f"{outer}/file").read_text() == "changed"  # outside, nothing is covered
     assert run(nested, "--volume", "outer", "--", "sh", "-c", "exit 7").returncode == 7
-    assert run(nested, "--volume", nested.places["inner"], "--", "/nonexistent").returncode == 127
+    assert run(nested, "--volume", nested.places["inner"], "--", "/proc/none").returncode == 127
     assert run(nested, "--", "sh", "-c", "kill -KILL $$").returncode == 128 + signal.SIGKILL
     refused = run(nested, "--volume", "/proc", "--", "true")
     assert refused.returncode == 1
@@ -104,7 +104,7 @@ run_until_signal(Told())
 
 def test_a_killed_requester_takes_its_command_along(nested: Any, wait_until: Any) -> None:
     started = Path(f"{nested.directory}/started")
-    process = nested.module("shadowset.requester.cli", "run", "--", "sh", "-c", f"echo $$ >{started}; sleep 600")
+    process = nested.module("shadowset.requester.cli", "run", "--", "sh", "-c", f"echo $$ >{started}; exec sleep 600")
     pid = int(wait_until("the command", lambda: started.exists() and started.read_text()))
     process.kill()
     process.wait()

@@ -240,4 +240,4 @@ def test_running_servers_are_found_by_their_sockets(cluster: Cluster) -> None:
     assert [each.connection for each in discover(cluster.runtime)] == [
         f"host={cluster.runtime} port={cluster.port} dbname=postgres"
     ]
-    assert discover("/nonexistent") == []
+    assert discover("/proc/none") == []
