@@ -137,6 +137,10 @@ class ServiceCalls:
         copies = self._house.catalogue.snapshots(volume=call.name)
         for copy in copies:
             refuse_held(copy)
+        if copies and not call.force:
+            number = "1 shadow copy" if len(copies) == 1 else f"{len(copies)} shadow copies"
+            message = f"volume {call.name} has {number}, which would be lost; delete them first, or force the removal"
+            raise VssError(Code.VSS_E_VOLUME_IN_USE, message)
         for copy in copies:
             result = await self.snapshots.delete(copy.snapshot_id, ObjectType.SNAPSHOT, call.force)
             if result.not_deleted:

@@ -80,10 +80,11 @@ def run(options: argparse.Namespace) -> int:
     from shadowset.requester.cli.output import note
     from shadowset.requester.create import complete
     from shadowset.requester.retry import Policy, with_retries
+    from shadowset.vss.enums import Attribute
 
     context = choose_context(options.context, options.persistent, options.no_writers, bool(options.command))
     with Administration(client="shadowset create") as administration:
-        registered = [] if options.no_writers else administration.list_writers()
+        registered = [] if context & Attribute.NO_WRITERS else administration.list_writers()
     with ExitStack() as stack:
         calls, record = with_retries(
             lambda last: _attempt(stack, options, context, last),

@@ -213,6 +213,21 @@ def test_volume_rules(host: Any) -> None:
     assert [info.name for info in r.call(rp.VolumeList)] == ["new"]
 
 
+def test_a_volume_with_copies_is_not_removed_unasked(host: Any, backup: Any) -> None:
+    host.start()
+    place = host.volume("vol")
+    backup(["vol"], context=Context.NAS_ROLLBACK).make()
+    r = host.requester()
+    subprocess.run(["umount", place], check=True)
+    r.call(rp.VolumeDetach, "vol")
+    with pytest.raises(VssError, match="1 shadow copy, which would be lost") as caught:
+        r.call(rp.VolumeRemove, "vol")
+    assert caught.value.code == Code.VSS_E_VOLUME_IN_USE
+    assert len(r.call(rp.Query)) == 1
+    r.call(rp.VolumeRemove, "vol", True)
+    assert r.call(rp.Query) == []
+
+
 def test_providers_are_listed_with_their_copies(host: Any, backup: Any) -> None:
     host.start()
     host.volume("vol")

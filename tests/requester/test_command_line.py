@@ -63,7 +63,7 @@ ALL = dict(parsers(cli.parser()))
 
 def test_all_commands_are_there() -> None:
     assert set(ALL) == {
-        "", "serve", "status", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
+        "", "serve", "status", "metrics", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
         "volume resize",
         "create", "list", "show", "mount", "umount", "delete", "writers", "providers", "events", "backup", "restore",
         "storage", "storage list", "storage set", "storage move", "hold", "priority",
@@ -407,6 +407,7 @@ def test_a_writer_that_does_not_describe_itself(run: Any, two: Any, tmp_path: Pa
         "shadowset: the set was made, but writer Hung Writer did not describe itself when asked and took no part\n"
     )
     assert run("create", "data", "--no-writers")[::2] == (0, "")
+    assert run("create", "data", "--context", "client-accessible")[::2] == (0, "")  # asks no writers
 
 
 def test_a_component_that_cannot_be_had(run: Any, coordinator: Any, data: Path, tmp_path: Path) -> None:
