@@ -63,7 +63,8 @@ ALL = dict(parsers(cli.parser()))
 
 def test_all_commands_are_there() -> None:
     assert set(ALL) == {
-        "", "serve", "status", "metrics", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
+        "metrics",
+        "", "serve", "status", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
         "volume resize",
         "create", "list", "show", "mount", "umount", "delete", "writers", "providers", "events", "backup", "restore",
         "storage", "storage list", "storage set", "storage move", "hold", "priority",
