@@ -97,6 +97,16 @@ class NbdProvider:
                 Code.VSS_E_REVERT_IN_PROGRESS,
                 f"volume {volume} is being reverted to shadow copy {told.revert.copy_id}; wait until that is done",
             )
+        self._check_alone(volume)
+
+    def _check_alone(self, volume: str) -> None:
+        """What is written past us would be in no copy."""
+        runtime = self._volumes.get(volume)
+        try:
+            if not runtime.device:
+                runtime.check_origin_unused()
+        except VssError as error:
+            raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, f"volume {volume}: {error.message}") from None
 
     async def end_prepare(self, volume: str, set_id: str) -> None:
         """From here on the set depends on this one connection."""

@@ -79,13 +79,7 @@ def _same_file(path: str, status: os.stat_result) -> bool:
 
 def _exclusive_size(origin: str, is_device: bool) -> int:
     """The size, and the proof that nobody has the origin in use."""
-    users = [mount.path for mount in mounts_of(origin)] if is_device else loops_on(origin)
-    if users:
-        how = "mounted at" if is_device else "used by"
-        raise VssError(
-            Code.VSS_E_VOLUME_IN_USE,
-            f"the origin {origin} is {how} {users[0]}; release it first, then mount the volume through its own device",
-        )
+    check_unused(origin, is_device)
     try:
         descriptor = os.open(origin, os.O_RDONLY | os.O_CLOEXEC | (os.O_EXCL if is_device else 0))
     except OSError as error:
@@ -96,6 +90,17 @@ def _exclusive_size(origin: str, is_device: bool) -> int:
         return os.lseek(descriptor, 0, os.SEEK_END)
     finally:
         os.close(descriptor)
+
+
+def check_unused(origin: str, is_device: bool) -> None:
+    """Nobody else may have it mounted or under a loop device. Errors: VSS_E_VOLUME_IN_USE."""
+    users = [mount.path for mount in mounts_of(origin)] if is_device else loops_on(origin)
+    if users:
+        how = "mounted at" if is_device else "used by"
+        raise VssError(
+            Code.VSS_E_VOLUME_IN_USE,
+            f"the origin {origin} is {how} {users[0]}; release it first, then mount the volume through its own device",
+        )
 
 
 def loops_on(path: str) -> list[str]:

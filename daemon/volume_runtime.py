@@ -17,6 +17,7 @@ from shadowset.daemon.control_link import ControlLink
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.mounts import device_identity, device_number
 from shadowset.daemon.process import ProcessWatch, in_thread, last_line, run_command, spawn_service
+from shadowset.daemon.volume_checks import check_unused
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
 from shadowset.vss.provider_protocol import VolumeDescription
@@ -249,7 +250,8 @@ class VolumeRuntime:
         return output
 
     async def attach(self, via: str) -> tuple[str, str]:
-        """Make the block device; device and way. Errors: VssError."""
+        """Make the block device; device and way. Errors: VssError, VSS_E_VOLUME_IN_USE when the origin is in use."""
+        self.check_origin_unused()
         paths = self._tools.paths
         links = () if paths.runtime == Paths.runtime else ("--links", f"{paths.runtime}/by-name")
         output = await self.run_attach("attach", "--nbd", paths.nbd_socket(self.name), "--via", via, *links)
@@ -262,6 +264,10 @@ class VolumeRuntime:
             ) from None
         self._identity = device_identity(device)
         return device, used
+
+    def check_origin_unused(self) -> None:
+        """Nobody may have taken the origin for himself since it was added. Errors: VSS_E_VOLUME_IN_USE."""
+        check_unused(self.row.origin, is_device=bool(device_number(self.row.origin)))
 
     async def reattach(self, provider_started: bool) -> None:
         """After a restart of either side: reconnect the device, or make it anew when it is gone."""
