@@ -154,11 +154,11 @@ def _run(prefix: str, run: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILURE
     except Exception as error:
-        return _complain(prefix, *_failure(error))
+        return _complain(prefix, *failure(error))
     return status
 
 
-def _failure(error: Exception) -> tuple[str, int]:
+def failure(error: Exception) -> tuple[str, int]:
     """The sentence and exit status of a failure; what is none of ours to explain is raised again."""
     from shadowset.requester.connection import ServiceUnavailable
     from shadowset.vss.codes import VssError

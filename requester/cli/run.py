@@ -6,6 +6,9 @@ import argparse
 
 from shadowset.requester.cli.options import Commands, add_command, add_json, add_wait
 
+NOT_RUN = 125
+"""As env, timeout and nohup have it: what was to run the program has failed, not the program."""
+
 
 def register(commands: Commands) -> None:
     """Add the commands of this module."""
@@ -24,8 +27,8 @@ def register(commands: Commands) -> None:
         "SHADOWSET_MOUNT_NAME (where the copy is mounted outside) in its environment.\n\n"
         "The copies stay as long as something that the program started still uses them.\n\n"
         "The exit status is the program's. It is 1 where the program ended with 0 and a writer had failed, and 125\n"
-        "where the program was not run because a copy could not be mounted. With --json the program's output goes to\n"
-        "standard error.",
+        "where the program was not run, whatever the reason: no coordinator, a writer's veto, a copy that cannot be\n"
+        "mounted. With --json the program's output goes to standard error.",
         "shadowset run -- restic backup /srv/data\n"
         "shadowset run --volume data --type full -- borg create /backup/repo::monday /srv/data\n"
         "shadowset run --volume /srv/data -- tar -C /srv/data -cf /backup/data.tar .",
@@ -52,9 +55,11 @@ def run(options: argparse.Namespace) -> int:
     """Make a set and run the program."""
     import sys
 
+    from shadowset.requester.cli import failure
     from shadowset.requester.cli.output import emit_json, note
     from shadowset.requester.cli.watch import TerminalObserver
     from shadowset.requester.run.job import RunJob
+    from shadowset.vss.codes import VssError
     from shadowset.vss.enums import BackupType
 
     job = RunJob(
@@ -65,7 +70,14 @@ def run(options: argparse.Namespace) -> int:
         wait=options.wait,
         output=sys.stderr if options.json else None,
     )
-    report = job.run()
+    try:
+        report = job.run()
+    except (VssError, OSError) as error:
+        if job.ran:
+            raise
+        sentence, _ = failure(error)
+        note(f"shadowset: the program was not run: {sentence}")
+        return NOT_RUN
     for problem in report.problems:
         note(f"shadowset: {problem}")
     if options.json:

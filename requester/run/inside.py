@@ -23,13 +23,14 @@ def main(arguments: list[str]) -> int:
         if done.returncode:
             reason = " ".join(done.stderr.split())
             print(
-                f"shadowset: the copy cannot be mounted at {point} ({reason}); the command was not run", file=sys.stderr
+                f"shadowset: the copy cannot be mounted at {point} ({reason}); the program was not run", file=sys.stderr
             )
             return CANNOT_MOUNT
     try:
         os.chdir(directory)  # again, by its name: the directory of the copy now
     except OSError as error:
-        print(f"shadowset: {directory} is not in the copy ({error.strerror}); run from elsewhere", file=sys.stderr)
+        reason = f"{directory} is not in the copy ({error.strerror})"
+        print(f"shadowset: {reason}; the program was not run; run from elsewhere", file=sys.stderr)
         return CANNOT_MOUNT
     try:
         os.execvp(command[0], command)

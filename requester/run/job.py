@@ -64,7 +64,10 @@ class RunJob:
         wait: float = 0.0,
         output: IO[str] | None = None,
     ) -> None:
-        """``output``: where the command's standard output goes instead of this process's."""
+        """``output``: where the command's standard output goes instead of this process's.
+
+        ``ran`` becomes true when the command, or what should have begun it, has ended.
+        """
         self._output = output
         self._command = list(command)
         self._asked = list(volumes)
@@ -73,10 +76,11 @@ class RunJob:
         self._observer: Observer = observer or Silent()
         self._variables = os.environ if variables is None else variables
         self._wait = wait
+        self.ran = False
         self._problems: list[str] = []
 
     def run(self) -> RunReport:
-        """Do it. Errors: VssError when the command was not run, with nothing left behind."""
+        """Do it. Errors: VssError, with nothing left behind; ``ran`` tells on which side of the command it was."""
         if os.geteuid():
             message = "mounting copies over their volumes needs root; run as root, or use shadowset create --exec"
             raise VssError(Code.E_ACCESSDENIED, message)
@@ -150,7 +154,10 @@ class RunJob:
         copies = {copy.original_volume: calls.expose_snapshot(copy.snapshot_id) for copy in record.snapshots}
         mounts = mounts_over(known, table, copies)
         self._observer.phase("running the command")
-        return run_inside(self._command, mounts, {**os.environ, **environment_of(record, copies)}, self._output), mounts
+        environment = {**os.environ, **environment_of(record, copies)}
+        status = run_inside(self._command, mounts, environment, self._output)
+        self.ran = True
+        return status, mounts
 
     def _complete(self, calls: BackupComponents, plan: JobPlan, verdicts: Verdicts, status: int) -> None:
         self._observer.phase("telling the writers")

@@ -70,8 +70,8 @@ def test_the_command_sees_the_instant_of_the_cut(nested: Any) -> None:
     assert run(nested, "--volume", nested.places["inner"], "--", "/proc/none").returncode == 127
     assert run(nested, "--", "sh", "-c", "kill -KILL $$").returncode == 128 + signal.SIGKILL
     refused = run(nested, "--volume", "/proc", "--", "true")
-    assert refused.returncode == 1
-    assert "/proc is no protected volume" in refused.stderr
+    assert refused.returncode == 125
+    assert "the program was not run: /proc is no protected volume" in refused.stderr
     assert nested.cli("list") == []
     nested.check_writable()
 

@@ -130,6 +130,23 @@ def test_no_coordinator_ends_with_2_and_says_how_to_start_it(
     )
 
 
+def test_a_program_that_was_not_run_ends_with_125(
+    run: Any, two: Any, short_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    program = ("run", "--volume", "data", "--", "touch", f"{tmp_path}/ran")
+    two.fail_on["do-snapshot-set"] = VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, "writer X: no")
+    status, out, err = run(*program)
+    assert (status, out) == (125, "")
+    assert err.endswith(
+        "shadowset: the program was not run: writer X: no [VSS_E_WRITERERROR_NONRETRYABLE (0x800423F4)]\n"
+    )
+    monkeypatch.setenv("SHADOWSET_RUNTIME_DIR", f"{short_dir}/none")
+    status, _, err = run(*program)
+    assert status == 125 and err.startswith("shadowset: the program was not run: no coordinator runs")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_failure_is_one_sentence_with_its_code(run: Any, coordinator: Any) -> None:
     coordinator.fail_on["query"] = VssError(Code.VSS_E_UNEXPECTED, "the catalogue is \x1b[31mred\nlook")
     status, out, err = run("list")
