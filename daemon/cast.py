@@ -258,13 +258,15 @@ def _check_metadata(candidate: Participant, metadata: WriterMetadata | None) -> 
 
 
 def first_refusal(answers: Iterable[tuple[Participant, Answer]]) -> VssError | None:
-    """The first veto, time-out or lost connection among the answers, as an error."""
-    for _, answer in answers:
+    """The first veto, time-out or lost connection among the answers, as an error that names the writer."""
+    for participant, answer in answers:
         if answer.veto:
             failure = answer.failure
+            label = participant.writer.link.label()
+            sentence = failure.message if failure.message.startswith(label) else f"{label}: {failure.message}"
             return VssError(
                 failure.code,
-                f"{failure.message} ({answer.event.value}, after {answer.elapsed_ms:.0f} ms)",
+                f"{sentence} ({answer.event.value}, after {answer.elapsed_ms:.0f} ms)",
                 failure.application_code,
             )
     return None

@@ -265,6 +265,7 @@ def test_veto(host: Any, pair: Any, backup: Any, event: str) -> None:
     writer.on[event] = lambda e: wp.Reply(e.seq, int(code), veto=True, application_code=7, message="not now")
     run = backup(["one", "two"]).prepare()
     error = failed(run, code, "not now", event)
+    assert error.message.startswith("writer No [pid ") and "]: not now (" in error.message
     assert error.application_code == 7
     assert run.status()["No"].state.name == f"FAILED_AT_{event.upper()}"
     assert other.names()[-1] == "abort" and writer.names()[-1] == "abort"
