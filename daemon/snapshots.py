@@ -280,9 +280,10 @@ class Snapshots:
         self._event("snapshot-lost", copy, "is gone from its shadow storage: its provider had to give it up")
 
     async def look_after(self) -> None:
-        """One round over all volumes that are online: notice copies that were lost to overflow."""
+        """One round over all volumes that are online: notice copies that were lost to overflow, and dead devices."""
         await self.previous.sync()
         for row in self._house.volumes.rows():
+            self._house.volumes.look_after_device(row.name)
             if self._house.creation.uses(row.name):
                 continue
             known = {copy.snapshot_id for copy in self._house.catalogue.snapshots(volume=row.name)}

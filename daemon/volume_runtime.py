@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from shadowset.daemon.bridges import bridge_lost
 from shadowset.daemon.catalogue import VolumeRow
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.control_link import ControlLink
@@ -58,6 +59,7 @@ class VolumeRuntime:
         self._task: asyncio.Task[None] | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._identity: str | None = None
+        self._device_lost = False
 
     @property
     def device(self) -> str:
@@ -65,6 +67,20 @@ class VolumeRuntime:
         known = self._identity
         same = known is None or device_identity(self.row.device) == known
         return self.row.device if self.row.attached and same else ""
+
+    @property
+    def device_trouble(self) -> str:
+        """What is wrong with the device and what to do about it, or ""."""
+        if not (self.device and bridge_lost(self._tools.paths.volume(self.name))):
+            return ""
+        return f"volume {self.name}: its device {self.device} is dead; unmount, detach and attach it again"
+
+    def look_after_device(self) -> None:
+        """Tell of a device that has died, once."""
+        trouble = self.device_trouble
+        if trouble and not self._device_lost:
+            self._tools.event("attach-lost", trouble, self.name)
+        self._device_lost = bool(trouble)
 
     @property
     def name(self) -> str:

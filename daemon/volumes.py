@@ -126,13 +126,14 @@ class Volumes:
             pass  # what it said last is still worth showing
         told = runtime.description
         live = runtime.state == "online"
+        trouble = self._device_trouble(runtime) if live else ""
         return VolumeInfo(
             name=row.name,
             origin=row.origin,
             storage=row.storage,
             size=told.size if told else 0,
             chunk_size=told.chunk_size if told else row.chunk_size,
-            state=runtime.state,
+            state="failed" if trouble else runtime.state,
             device=runtime.device,
             via=row.via if row.attached else "",
             mount_points=self.mount_points(name) if row.attached else [],
@@ -140,8 +141,17 @@ class Volumes:
             storage_used=told.storage_used if told else 0,
             nbd_socket=self._paths.nbd_socket(name),
             pid=told.pid if told and live else 0,
-            message=runtime.message,
+            message=trouble or runtime.message,
         )
+
+    def _device_trouble(self, runtime: VolumeRuntime) -> str:
+        """A device that is being taken away or made just now is not in trouble."""
+        return "" if self._changing.locked() else runtime.device_trouble
+
+    def look_after_device(self, name: str) -> None:
+        """Tell of a device that has died, once."""
+        if not self._changing.locked():
+            self.get(name).look_after_device()
 
     async def list(self) -> list[VolumeInfo]:
         """All volumes."""
@@ -232,6 +242,8 @@ class Volumes:
                     Code.VSS_E_REVERT_IN_PROGRESS,
                     f"volume {name} is being reverted to shadow copy {told.revert.copy_id}; attach it after that",
                 )
+            if runtime.device_trouble:
+                raise VssError(Code.VSS_E_BAD_STATE, runtime.device_trouble)
             if not device_number(runtime.device):
                 await despite_cancel(self._attach(runtime, via))
         return await self.info(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -62,6 +63,24 @@ def test_a_reused_device_number_is_not_taken_for_the_volume(chain: Any, wait_unt
         subprocess.run(["losetup", "-d", device], check=True)
     again = chain.cli("volume", "attach", "v")["device"]
     assert Path(f"/sys/block/{again[5:]}/loop/backing_file").read_text().strip().startswith(chain.runtime)
+    chain.raw("volume", "remove", "v", "--force")
+
+
+def test_a_device_whose_bridge_was_killed_is_reported_until_it_is_attached_again(chain: Any, wait_until: Any) -> None:
+    Path(f"{chain.directory}/v.img").write_bytes(bytes(8 << 20))
+    chain.cli("volume", "add", "v", f"{chain.directory}/v.img")
+    chain.cli("volume", "attach", "v", "--via", "fuse")
+    bridge = json.loads(Path(f"{chain.paths.volume('v')}/attach.json").read_text())["pid"]
+    os.kill(bridge, signal.SIGKILL)
+    wait_until("the list to say it", lambda: chain.cli("volume", "list")[0]["state"] == "failed")
+    assert "detach and attach it again" in chain.cli("volume", "list")[0]["message"]
+    attaching = chain.raw("volume", "attach", "v")
+    assert attaching.returncode and "is dead; unmount" in attaching.stderr
+    wait_until("the event", lambda: [e for e in chain.cli("events") if e["name"] == "attach-lost"])
+    chain.cli("volume", "detach", "v")
+    device = chain.cli("volume", "attach", "v")["device"]
+    assert chain.cli("volume", "list")[0]["state"] == "online"
+    assert Path(device).read_bytes() == bytes(8 << 20)
     chain.raw("volume", "remove", "v", "--force")
 
 

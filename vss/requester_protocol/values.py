@@ -96,7 +96,10 @@ class SetRecord(msgspec.Struct):
 
 
 class VolumeInfo(msgspec.Struct):
-    """A protected volume; ``device`` is the block device while attached, ``state`` is online, offline or failed."""
+    """A protected volume; ``device`` is the block device while attached, ``state`` is online, offline or failed.
+
+    It is failed as well while its provider is there but the device is dead; ``message`` says what to do.
+    """
 
     name: str
     origin: str
