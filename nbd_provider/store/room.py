@@ -79,9 +79,21 @@ class Room:
 
     def available(self, limits: Limits) -> int:
         """Bytes that may still be taken, by the maximum or by the file system, whichever is less."""
-        disk = os.statvfs(self._storage)
-        free = disk.f_bavail * disk.f_frsize
+        free = self._free()
         return max(0, min(free, limits.max_size - used_bytes(self._storage))) if limits.max_size else free
+
+    def _free(self) -> int:
+        disk = os.statvfs(self._storage)
+        return disk.f_bavail * disk.f_frsize
+
+    def _shortage(self, limits: Limits, available: int, wanted: int) -> str:
+        """What is too small, and what to do about it."""
+        if limits.max_size and available < self._free():
+            limit, step = f"maximum size of {limits.max_size} bytes", "give it a higher maximum"
+        else:
+            limit = f"file system of shadow storage {self._storage}"
+            step = "free space on it, or move the storage to a larger file system"
+        return f"the {limit} leaves {available} bytes and {wanted} are wanted; delete copies or {step}"
 
     def slots(self, limits: Limits, wanted: int, least: int, slot_size: int) -> int:
         """How many of the ``wanted`` slots may be taken. Errors: OSError (ENOSPC) when it is fewer than ``least``."""
@@ -89,8 +101,7 @@ class Room:
         self._warn(limits, available - wanted * slot_size)
         slots = min(wanted, available // slot_size)
         if slots < least:
-            limit = f"maximum size of {limits.max_size} bytes" if limits.max_size else "file system"
-            raise OSError(errno.ENOSPC, f"the {limit} leaves {available} bytes and {least * slot_size} are wanted")
+            raise OSError(errno.ENOSPC, self._shortage(limits, available, least * slot_size))
         self._refused = False
         return slots
 
@@ -131,8 +142,8 @@ class Room:
         if available < wanted:
             raise VssError(
                 Code.VSS_E_INSUFFICIENT_STORAGE,
-                f"volume {volume}: shadow storage {self._storage} is full: a new copy wants {wanted} bytes and "
-                f"{available} are available; delete copies, give it a higher maximum or the policy delete-oldest",
+                f"volume {volume}: shadow storage {self._storage} is full: for a new copy "
+                f"{self._shortage(limits, available, wanted)}, or choose the policy delete-oldest",
             )
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import rmtree
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -138,7 +139,7 @@ def test_refuse_new_refuses_a_copy_when_full(lab: Lab) -> None:
     lab.limit(Policy.REFUSE_NEW, 6)
     first = lab.cut()
     lab.write(0, 4)
-    with pytest.raises(VssError, match=r"volume data: .* wants \d+ bytes and \d+ are available") as caught:
+    with pytest.raises(VssError, match=r"volume data: .* maximum size of 6291456 bytes leaves \d+ bytes") as caught:
         lab.cut()
     assert caught.value.code == Code.VSS_E_INSUFFICIENT_STORAGE
     assert lab.living() == [first]
@@ -157,6 +158,20 @@ def test_protect_copies_refuses_writes(lab: Lab) -> None:
     lab.limit(Policy.PROTECT_COPIES, 20)
     lab.write(0, 8)
     assert lab.living() == [copy]
+
+
+def test_a_full_disk_is_named_and_not_the_maximum(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.limit(Policy.PROTECT_COPIES, 1000)
+    lab.cut()
+    disk = os.statvfs(lab.path)
+    full = SimpleNamespace(f_bavail=1000, f_frsize=1)
+    monkeypatch.setattr(os, "statvfs", lambda path: full if path == lab.path else disk)
+    cause = rf"file system of shadow storage {lab.path} leaves 1000 bytes .* free space on it"
+    with pytest.raises(OSError, match=cause):
+        lab.write(0, 8)
+    lab.limit(Policy.REFUSE_NEW, 1000)
+    with pytest.raises(VssError, match=cause):
+        lab.store.commit(uuid4(), uuid4(), 1, False)
 
 
 def test_garbage_goes_before_copies(lab: Lab) -> None:
