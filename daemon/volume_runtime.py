@@ -19,7 +19,7 @@ from shadowset.daemon.limits import Limits
 from shadowset.daemon.mounts import device_identity, device_number
 from shadowset.daemon.process import ProcessWatch, in_thread, last_line, run_command, spawn_service
 from shadowset.daemon.volume_checks import check_unused
-from shadowset.vss.codes import Code, VssError
+from shadowset.vss.codes import Code, VssError, split_code
 from shadowset.vss.paths import Paths
 from shadowset.vss.provider_protocol import VolumeDescription
 
@@ -251,7 +251,7 @@ class VolumeRuntime:
     # ---- the block device ----
 
     async def run_attach(self, verb: str, *options: str) -> str:
-        """Run the attach command; its output. Errors: VssError with the command's own sentence."""
+        """Run the attach command; its output. Errors: VssError with the command's own sentence and code."""
         command = [
             *self._tools.commands.attach,
             verb,
@@ -262,7 +262,8 @@ class VolumeRuntime:
         status, output, complaint = await run_command(command, self._tools.limits.command_ms)
         if status != 0:
             sentence = complaint.splitlines()[-1] if complaint else f"the command ended with status {status}"
-            raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, f"volume {self.name} cannot {verb}: {sentence}")
+            message, code = split_code(sentence, Code.VSS_E_VOLUME_NOT_SUPPORTED)
+            raise VssError(code, f"volume {self.name} cannot {verb}: {message}")
         return output
 
     async def attach(self, via: str) -> tuple[str, str]:

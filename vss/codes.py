@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 
@@ -85,6 +86,9 @@ class Code(IntEnum):
     VSS_E_FSS_TIMEOUT = 0x80042417
 
 
+_WITH_CODE = re.compile(r"(.*) \[(?:\w+ \()?0x([0-9A-F]{8})\)?\]\Z", re.ASCII | re.DOTALL)
+
+
 def code_name(number: int) -> str:
     """The symbolic name of a code, or its number in hexadecimal where it has none here."""
     try:
@@ -97,6 +101,12 @@ def describe(number: int) -> str:
     """Name and number together, as run books quote them: ``VSS_E_BAD_STATE (0x80042301)``."""
     name = code_name(number)
     return name if name.startswith("0x") else f"{name} (0x{number:08X})"
+
+
+def split_code(sentence: str, otherwise: int) -> tuple[str, int]:
+    """What ``str(VssError)`` of another process says: the message alone, and its code; ``otherwise`` without one."""
+    found = _WITH_CODE.match(sentence)
+    return (found[1], int(found[2], 16)) if found else (sentence, otherwise)
 
 
 class VssError(Exception):

@@ -53,8 +53,10 @@ def test_a_reused_device_number_is_not_taken_for_the_volume(chain: Any, wait_unt
     if not device.startswith("/dev/loop"):
         pytest.skip("attached by the kernel's nbd here, whose device cannot be given to a file")
     held = os.open(device, os.O_RDONLY)
-    assert chain.raw("volume", "detach", "v").returncode == 1
+    refused = chain.raw("volume", "detach", "v")
     os.close(held)
+    assert refused.returncode == 1
+    assert "[VSS_E_VOLUME_IN_USE " in refused.stderr and refused.stderr.count("[VSS_E_") == 1
     wait_until("the kernel to let the loop device go", lambda: not os.path.exists(f"/sys/block/{device[5:]}/loop"))
     subprocess.run(["losetup", device, foreign], check=True)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shadowset.vss.codes import Code, VssError, code_name, describe
+from shadowset.vss.codes import Code, VssError, code_name, describe, split_code
 
 PUBLISHED = {
     "E_NOTIMPL": 0x80004001,
@@ -71,3 +71,9 @@ def test_an_error_says_what_happened_and_its_code() -> None:
     error = VssError(Code.VSS_E_BAD_STATE, "call things in order", application_code=7)
     assert str(error) == "call things in order [VSS_E_BAD_STATE (0x80042301)]"
     assert (error.code, error.message, error.application_code) == (0x80042301, "call things in order", 7)
+
+
+def test_an_error_printed_by_another_process_keeps_its_code() -> None:
+    for number in (*Code, 0x80041234):
+        assert split_code(str(VssError(number, "two [of] them")), 1) == ("two [of] them", number)
+    assert split_code("no code [here]", 1) == ("no code [here]", 1)
