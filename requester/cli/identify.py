@@ -29,13 +29,25 @@ def short_ids(ids: Iterable[str]) -> dict[str, str]:
 def find_copy(text: str, copies: list[SnapshotProperties]) -> SnapshotProperties:
     """The one copy meant by an id, an id's beginning, a device name, a device number or a device path.
 
-    Errors: VSS_E_OBJECT_NOT_FOUND, E_INVALIDARG where several match.
+    Errors: VSS_E_OBJECT_NOT_FOUND, also for a set; E_INVALIDARG where several match.
     """
     by_device = [copy for copy in copies if _names_device(text, copy)]
     if by_device:
         return by_device[0]
     matches = {copy.snapshot_id: copy for copy in copies if normal_id(copy.snapshot_id).startswith(normal_id(text))}
+    if not matches:
+        _refuse_set(text, copies)
     return matches[_only(text, list(matches), "shadow copy")]
+
+
+def _refuse_set(text: str, copies: list[SnapshotProperties]) -> None:
+    """Errors: VSS_E_OBJECT_NOT_FOUND that names the copies, when a set is meant."""
+    wanted = normal_id(text)
+    inside = [copy for copy in copies if wanted and normal_id(copy.snapshot_set_id).startswith(wanted)]
+    if len({copy.snapshot_set_id for copy in inside}) == 1:
+        short = short_ids(copy.snapshot_id for copy in copies)
+        names = ", ".join(f"{short[copy.snapshot_id]} ({copy.original_volume})" for copy in inside)
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"{text!r} is a shadow copy set; name one of its copies: {names}")
 
 
 def find_set(text: str, copies: list[SnapshotProperties]) -> str:

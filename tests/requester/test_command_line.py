@@ -295,6 +295,15 @@ def test_ids_that_mean_nothing_or_too_much(run: Any, two: Any) -> None:
     assert status == 1 and "there is no shadow copy or set 'zzz'; 'shadowset list' shows what there is" in err
     status, _, err = run("mount", "abc")
     assert status == 1 and "'abc' is the beginning of 2 ids" in err
+    set_id = next(iter(two.records))
+    for command in (
+        ("hold", set_id, "--for", "1d"),
+        ("revert", set_id),
+        ("mount", set_id[:8]),
+        ("priority", set_id, "1"),
+    ):
+        status, _, err = run(*command)
+        assert status == 1 and "is a shadow copy set; name one of its copies: abc10000 (data), abc20000 (wal) [" in err
     assert run("mount", "abc2")[0] == 0
 
 
