@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 import time
 
 from shadowset.requester.demo.stage import MissingError, Stage, StageError, check_machine
 from shadowset.requester.demo.story import Story
+
+DESCRIPTION = """Make two volumes on image files, let an application work on them, copy, back up, destroy and restore
+them, and check every step. Needs root and a minute or two; it works in directories of its own, which it removes."""
 
 
 def interrupt(*_: object) -> None:
@@ -17,6 +21,7 @@ def interrupt(*_: object) -> None:
 
 def main() -> int:
     """Play the demonstration and take everything away again."""
+    argparse.ArgumentParser(prog="python -m shadowset.requester.demo", description=DESCRIPTION).parse_args()
     try:
         check_machine()
     except MissingError as error:

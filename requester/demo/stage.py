@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 PROGRAMS = ("mkfs.ext4", "mkfs.xfs", "mount", "umount", "losetup", "fusermount3")
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 120.0
 
 
 class StageError(Exception):

@@ -67,7 +67,7 @@ class Story:
         self._title("Two volumes on image files, protected and mounted")
         stage = self._stage
         stage.start("coordinator", *module("shadowset.requester.cli"), "serve")
-        stage.wait("the coordinator", lambda: os.path.exists(f"{stage.runtime}/requester.sock"))
+        stage.wait("the coordinator to listen", lambda: os.path.exists(f"{stage.runtime}/requester.sock"))
         stage.later("stop the providers", self._remove_volumes)
         for (name, kind, size), place in zip(VOLUMES, self._places, strict=True):
             image = f"{stage.directory}/{name}.img"
@@ -96,8 +96,8 @@ class Story:
             self._farm = stage.start(
                 "farm", *module("shadowset.writers.farm.main"), "run", *self._places, "--json", stdout=lines
             )
-        stage.wait("the farm's writer", lambda: self._farm_now().get("writer_connected"))
-        stage.wait("some work to be done", lambda: self._farm_now().get("documents", 0) > 100)
+        stage.wait("the farm's writer to connect", lambda: self._farm_now().get("writer_connected"))
+        stage.wait("the farm to have written a hundred documents", lambda: self._farm_now().get("documents", 0) > 100)
         now = self._farm_now()
         print(f"    two content databases, a search index, a third-party database; {now['transfers']} transfers so far")
         writers = stage.shadowset("writers")
@@ -128,7 +128,7 @@ class Story:
         self._title("A backup of all components, while the farm works on")
         before = self._farm_now()["transfers"]
         done = self._stage.shadowset("backup", self._target, show_progress=True)
-        self._stage.wait("the farm to go on", lambda: self._farm_now()["transfers"] > before)
+        self._stage.wait("the farm to make transfers after the backup", lambda: self._farm_now()["transfers"] > before)
         count = sum(len(files) for _, _, files in os.walk(f"{self._target}/files"))
         size = sum(os.lstat(f"{top}/{f}").st_size for top, _, files in os.walk(self._target) for f in files)
         print(f"    {count} files, {size / 1e6:.1f} MB in {self._target}")
@@ -142,7 +142,7 @@ class Story:
         for place in self._places:
             for top, _, files in os.walk(place):
                 victims += sum(destroy(f"{top}/{name}") for name in files)
-        self._stage.wait("the farm to notice", lambda: self._farm_now().get("state") == "damaged")
+        self._stage.wait("the farm to notice the damage", lambda: self._farm_now().get("state") == "damaged")
         check(victims > 5, f"{victims} files are destroyed, and the farm is {self._farm_now()['state']}")
 
     def _restore(self) -> None:
@@ -150,7 +150,7 @@ class Story:
         self._stage.shadowset("restore", self._target, show_progress=True)
         self._stage.wait("the farm to run again", lambda: self._farm_now().get("state") == "running")
         before = self._farm_now()["transfers"]
-        self._stage.wait("new transfers", lambda: self._farm_now()["transfers"] > before + 50)
+        self._stage.wait("fifty transfers after the restore", lambda: self._farm_now()["transfers"] > before + 50)
         check(True, f"the farm runs again; {self._farm_now()['transfers'] - before} transfers since the restore")
 
     def _prove(self) -> None:
