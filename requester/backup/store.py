@@ -29,7 +29,7 @@ _LONGEST = 120
 
 
 class Target:
-    """A new or empty directory, taken over by one backup; ``discard`` removes what the backup made."""
+    """A directory, empty or new in one that is there, taken over by a backup; ``discard`` removes what that made."""
 
     def __init__(self, directory: str) -> None:
         self.directory = os.path.abspath(directory)
@@ -42,7 +42,16 @@ class Target:
                     Code.E_INVALIDARG, f"the target {directory} is not empty; name an empty or new directory"
                 )
             if self._made:
-                os.makedirs(self.directory, mode=0o700)
+                self._require_parent()
+                os.mkdir(self.directory, mode=0o700)
+
+    def _require_parent(self) -> None:
+        """A parent that is missing is most often a file system that is not mounted. Errors: E_INVALIDARG."""
+        parent = os.path.dirname(self.directory)
+        if not os.path.isdir(parent):
+            raise VssError(
+                Code.E_INVALIDARG, f"there is no directory {parent} for the target; mount its file system, or make it"
+            )
 
     def discard(self) -> None:
         """Remove everything written, so that nothing unfinished is taken for a backup."""

@@ -169,7 +169,7 @@ def test_names_become_path_elements_without_ambiguity() -> None:
 
 
 def test_a_target_is_new_or_empty(tmp_path: Path) -> None:
-    made = Target(str(tmp_path / "new" / "deep"))
+    made = Target(str(tmp_path / "new"))
     assert stat.S_IMODE(os.stat(made.directory).st_mode) == 0o700
     made.discard()
     assert not os.path.exists(made.directory)
@@ -180,7 +180,7 @@ def test_a_target_is_new_or_empty(tmp_path: Path) -> None:
     mine.discard()
     assert os.listdir(tmp_path / "there") == []
     (tmp_path / "there" / "x").write_text("x")
-    for bad in ("there", "there/x"):
+    for bad in ("there", "there/x", "none/new"):
         with pytest.raises(VssError, match=r"empty|no directory"):
             Target(str(tmp_path / bad))
     assert (tmp_path / "there" / "x").exists()

@@ -448,6 +448,18 @@ def test_a_component_that_cannot_be_had(run: Any, coordinator: Any, data: Path, 
     assert (status, err) == (0, "") and "excluded by request" in out
 
 
+def test_a_backup_below_a_directory_that_is_not_there(run: Any, coordinator: Any, data: Path, tmp_path: Path) -> None:
+    status, _, err = run("backup", f"{tmp_path}/disk/monday")
+    assert status == 1 and f"there is no directory {tmp_path}/disk for the target; mount its file system" in err
+    assert not (tmp_path / "disk").exists() and not coordinator.copies
+
+
+def test_the_demonstration_says_what_it_does() -> None:
+    command = [sys.executable, "-m", "shadowset.requester.demo", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("usage: python -m shadowset.requester.demo") and "Needs root" in done.stdout
+
+
 def test_a_backup_that_cannot_be_written(run: Any, coordinator: Any, data: Path, tmp_path: Path) -> None:
     (tmp_path / "b").write_text("a file")
     status, _, err = run("backup", str(tmp_path / "b"))
