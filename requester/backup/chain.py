@@ -107,23 +107,27 @@ def _open_base(link: Link, base: ManifestBase) -> Link:
     )
 
 
+def _a(backup_type: BackupType) -> str:
+    """The type with its article."""
+    word = backup_type.name.lower()
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
 def require_base(backup_type: BackupType, base: Link | None) -> None:
     """Errors: E_INVALIDARG when a backup of this type needs a base, takes none, or not this one."""
-    word = backup_type.name.lower()
+    word = _a(backup_type)
     if backup_type not in BUILDS_ON:
         if base is not None:
-            raise VssError(Code.E_INVALIDARG, f"a {word} backup builds on no other one; leave the base out")
+            raise VssError(Code.E_INVALIDARG, f"{word} backup builds on no other one; leave the base out")
         return
     if base is None:
-        raise VssError(
-            Code.E_INVALIDARG, f"a {word} backup builds on an earlier one; name its directory with --base DIR"
-        )
+        raise VssError(Code.E_INVALIDARG, f"{word} backup builds on an earlier one; name its directory with --base DIR")
     if base.backup_type not in BUILDS_ON[backup_type]:
-        possible = " or ".join(each.name.lower() for each in BUILDS_ON[backup_type])
+        possible = " or ".join(_a(each) for each in BUILDS_ON[backup_type])
         raise VssError(
             Code.E_INVALIDARG,
-            f"a {word} backup builds on a {possible} backup, and {base.directory} is a "
-            f"{base.backup_type.name.lower()} backup; name another base",
+            f"{word} backup builds on {possible} backup, and {base.directory} is {_a(base.backup_type)} backup; name "
+            "another base",
         )
 
 

@@ -282,7 +282,5 @@ def _verify_file(root: str, file: ManifestFile, on_bytes: OnBytes) -> None:
     except OSError as error:
         raise BundleError(f"{path} is missing or unreadable: {error.strerror}; use another backup") from error
     if (size, digest) != (file.size, file.sha256):
-        raise BundleError(
-            f"{path} was altered after the backup ({size} bytes, {file.size} expected; its digest differs); "
-            "use another backup"
-        )
+        why = "its digest differs" if size == file.size else f"{size} bytes, {file.size} expected"
+        raise BundleError(f"{path} was altered after the backup ({why}); use another backup")

@@ -84,7 +84,8 @@ def run_verify(options: argparse.Namespace) -> int:
     else:
         for difference in report.differences:
             say(printable(difference))
-        say(f"{report.files} files, {len(report.differences)} of them are not as in the backup")
+        found = f"{len(report.differences)} not" if report.differences else "all"
+        say(f"{report.files} file{'' if report.files == 1 else 's'}, {found} as in the backup")
     if report.differences:
         note("shadowset: not all is as it was backed up; restore what differs")
     return 1 if report.differences else 0

@@ -124,8 +124,11 @@ def test_directories_that_are_gone_come_back_with_their_modes(coordinator: Any, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda b, f: f.write_bytes(b"X" + f.read_bytes()[1:]), "was altered after the backup"),
-        (lambda b, f: f.write_bytes(f.read_bytes()[:-1]), "was altered after the backup"),
+        (
+            lambda b, f: f.write_bytes(b"X" + f.read_bytes()[1:]),
+            r"was altered after the backup \(its digest differs\);",
+        ),
+        (lambda b, f: f.write_bytes(f.read_bytes()[:-1]), r" expected\); use another backup"),
         (lambda b, f: f.unlink(), "is missing or unreadable"),
         (lambda b, f: (f.rename(b / "moved"), f.symlink_to(b / "moved")), "is missing or unreadable"),
         (lambda b, f: (b / "manifest.json").write_bytes((b / "manifest.json").read_bytes()[:500]), "cut short"),

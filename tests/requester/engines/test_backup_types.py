@@ -255,8 +255,8 @@ def test_a_component_that_failed_in_the_base_is_whole(service: Any) -> None:
     ("kind", "base", "words"),
     [
         (INCREMENTAL, "", "name its directory with --base"),
-        (COPY, "full", "builds on no other one"),
-        (INCREMENTAL, "copy", "is a copy backup; name another base"),
+        (COPY, "full", "a copy backup builds on no other one"),
+        (INCREMENTAL, "copy", "an incremental backup builds on a full .* is a copy backup; name another base"),
         (DIFFERENTIAL, "one", "builds on a full backup"),
         (INCREMENTAL, "nowhere", "is missing"),
     ],

@@ -290,7 +290,9 @@ def test_one_changed_byte_is_found_afterwards(service: Any, capsys: pytest.Captu
     service.backup("b", COPY)
     source = str(service.directory / "b")
     assert service.restore("b").succeeded
+    capsys.readouterr()
     assert main(["verify", source, "--restored"]) == 0
+    assert capsys.readouterr().out.endswith(" files, all as in the backup\n")
     contents[70_000] ^= 1
     (service.data / "file").write_bytes(contents)
     (service.data / "link").unlink()
@@ -298,5 +300,6 @@ def test_one_changed_byte_is_found_afterwards(service: Any, capsys: pytest.Captu
     assert main(["verify", source, "--restored"]) == 1
     told = capsys.readouterr().out
     assert f"{service.data}/file has other contents than in the backup" in told
+    assert told.endswith(" not as in the backup\n")
     assert f"{service.data}/link cannot be read" in told
     assert main(["verify", source]) == 0, "the backup itself is well"
