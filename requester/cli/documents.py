@@ -103,12 +103,23 @@ def _read(path: str, limit: int = MAX_FILE) -> bytes:
     return data
 
 
+def _read_document(path: str) -> bytes:
+    """What should be a document. Errors: as ``_read``; E_INVALIDARG for a bundle."""
+    from shadowset.vss.codes import Code, VssError
+
+    data = _read(path)
+    if data.startswith(b"PK"):
+        raise VssError(Code.E_INVALIDARG, f"{path} is a bundle of documents; use shadowset documents verify")
+    return data
+
+
 def _document(path: str) -> Document:
     from shadowset.vss.codes import VssError
     from shadowset.vss.documents.twin import read_document
 
+    data = _read_document(path)
     try:
-        return read_document(_read(path))
+        return read_document(data)
     except VssError as error:
         raise VssError(error.code, f"{path}: {error.message}") from error
 
@@ -118,7 +129,7 @@ def run_lint(options: argparse.Namespace) -> int:
     from shadowset.requester.cli.output import emit_json, printable, say
     from shadowset.vss.documents.twin import lint
 
-    found = [(path, lint(_read(path))) for path in options.files]
+    found = [(path, lint(_read_document(path))) for path in options.files]
     if options.json:
         emit_json([{"file": path, "faults": faults} for path, faults in found])
     else:

@@ -221,6 +221,8 @@ def test_bundles(run: Any, files: tuple[Path, Path], tmp_path: Path) -> None:
     status, text, _ = run("verify", out, "--key", key)
     assert status == 0 and "2 documents" in text and "signed with this key" in text
     assert "give --key to check" in run("verify", out)[1]
+    for action in ("show", "lint", "json"):
+        assert f"{out} is a bundle of documents; use shadowset documents verify" in run(action, out)[2]
     assert "File exists" in run("bundle", out, *files)[2]
     assert out.read_bytes() == make_bundle([(path.name, path.read_bytes()) for path in files], KEY)
     members = zipfile.ZipFile(out).namelist()
