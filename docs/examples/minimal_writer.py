@@ -6,6 +6,8 @@ import sys
 import msgpack
 
 ID = "b1ef85a9-f82b-410e-8d48-d233a5618c2c"
+if len(sys.argv) != 3:
+    sys.exit("usage: minimal_writer.py SOCKET DIRECTORY")
 coordinator = socket.socket(socket.AF_UNIX)
 coordinator.connect(sys.argv[1])
 stream = coordinator.makefile("rwb")

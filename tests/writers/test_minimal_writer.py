@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,11 @@ def test_it_is_small() -> None:
     assert len(code) <= 30
     imports = {line.split()[1] for line in code if line.startswith(("import", "from"))}
     assert imports == {"msgpack", "socket", "sys"}
+
+
+def test_it_says_what_it_takes() -> None:
+    done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (1, "usage: minimal_writer.py SOCKET DIRECTORY\n")
 
 
 def test_it_takes_part(coordinator: Any, processes: Any, tmp_path: Path) -> None:
