@@ -108,7 +108,8 @@ class Snapshots:
             if copy.exposed_name and not force:
                 raise VssError(
                     Code.VSS_E_VOLUME_IN_USE,
-                    f"shadow copy {copy.snapshot_id} is exposed at {copy.exposed_name}; unexpose it first, or force",
+                    f"shadow copy {copy.snapshot_id} is mounted at {copy.exposed_name}; "
+                    "unmount it ('shadowset umount') or delete it with force ('--force')",
                 )
             await despite_cancel(self._delete(copy, cause))
 
@@ -182,7 +183,8 @@ class Snapshots:
             if copy.exposed_name:
                 raise VssError(
                     Code.VSS_E_OBJECT_ALREADY_EXISTS,
-                    f"shadow copy {snapshot_id} is already exposed at {copy.exposed_name}; unexpose it first",
+                    f"shadow copy {snapshot_id} is already mounted at {copy.exposed_name}; unmount it first "
+                    "('shadowset umount')",
                 )
             return await despite_cancel(self._expose(copy, path))
 

@@ -88,7 +88,7 @@ def test_persistent_copies_stay_and_are_deleted_on_demand(host: Any, backup: Any
     assert os.path.exists(f"{host.paths.objects}/1.json")
     requester.call(rp.ExposeSnapshot, run.ids[0])
     refused = requester.call(rp.DeleteSnapshots, record.set_id, ObjectType.SNAPSHOT_SET)
-    assert (refused.deleted, refused.not_deleted) == (0, run.ids[0]) and "exposed" in refused.message
+    assert (refused.deleted, refused.not_deleted) == (0, run.ids[0]) and "shadowset umount" in refused.message
     done = requester.call(rp.DeleteSnapshots, record.set_id, ObjectType.SNAPSHOT_SET, True)
     assert done.deleted == 1
     assert not os.path.exists(f"{host.paths.objects}/1.json")
