@@ -10,7 +10,7 @@ import time
 
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.house import EventSink
-from shadowset.daemon.process import ProcessWatch, last_line, run_command, spawn_service
+from shadowset.daemon.process import ProcessWatch, last_line, run_command, signal_name, spawn_service
 from shadowset.vss.codes import VssError
 from shadowset.vss.paths import Paths
 
@@ -53,9 +53,10 @@ class DeviceLayer:
         while True:
             begun = time.monotonic()
             try:
-                self._watch = self._adopt() or await self._spawn()
-                await self._watch.wait()
-                complaint = f"shadowset-fuse has ended: {last_line(self._log)}"
+                watch = self._watch = self._adopt() or await self._spawn()
+                await self._tell_when_back(watch)
+                await watch.wait()
+                complaint = f"shadowset-fuse {self._end_of(watch)}"
             except (VssError, OSError) as error:
                 complaint = str(error)
             if complaint != self._complaint:
@@ -63,6 +64,21 @@ class DeviceLayer:
             self._complaint = complaint
             failures = 0 if time.monotonic() - begun > STEADY_S else failures + 1
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+
+    async def _tell_when_back(self, watch: ProcessWatch) -> None:
+        """Only when it stays: one that ends again and again would fill the list."""
+        if not self._complaint:
+            return
+        try:
+            await asyncio.wait_for(watch.wait(), STEADY_S)
+        except TimeoutError:
+            self._event("devices-back", "shadowset-fuse was started again; device objects are there")
+            self._complaint = ""
+
+    def _end_of(self, watch: ProcessWatch) -> str:
+        if watch.status < 0:
+            return f"was ended by {signal_name(-watch.status)}"
+        return f"has ended with status {watch.status}: {last_line(self._log)}" if watch.status else "has ended"
 
     @property
     def _log(self) -> str:

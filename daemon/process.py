@@ -139,6 +139,14 @@ def last_line(log: str) -> str:
     return lines[-1] if lines else "no message"
 
 
+def signal_name(number: int) -> str:
+    """``SIGKILL``, or ``signal 40`` for one that has no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 class ProcessWatch:
     """A process by its pidfd, whether it is our child or not: alive, ended, or to be ended."""
 
