@@ -34,11 +34,11 @@ def refuse_break(command: str) -> NoReturn:
 
 
 def refuse_import(command: str) -> NoReturn:
-    """Errors: VSS_E_NOT_SUPPORTED."""
+    """Errors: VSS_E_NOT_SUPPORTED: a document alone leads to no disk here."""
     raise VssError(
         Code.VSS_E_NOT_SUPPORTED,
-        f"{command} takes transportable shadow copies, and no provider here makes any; copy the device of the shadow "
-        "copy",
+        f"{command} by a document finds no disks here, where shadow copies travel as files; give each file of "
+        "'shadowset export' to IMPORT of diskshadow or to 'shadowset import'",
     )
 
 

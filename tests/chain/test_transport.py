@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from windows_tools import tool
 
 pytestmark = pytest.mark.host
 
@@ -61,6 +62,11 @@ def test_a_copy_is_imported_elsewhere_and_brought_up_to_a_later_one(chain: Any, 
     here = elsewhere.cli("import", whole, "--document", came)
     later = elsewhere.cli("import", more)
     assert Path(came).read_text() == "<document/>"
+    elsewhere.cli("delete", later["snapshot_id"], "--yes")
+    script = Path(elsewhere.directory, "script")
+    script.write_text(f"import {more}\n")
+    assert f"{{{second['snapshot_id']}}} was imported as " in tool(elsewhere, "diskshadow", "-s", str(script))
+    later = next(each for each in elsewhere.cli("list") if each["snapshot_id"] == second["snapshot_id"])
     for copy, original, text in ((here, first, "earlier"), (later, second, "later")):
         assert digest(copy["device_object"]) == digest(original["device_object"])
         assert copy["snapshot_id"] == original["snapshot_id"]

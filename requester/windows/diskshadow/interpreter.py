@@ -56,7 +56,7 @@ COMMANDS: dict[tuple[str, ...], tuple[Handler, str]] = {
     ("list", "shadows"): (shadows.list_shadows, "ALL | SET ID | ID ID"),
     ("list", "providers"): (shadows.list_providers, "list the providers"),
     ("delete", "shadows"): (shadows.delete_shadows, "ALL | VOLUME V | OLDEST V | SET ID | ID ID | EXPOSED DIRECTORY"),
-    ("import",): (shadows.import_set, "take in a transportable set"),
+    ("import",): (shadows.import_set, "take in a shadow copy of another host from a file"),
     ("mask",): (shadows.mask, "hide the disks of a set"),
     ("expose",): (shadows.expose, "ID DIRECTORY"),
     ("unexpose",): (shadows.unexpose, "ID | DIRECTORY"),

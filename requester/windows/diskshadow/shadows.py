@@ -149,8 +149,14 @@ def break_set(session: Session, given: list[str]) -> None:
 
 
 def import_set(session: Session, given: list[str]) -> None:
-    """``IMPORT``: refused."""
-    refuse_import("IMPORT")
+    """``IMPORT FILE``: the file, which ``shadowset export`` has made, is ours."""
+    if not given:
+        refuse_import("IMPORT")
+    if len(given) != 1:
+        raise UsageError("IMPORT takes a file that 'shadowset export' has made")
+    with Administration(client=CLIENT) as administration:
+        copy = administration.import_snapshot(os.path.abspath(given[0])).copy
+    session.tell(f"Shadow copy {braced(copy.snapshot_id)} was imported as {printable(copy.device_object)}.")
 
 
 def _choice(command: str, given: list[str], allowed: dict[str, int]) -> tuple[str, str]:

@@ -150,6 +150,7 @@ def test_wrong_usage_is_status_two(given: list[str], capsys: pytest.CaptureFixtu
         "list writers some",
         "delete shadows volume",
         "import",
+        "import a b",
         "break writable {1}",
         "break",
         "break writable {1} x y",
