@@ -25,6 +25,9 @@ from shadowset.daemon.quiet import HoldingHandler, Quiet
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
 
+WITHOUT_ROOT = "SHADOWSET_WITHOUT_ROOT"
+"""Set for tests of sessions and writers, which need no device."""
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -47,6 +50,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; the exit status."""
     options = parser().parse_args(arguments)
+    if os.geteuid() != 0 and WITHOUT_ROOT not in os.environ:
+        print("shadowsetd: only root can attach, freeze and mount volumes: run it as root", file=sys.stderr)
+        return 1
     sys.dont_write_bytecode = True  # an import must never write while file systems are frozen
     handler = HoldingHandler(_stderr_handler())
     logging.basicConfig(level=options.log_level.upper(), handlers=[handler])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any, get_args
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shadowset.daemon import main
 from shadowset.daemon.catalogue import Catalogue, VolumeRow
 from shadowset.daemon.document import merge_reply
 from shadowset.daemon.freeze import freeze_layers
@@ -353,3 +355,11 @@ def test_a_damaged_catalogue_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"this is not a data base" * 100)
     with pytest.raises(VssError, match="cannot be used"):
         Catalogue(str(path))
+
+
+def test_the_coordinator_needs_root(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv(main.WITHOUT_ROOT, raising=False)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main.main([]) == 1
+    told = capsys.readouterr().err
+    assert "run it as root" in told and len(told.splitlines()) == 1

@@ -46,7 +46,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, **self.environment},
+                env={**os.environ, **self.environment, "SHADOWSET_WITHOUT_ROOT": "1"},
             )
 
     def answers(self) -> bool:
