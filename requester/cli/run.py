@@ -28,7 +28,8 @@ def register(commands: Commands) -> None:
         "The copies stay as long as something that the program started still uses them.\n\n"
         "The exit status is the program's. It is 1 where the program ended with 0 and a writer had failed, and 125\n"
         "where the program was not run, whatever the reason: no coordinator, a writer's veto, a copy that cannot be\n"
-        "mounted. With --json the program's output goes to standard error.",
+        "mounted. As with env, 126 and 127 stand for a program that cannot be started and one that is not there.\n"
+        "With --json the program's output goes to standard error.",
         "shadowset run -- restic backup /srv/data\n"
         "shadowset run --volume data --type full -- borg create /backup/repo::monday /srv/data\n"
         "shadowset run --volume /srv/data -- tar -C /srv/data -cf /backup/data.tar .",

@@ -13,9 +13,11 @@ NOT_FOUND = 127
 
 
 def main(arguments: list[str]) -> int:
-    """``MOUNTS COMMAND…``; exit statuses are those of ``env`` and its like."""
-    mounts: dict[str, str] = json.loads(arguments[0])
-    command = arguments[1:]
+    """``PIPE MOUNTS COMMAND…``: a byte goes into the pipe when this begins. Exit statuses are those of ``env``."""
+    os.write(int(arguments[0]), b"!")
+    os.close(int(arguments[0]))
+    mounts: dict[str, str] = json.loads(arguments[1])
+    command = arguments[2:]
     directory = os.getcwd()
     os.chdir("/")
     for point, copy in mounts.items():

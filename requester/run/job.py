@@ -201,10 +201,20 @@ def run_inside(
 ) -> int:
     """Run a command where ``mounts`` are made; returns its exit status, 128 and the signal's number when killed.
 
+    Errors: E_ACCESSDENIED when it was not run, since there can be no such namespace; OSError.
+
     It is ended when this process is. Signals that would end this process go to the command instead.
     """
     wrapped = [*DIES_WITH_US, *NAMESPACE, sys.executable, "-m", "shadowset.requester.run.inside"]
-    process = subprocess.Popen([*wrapped, json.dumps(dict(mounts)), *command], env=dict(environment), stdout=output)
+    began, begins = os.pipe()
+    try:
+        arguments = [*wrapped, str(begins), json.dumps(dict(mounts)), *command]
+        process = subprocess.Popen(arguments, env=dict(environment), stdout=output, pass_fds=(begins,))
+    except OSError:
+        os.close(began)
+        raise
+    finally:
+        os.close(begins)
 
     def forward(number: int, _frame: FrameType | None) -> None:
         process.send_signal(number)
@@ -215,4 +225,7 @@ def run_inside(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    with open(began, "rb") as pipe:
+        if status > 0 and not pipe.read():
+            raise VssError(Code.E_ACCESSDENIED, "a mount namespace cannot be made here; run where root may mount")
     return status if status >= 0 else 128 - status

@@ -72,7 +72,13 @@ def test_the_command_sees_the_instant_of_the_cut(nested: Any) -> None:
     refused = run(nested, "--volume", "/proc", "--", "true")
     assert refused.returncode == 125
     assert "the program was not run: /proc is no protected volume" in refused.stderr
-    assert nested.cli("list") == []
+    with pytest.MonkeyPatch.context() as patch:
+        (Path(nested.directory) / "unshare").write_text("#!/bin/sh\nexit 1\n")
+        (Path(nested.directory) / "unshare").chmod(0o755)
+        patch.setitem(nested.environment, "PATH", f"{nested.directory}:{os.environ['PATH']}")
+        refused = run(nested, "--volume", "outer", "--", "touch", f"{outer}.ran")
+    assert refused.returncode == 125 and "not run: a mount namespace cannot be made" in refused.stderr
+    assert not os.path.exists(f"{outer}.ran") and nested.cli("list") == []
     nested.check_writable()
 
 
