@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import msgspec
+
+from shadowset.vss.processes import start_time
 
 
 class Bridge(msgspec.Struct):
@@ -19,12 +19,6 @@ def bridge_lost(directory: str) -> bool:
     try:
         with open(f"{directory}/attach.json", "rb") as file:
             bridge = msgspec.json.decode(file.read(), type=Bridge)
-        if not (bridge.pid and bridge.started):
-            return False
-        with open(f"/proc/{bridge.pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return os.path.exists(f"{directory}/attach.json")
     except (OSError, msgspec.DecodeError):
         return False
-    return fields[0] in "ZX" or int(fields[19]) != bridge.started
+    return bridge.pid > 0 and bridge.started > 0 and start_time(bridge.pid) != bridge.started

@@ -17,6 +17,7 @@ from shadowset.nbd_provider.attach.client import NEGOTIATION_TIMEOUT_S
 from shadowset.nbd_provider.attach.disk import FILE_NAME
 from shadowset.nbd_provider.attach.state import Attachment
 from shadowset.vss.codes import Code, VssError
+from shadowset.vss.processes import start_time
 
 _START_S = NEGOTIATION_TIMEOUT_S + 10.0
 _END_S = 10.0
@@ -30,7 +31,7 @@ def attach(directory: str, attachment: Attachment, dead_time: float) -> None:
     mount = _mount(directory)
     os.makedirs(mount, mode=0o700, exist_ok=True)
     child = _spawn(directory, attachment, dead_time)
-    attachment.pid, attachment.started = child.pid, state.start_time(child.pid)
+    attachment.pid, attachment.started = child.pid, start_time(child.pid)
     state.save(directory, attachment)
     about = _answer(child, attachment.name, directory)
     attachment.device = loop.attach_loop(
@@ -105,7 +106,7 @@ def _group(name: str) -> str:
 
 
 def _bridge_runs(attachment: Attachment) -> bool:
-    return attachment.pid > 0 and state.start_time(attachment.pid) == attachment.started != 0
+    return attachment.pid > 0 and start_time(attachment.pid) == attachment.started != 0
 
 
 def _spawn(directory: str, attachment: Attachment, dead_time: float) -> subprocess.Popen[bytes]:
