@@ -60,7 +60,9 @@ def storage_of(chain: Any) -> str:
 
 
 @pytest.mark.vss(103)
-def test_a_storage_moves_under_a_mounted_volume(chain: Any, copies: Copies) -> None:
+def test_a_storage_moves_under_a_mounted_volume(
+    chain: Any, copies: Copies, wait_until: Callable[[str, Callable[[], Any]], Any]
+) -> None:
     old, there = storage_of(chain), f"{chain.directory}/there"
     answer = chain.cli("storage", "move", "v", there)
     assert (answer["volume"], answer["phase"], answer["storage"]) == ("v", "none", there)
@@ -76,7 +78,8 @@ def test_a_storage_moves_under_a_mounted_volume(chain: Any, copies: Copies) -> N
     assert done.returncode == 1 and "that of volume v" in done.stderr
     done = chain.raw("storage", "move", "v", str(copies.place / "inside"))
     assert done.returncode == 1 and "lies on protected volume v" in done.stderr
-    assert {"move-started", "move-finished"} <= {event["name"] for event in chain.cli("events")}
+    told = {"move-started", "move-finished"}
+    wait_until("the provider's events", lambda: told <= {event["name"] for event in chain.cli("events")})
     chain.cli("create", "v")
     copies.check()
 
