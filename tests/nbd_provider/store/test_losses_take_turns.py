@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +21,14 @@ from shadowset.nbd_provider.store.writer import ShadowStore
 CHUNK = 4096
 SIZE = CHUNK * 48
 SET = UUID(int=99)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """On a disk: a memory file system has no RWF_NOWAIT, and keeps no loss for good."""
+    directory = tempfile.mkdtemp(prefix="ss-disk-", dir="/var/tmp")
+    yield Path(directory)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 class Place:

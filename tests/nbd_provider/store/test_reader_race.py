@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -17,6 +19,14 @@ from shadowset.nbd_provider.store.writer import ShadowStore
 
 CHUNK = 4096
 COPY = UUID(int=1)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """On a disk: a memory file system has no RWF_NOWAIT, and keeps no loss for good."""
+    directory = tempfile.mkdtemp(prefix="ss-disk-", dir="/var/tmp")
+    yield Path(directory)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 class Racing:
