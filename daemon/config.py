@@ -6,6 +6,7 @@ import os
 import tomllib
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from shadowset.daemon.limits import Limits
@@ -51,20 +52,36 @@ def _files(paths: Paths) -> Iterator[tuple[str, dict[str, Any]]]:
         yield path, tables
 
 
+@dataclass(frozen=True)
+class Told:
+    """What one file says: limits and windows in the form of ``--limit`` and ``--writer-window``."""
+
+    path: str
+    limits: list[str]
+    windows: list[str]
+    blockers: list[str]
+
+
+def each_file(paths: Paths) -> Iterator[Told]:
+    """The files in the order in which they count, later ones over earlier ones. Errors: VssError."""
+    for path, tables in _files(paths):
+        yield Told(
+            path,
+            _numbers(path, tables, "limit"),
+            _numbers(path, tables, "writer-window"),
+            _blockers(path, tables),
+        )
+
+
 def limit_options(paths: Paths) -> tuple[list[str], list[str]]:
     """What the files set, in the form of ``--limit`` and ``--writer-window``, later files last. Errors: VssError."""
-    limits: list[str] = []
-    windows: list[str] = []
-    for path, tables in _files(paths):
-        limits += _numbers(path, tables, "limit")
-        windows += _numbers(path, tables, "writer-window")
-        _blockers(path, tables)
-    return limits, windows
+    told = list(each_file(paths))
+    return [option for each in told for option in each.limits], [option for each in told for option in each.windows]
 
 
 def revert_blockers(paths: Paths) -> set[str]:
     """Writer classes whose files no revert may overwrite, of all files together. Errors: VssError."""
-    return {writer_id for path, tables in _files(paths) for writer_id in _blockers(path, tables)}
+    return {writer_id for each in each_file(paths) for writer_id in each.blockers}
 
 
 def _blockers(path: str, tables: dict[str, Any]) -> list[str]:

@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
         run,
         samba,
         service,
+        setup,
         storage,
         transport,
         volumes,
@@ -89,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (
         service,
+        setup,
         volumes,
         storage,
         create,

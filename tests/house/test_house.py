@@ -86,6 +86,7 @@ def test_the_wheel_holds_exactly_the_modules_of_the_tree(tmp_path: Path) -> None
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {f"shadowset/{path.relative_to(ROOT)}" for _, path in modules()}
     expected |= {"shadowset/__init__.py", "shadowset/py.typed"}
+    expected |= {f"shadowset/systemd/{path.name}" for path in (ROOT / "systemd").iterdir() if path.suffix != ".md"}
     assert held == expected
 
 

@@ -1,0 +1,107 @@
+"""Doing the steps, and undoing what an earlier run has made."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from shadowset.requester.setup.record import Record
+from shadowset.requester.setup.steps import AnyStep, Directory, File
+from shadowset.requester.setup.tree import Tree
+from shadowset.vss.codes import Code, VssError
+from shadowset.vss.paths import Paths
+
+UNIT = "shadowsetd.service"
+DEVICES = "/dev/shadowset"
+
+
+class Outcome(msgspec.Struct):
+    """One step: ``result`` is made, updated, there, kept, removed or remains, and ``why`` explains the last two."""
+
+    step: str
+    result: str
+    why: str = ""
+
+
+Tell = Callable[[Outcome], None]
+
+
+def record_of(tree: Tree, paths: Paths) -> Record:
+    """What is known of earlier runs. Errors: VssError."""
+    return Record(tree, f"{paths.state}/setup.json")
+
+
+def apply(tree: Tree, record: Record, steps: list[AnyStep], dry_run: bool, tell: Tell) -> None:
+    """Make what is missing; files that somebody changed stay as they are. Errors: VssError, OSError."""
+    for step in steps:
+        result, why = _verdict(tree, record, step)
+        if result in ("made", "updated") and not dry_run:
+            record.add(step)
+            step.do(tree)
+        tell(Outcome(step.what, result, why))
+
+
+def _verdict(tree: Tree, record: Record, step: AnyStep) -> tuple[str, str]:
+    if step.there(tree):
+        return "there", ""
+    if not isinstance(step, File) or not tree.exists(step.path):
+        return "made", ""
+    ours = record.made.get(step.known)
+    if isinstance(ours, File) and ours.there(tree):
+        return "updated", ""
+    return "kept", "somebody else made or changed it"
+
+
+def start(tree: Tree, tell: Tell) -> None:
+    """Start the coordinator where systemd runs. Errors: VssError."""
+    if tree.live:
+        tree.must("systemctl", "daemon-reload")
+        tree.must("systemctl", "start", UNIT)
+        tell(Outcome(f"running unit {UNIT}", "made"))
+
+
+def undo(tree: Tree, record: Record, dry_run: bool, tell: Tell) -> int:
+    """Take away what was made, the latest first; how many of these steps remain. Errors: VssError, OSError."""
+    home = os.path.dirname(record.path)
+    gone: set[str] = {record.path}
+    remaining: list[AnyStep] = []
+    for step in reversed(list(record.made.values())):
+        why = step.remains(tree, gone)
+        if isinstance(step, Directory) and step.path == home and remaining:
+            why = why or "it holds the record of what remains"
+        tell(Outcome(step.what, "remains" if why else "removed", why))
+        if why:
+            remaining.append(step)
+            continue
+        gone |= {step.path} if isinstance(step, Directory | File) else set()
+        if not dry_run:
+            _take_away(tree, record, step, home)
+    if tree.live and not dry_run:
+        tree.must("systemctl", "daemon-reload")
+    return len(remaining)
+
+
+def _take_away(tree: Tree, record: Record, step: AnyStep, home: str) -> None:
+    if isinstance(step, Directory) and step.path == home:
+        record.remove()
+    step.undo(tree)
+    record.drop(step)
+
+
+def refuse_undo_in_use(tree: Tree, paths: Paths) -> None:
+    """Errors: VSS_E_VOLUME_IN_USE while volumes are attached, since their file systems would lose their device."""
+    names = attached_names(paths) if not tree.root else []
+    if names:
+        raise VssError(
+            Code.VSS_E_VOLUME_IN_USE,
+            f"volume {names[0]} is attached, and what is mounted from it needs the service; unmount it and run "
+            f"'shadowset volume detach {names[0]}' first",
+        )
+
+
+def attached_names(paths: Paths) -> list[str]:
+    """The volumes that have a live device now."""
+    directory = DEVICES if paths.runtime == Paths.runtime else f"{paths.runtime}/by-name"
+    return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
