@@ -3,6 +3,7 @@
 # make check  formatting, lint and types
 # make bench  every figure beside its bar, against other NBD servers too, with table and plot
 # make manual man pages and shell completions of all programs, below build/manual
+# make deb    the Debian package, below dist
 # make clean  remove what these made
 
 PYTHON ?= $(if $(wildcard /usr/bin/python3),/usr/bin/python3,python3)
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 RUN_AS_ROOT := if [ "$$(id -u)" != 0 ]; then \
 	echo "make $@: mounting file systems and making block devices needs root; run it as root" >&2; exit 2; fi
 
-.PHONY: demo test check bench manual clean
+.PHONY: demo test check bench manual deb clean
 
 demo:
 	@$(RUN_AS_ROOT)
@@ -35,6 +36,10 @@ bench:
 manual:
 	@PYTHON=$(PYTHON) tests/install.sh test
 	@$(BIN)/python docs/generate_manual.py build/manual
+
+deb:
+	@PYTHON=$(PYTHON) tests/install.sh deb
+	@$(BIN)/python package/build_deb.py dist
 
 clean:
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info

@@ -58,7 +58,13 @@ def page(name: str, module: str) -> str:
     made = Manpage(parser, format="single-commands-section")
     made.section, made.source, made.manual = SECTION, f"Shadowset {__version__}", "Shadowset"
     made.date = DATE
-    return f"{made}\n" + examples(epilog) + see_also(name)
+    return titled(f"{made}\n", name) + examples(epilog) + see_also(name)
+
+
+def titled(text: str, name: str) -> str:
+    """With the page's own name in title and NAME, where a command of two words stands in the synopsis."""
+    text = re.sub(r"\A\.TH .*? \"", lambda _: f'.TH {escape(name.upper())} "', text)
+    return re.sub(r"(?<=^\.SH NAME\n).*?(?= \\- )", lambda _: escape(name), text, count=1, flags=re.MULTILINE)
 
 
 def short(text: str) -> str:

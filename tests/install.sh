@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install what `make demo`, `make test` or `make bench` needs: Debian packages (as root) and a virtual environment.
-# Usage: PYTHON=/usr/bin/python3 tests/install.sh demo|test|bench
+# Install what `make demo`, `make test`, `make bench` or `make deb` needs: Debian packages (as root) and a virtual environment.
+# Usage: PYTHON=/usr/bin/python3 tests/install.sh demo|test|bench|deb
 # Exit status 2 with one sentence when something is missing that cannot be installed.
 set -eu
 
@@ -14,8 +14,9 @@ samba="samba smbclient samba-common-bin samba-vfs-modules samba-testsuite"
 case $lane in
 demo) packages=$common extras=farm ;;
 test) packages="$common $tests $samba" extras=farm,manual,mariadb,metrics,postgresql,redis,test ;;
+deb) packages="python3-venv groff-base" extras=manual,mariadb,metrics,redis,test ;;
 bench) packages="$common $tests qemu-system-common" extras=farm,manual,mariadb,metrics,postgresql,redis,test,bench ;;
-*) echo "install.sh: $lane is none of demo, test and bench" >&2; exit 2 ;;
+*) echo "install.sh: $lane is none of demo, test, bench and deb" >&2; exit 2 ;;
 esac
 
 fail() {

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from shadowset.requester.setup.record import Record
-from shadowset.requester.setup.steps import AnyStep, Directory, File
+from shadowset.requester.setup.steps import AnyStep, Directory, Enabled, File
 from shadowset.requester.setup.tree import Tree
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
@@ -46,6 +46,8 @@ def apply(tree: Tree, record: Record, steps: list[AnyStep], dry_run: bool, tell:
 def _verdict(tree: Tree, record: Record, step: AnyStep) -> tuple[str, str]:
     if step.there(tree):
         return "there", ""
+    if isinstance(step, Enabled) and step.known in record.made:
+        return "kept", "somebody disabled it"
     if not isinstance(step, File) or not tree.exists(step.path):
         return "made", ""
     ours = record.made.get(step.known)
@@ -78,6 +80,8 @@ def undo(tree: Tree, record: Record, dry_run: bool, tell: Tell) -> int:
         gone |= {step.path} if isinstance(step, Directory | File) else set()
         if not dry_run:
             _take_away(tree, record, step, home)
+    if not record.made:
+        record.remove()
     if tree.live and not dry_run:
         tree.must("systemctl", "daemon-reload")
     return len(remaining)

@@ -133,6 +133,14 @@ def test_an_upgrade_brings_new_units_and_spares_changed_ones(host: Path, monkeyp
     assert "/own" in (units / "shadowset-writer-redis.service").read_text()
 
 
+@pytest.mark.skipif(shutil.which("systemctl") is None, reason="not installed: systemctl")
+def test_a_unit_that_somebody_disabled_stays_so(host: Path) -> None:
+    setup(host)
+    subprocess.run(["systemctl", f"--root={host}", "disable", "shadowsetd.service"], check=True, capture_output=True)
+    assert "kept  enabled unit shadowsetd.service: somebody disabled it" in setup(host).stdout
+    assert not (host / "etc/systemd/system/multi-user.target.wants/shadowsetd.service").exists()
+
+
 def test_an_interrupted_setup_can_be_undone(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = picture(host)
     tree, paths = Tree(str(host)), Paths()
