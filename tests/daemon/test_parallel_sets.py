@@ -116,11 +116,15 @@ def test_a_volume_that_was_not_named_is_refused(host: Any, pair: Any) -> None:
 
 @pytest.mark.parametrize("guardians_too", [False, True])
 def test_killed_with_two_sets_frozen(host: Any, pair: Any, guardians_too: bool) -> None:
+    meeting = threading.Barrier(2)  # once one has frozen its file system, the other could come no further than this
     for volume in ("one", "two"):
+        writer = host.writer(volume)
+        writer.on["freeze"] = lambda event: (meeting.wait(WAIT_S), wp.Reply(event.seq))[1]
         host.faults(volume, hold={"delay": 60, "mark": f"{host.base}/held-{volume}"})
-        requester, seq = begin(host, [], [volume])
+        requester, seq = begin(host, [writer], [volume])
         requester.result(seq, rp.StartSnapshotSet)
         requester.call(rp.AddToSnapshotSet, volume)
+        requester.call(rp.PrepareForBackup)
         requester.send(rp.DoSnapshotSet)
     host.until(lambda: all(os.path.exists(f"{host.base}/held-{each}") for each in ("one", "two")), "both to be held")
     assert len(os.listdir(host.paths.frozen)) == 2
