@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 _HERE = Path(__file__).parent
+LONG = bool(int(os.environ.get("SHADOWSET_LONG_TESTS", "0")))
+FIGURES: list[str] = []
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What was counted and measured in the guests, which nobody asserts."""
+    if FIGURES:
+        terminalreporter.section("kernel lane" if LONG else "kernel lane, short versions")
+        for line in FIGURES:
+            terminalreporter.write_line(line)
 
 
 def _load() -> ModuleType:
@@ -37,3 +50,24 @@ def uml() -> ModuleType:
 def guests() -> Path:
     """Where the scripts that run inside lie."""
     return _HERE / "guest"
+
+
+@pytest.fixture
+def prove(uml: ModuleType, guests: Path) -> Callable[..., None]:
+    """Runs a guest's script, which ends with ``all is well``, in its short or, as (short, long), its long version."""
+
+    def run(script: str, *arguments: str, timeout: tuple[float, float] = (170, 3000), **options: Any) -> None:
+        result = uml.run(guests / script, *arguments, timeout=timeout[LONG], **options)
+        FIGURES.extend(
+            f"{script[:-3]}: {line[8:]}" for line in result.output.splitlines() if line.startswith("figure: ")
+        )
+        assert result.status == 0, result.console
+        assert result.output.endswith("all is well")
+
+    return run
+
+
+@pytest.fixture
+def long() -> bool:
+    """Whether everything is to be tried, however long it takes."""
+    return LONG
