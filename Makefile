@@ -1,5 +1,6 @@
 # make demo   the product doing its main job on two real volumes (root, Debian or a relative)
 # make test   all tests (root on Debian 12: nothing is skipped)
+# make test-long  tests that take minutes: whole guests, backed up and restored
 # make check  formatting, lint and types
 # make bench  every figure beside its bar, against other NBD servers too, with table and plot
 # make manual man pages and shell completions of all programs, below build/manual
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 RUN_AS_ROOT := if [ "$$(id -u)" != 0 ]; then \
 	echo "make $@: mounting file systems and making block devices needs root; run it as root" >&2; exit 2; fi
 
-.PHONY: demo test check bench manual deb clean
+.PHONY: demo test test-long check bench manual deb clean
 
 demo:
 	@$(RUN_AS_ROOT)
@@ -21,6 +22,9 @@ demo:
 
 test: check
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-long: check
+	@$(BIN)/python -m pytest --long $(PYTEST_ARGS)
 
 check:
 	@PYTHON=$(PYTHON) tests/install.sh test

@@ -9,7 +9,7 @@ python=${PYTHON:-/usr/bin/python3}
 venv=.venv
 
 common="python3-venv e2fsprogs xfsprogs fuse3 mount util-linux kmod"
-tests="btrfs-progs libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 groff-base postgresql mariadb-server-core mariadb-client-core redis-tools restic borgbackup"
+tests="btrfs-progs libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 groff-base postgresql mariadb-server-core mariadb-client-core redis-tools restic borgbackup qemu-system-x86 busybox-static cpio"
 samba="samba smbclient samba-common-bin samba-vfs-modules samba-testsuite"
 case $lane in
 demo) packages=$common extras=farm ;;
@@ -52,6 +52,14 @@ if command -v dpkg-query >/dev/null; then
     fi
 else
     echo "this is no Debian: these packages' equivalents must be there: $packages"
+fi
+
+# the tests' guests get a kernel and an agent of their own; neither is installed on this host
+if [ "$lane" = test ] && [ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] && ! ls build/guest/qemu-guest-agent*.deb >/dev/null 2>&1; then
+    kernel=$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends: linux-image/ { print $2; exit }')
+    mkdir -p build/guest
+    (cd build/guest && apt-get -qq download "$kernel" qemu-guest-agent >/dev/null 2>&1) ||
+        echo "cannot be downloaded, and tests that need a guest will be skipped: $kernel qemu-guest-agent"
 fi
 
 stamp="$venv/.installed-$lane"

@@ -6,9 +6,11 @@ import logging
 import os
 import threading
 
+import msgspec
+
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import BackupSchema, ComponentType, Level, SourceType
-from shadowset.writers.hooks.guard import Guard
+from shadowset.writers.guard import Guard
 from shadowset.writers.hooks.runner import freeze, thaw
 from shadowset.writers.hooks.scripts import Step, steps_of
 from shadowset.writers.hooks.settings import Hook, Settings, discover
@@ -18,6 +20,7 @@ LOG = logging.getLogger("shadowset.writer.hooks")
 HOOK_WRITER_ID = "bb270b84-107f-4b15-b88b-b64f69c3623f"
 HOOK_WRITER_NAME = "Hook Script Writer"
 LOGICAL_PATH = "hooks"
+GUARD = "shadowset.writers.hooks.guard"
 FREEZE_SHARE = 0.7  # of the freeze window; what is left is for taking back and for thawing
 
 
@@ -81,7 +84,7 @@ class HookWriter(Writer):
         self._ready = [(hook, steps_of(hook)) for hook in concerned]
         self._crash_consistent = {}
         if concerned:
-            self._guard = Guard(concerned)
+            self._guard = Guard(GUARD, msgspec.json.encode(concerned))
 
     def on_freeze(self, event: CurrentEvent) -> None:
         for hook, steps in self._ready:

@@ -1,0 +1,65 @@
+"""QEMU's processes on this host, and what their command lines tell: name, monitor, agent."""
+
+from __future__ import annotations
+
+import logging
+import os
+from itertools import pairwise
+from pathlib import Path
+
+from shadowset.writers.qemu.settings import Fallback, GuestSettings
+
+LOG = logging.getLogger("shadowset.writer.qemu")
+AGENT_PORT = "org.qemu.guest_agent.0"
+
+
+def discover(without_agent: Fallback = "refuse", proc: str = "/proc") -> list[GuestSettings]:
+    """The guests that run here; those that cannot be reached are left out with a line in the log."""
+    found: dict[str, GuestSettings] = {}
+    for pid in sorted((name for name in os.listdir(proc) if name.isdecimal()), key=int):
+        try:
+            words = Path(f"{proc}/{pid}/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1]
+        except OSError:
+            continue  # it has ended
+        if words and os.path.basename(words[0]).startswith(("qemu-system-", "kvm", "qemu-kvm")):
+            settings = read_command_line(words, without_agent)
+            if isinstance(settings, str):
+                LOG.warning("QEMU's process %s %s: it is left out", pid, settings)
+            elif settings.name in found:
+                LOG.warning("QEMU's process %s is a second guest named %s: it is left out", pid, settings.name)
+            else:
+                found[settings.name] = settings
+    return list(found.values())
+
+
+def read_command_line(words: list[str], without_agent: Fallback = "refuse") -> GuestSettings | str:
+    """A guest by QEMU's command line, or what it lacks in words."""
+    options = list(pairwise(words))
+    sockets = {}
+    monitor = agent = name = ""
+    for option, value in options:
+        parts = _parts(value)
+        match option.lstrip("-"):
+            case "chardev" if parts.get("", "") == "socket":
+                sockets[parts.get("id", "")] = parts.get("path", "")
+            case "name":
+                name = parts.get("guest", parts.get("", ""))
+            case "qmp" | "qmp-pretty" if value.startswith("unix:"):
+                monitor = monitor or parts[""].removeprefix("unix:")
+    for option, value in options:
+        parts = _parts(value)
+        if option.lstrip("-") == "mon" and parts.get("mode") == "control":
+            monitor = monitor or sockets.get(parts.get("chardev", parts.get("", "")), "")
+        if option.lstrip("-") == "device" and parts.get("name") == AGENT_PORT:
+            agent = sockets.get(parts.get("chardev", ""), "")
+    settings = GuestSettings(name=name, qmp=monitor, agent=agent, without_agent=without_agent)
+    return f"(guest {name!r}) {problem}" if (problem := settings.problem()) else settings
+
+
+def _parts(value: str) -> dict[str, str]:
+    """``socket,id=x,path=/y`` by names; the word without a name is "". Two commas stand for one."""
+    parts = {}
+    for word in value.replace(",,", "\0").split(","):
+        key, equals, text = word.partition("=")
+        parts[key if equals else ""] = (text if equals else key).replace("\0", ",")
+    return parts
