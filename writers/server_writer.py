@@ -108,6 +108,10 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
     def file_sets(self, data: str) -> list[FileSet]:
         """All files: directory, pattern, and whether directories beneath belong to it. Errors: VssError."""
 
+    def members(self, data: str) -> list[str]:
+        """Databases that other writers may depend on. They have no files of their own, and come with their server."""
+        return []
+
     @abstractmethod
     def process(self, data: str) -> int:
         """The process of the server that runs on a data directory; 0 when none does."""
@@ -136,6 +140,14 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
             )
             for directory, filespec, recursive in self.file_sets(data):
                 component.add_files(directory, filespec, recursive)
+            for member in self.members(data):
+                metadata.add_component(
+                    ComponentType.DATABASE,
+                    member,
+                    f"{logical_path}\\{name}".strip("\\"),
+                    caption=f"database {member} of {data}",
+                    selectable=False,
+                )
             for filespec in self.excluded:
                 metadata.exclude_files(data, filespec)
 
@@ -226,14 +238,16 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
 
     def on_pre_restore(self, event: CurrentEvent) -> None:
         for component in _selected(event):
-            data = component_path(component.logical_path, component.name)
-            seconds = min(self.command_seconds, event.remaining)
             try:
-                stop = self.settings_of(data).stop_command
-                make_way(data, partial(self.process, data), stop, seconds, lambda: event.cancelled)
+                self.make_way(component, min(self.command_seconds, event.remaining), lambda: event.cancelled)
             except VssError as error:
                 component.pre_restore_failure_message = error.message
                 raise
+
+    def make_way(self, component: Component, seconds: float, cancelled: Cancelled) -> None:
+        """Sees that nobody uses the files that a component's restore replaces. Errors: VssError."""
+        data = component_path(component.logical_path, component.name)
+        make_way(data, partial(self.process, data), self.settings_of(data).stop_command, seconds, cancelled)
 
     def on_post_restore(self, event: CurrentEvent) -> None:
         for component in _selected(event):

@@ -248,8 +248,8 @@ class Placement:
 
     def _finish_directories(self) -> None:
         """Directories last and deepest first: every entry made in one changes its time."""
-        own = [put for put in self._puts if put.file.kind == DIRECTORY]
-        own += [put for put in self._puts if put.file.kind == PARENT and put.destination in self._made]
+        directories = [put for put in self._puts if put.file.kind in (DIRECTORY, PARENT)]
+        own = [put for put in directories if (put.file.kind == DIRECTORY and put.own) or put.destination in self._made]
         for put in sorted(own, key=lambda put: put.destination, reverse=True):
             if os.path.isdir(put.destination) and not os.path.islink(put.destination):
                 with writing(put.destination):

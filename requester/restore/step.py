@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from shadowset.requester.backup import manifest as bundle
 from shadowset.requester.backup.chain import Link
 from shadowset.requester.backup.copy import OnBytes
+from shadowset.requester.backup.manifest import DIRECTORY, PARENT
 from shadowset.requester.backup.verdicts import failed_in_part, has_failed, writer_failure_text
 from shadowset.requester.backup_components import BackupComponents, ComponentKey
 from shadowset.requester.observer import Observer
@@ -31,6 +32,7 @@ from shadowset.vss.requester_protocol import WriterStatus
 from shadowset.vss.selection import guid_key
 
 Identity = tuple[str, str, str]
+DIRECTORIES = (DIRECTORY, PARENT)
 
 
 class RestoreStep:
@@ -270,6 +272,7 @@ def _result(item: RestoreItem, way: Way, removed: list[str]) -> RestoredComponen
     result.mapped = [mapping.alternate_path for mapping in way.mappings]
     result.at_reboot = way.at_reboot
     if way.moved and not way.mappings:
-        elsewhere = {os.path.dirname(put.destination) for put in way.puts if put.destination != put.file.path}
+        moved = [put for put in way.puts if put.file.kind not in DIRECTORIES and put.destination != put.file.path]
+        elsewhere = {os.path.dirname(put.destination) for put in moved}
         result.moved_to = sorted(elsewhere)
     return result

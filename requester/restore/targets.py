@@ -5,7 +5,7 @@ before the restore method with its alternate location mappings; the original pla
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from shadowset.requester.backup.manifest import (
@@ -83,6 +83,7 @@ def find_way(
     directed, rest = _by_directed_targets(rest, component)
     moved += directed
     if moved:
+        moved += _directories(files, component.new_targets if component else (), variables)
         rest = _without_empty_directories(rest)
     if not check:
         return Way([*moved, *(put_at(file, file.path) for file in rest)], moved=bool(moved))
@@ -103,6 +104,20 @@ def _by_new_targets(
         else:
             puts.append(put_at(file, mapped_path(target, file.path, variables)))
     return puts, rest
+
+
+def _directories(
+    files: list[ManifestFile], mappings: Iterable[LocationMapping], variables: Mapping[str, str]
+) -> list[Put]:
+    """The directories of file sets that go elsewhere as trees: empty ones go too, and those made are as they were."""
+    index = PathIndex(mappings, variables)
+    puts = []
+    for file in files:
+        inside = f"{file.path}/*"
+        mapping = index.find(inside) if file.kind in (DIRECTORY, PARENT) else None
+        if mapping is not None and mapping.recursive:
+            puts.append(Put(file, os.path.dirname(mapped_path(mapping, inside, variables)), own=False))
+    return puts
 
 
 def _without_empty_directories(files: list[ManifestFile]) -> list[ManifestFile]:
@@ -188,6 +203,7 @@ def _mapped(item: RestoreItem, files: list[ManifestFile], why: str, variables: M
             )
         way.puts.append(put_at(file, mapped_path(mapping, file.path, variables)))
         way.mappings += [mapping] if mapping not in way.mappings else []
+    way.puts += _directories(files, way.mappings, variables)
     Placement(item.link.directory, way.puts).require_replaceable()
     return way
 

@@ -127,13 +127,16 @@ class Cluster:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
 
-    def balance(self) -> int:
+    def databases(self) -> list[str]:
+        return [row[0] for row in self.sql("SELECT datname FROM pg_database WHERE NOT datistemplate ORDER BY 1")]
+
+    def balance(self, database: str = "bank") -> int:
         """The number of transactions; fails unless all four tables tell the same sum of money."""
         sums = self.sql(
             "SELECT (SELECT sum(abalance) FROM pgbench_accounts), (SELECT sum(bbalance) FROM pgbench_branches),"
             " (SELECT sum(tbalance) FROM pgbench_tellers), (SELECT coalesce(sum(delta), 0) FROM pgbench_history),"
             " (SELECT count(*) FROM pgbench_history)",
-            "bank",
+            database,
         )[0]
         assert len(set(sums[:4])) == 1, f"the bank does not balance: {sums}"
         return int(sums[4])
@@ -146,14 +149,14 @@ class Cluster:
         self.run("pg_checksums", "--check", "-D", self.data)
 
 
-def writer_config(path: str, *clusters: Cluster) -> str:
-    """A configuration file for the writer of these clusters."""
+def writer_config(path: str, *clusters: Cluster, more: str = "") -> str:
+    """A configuration file for the writer of these clusters; ``more`` are further settings of each."""
     text = 'name = "test"\n'
     for cluster in clusters:
         text += (
             f'[[cluster]]\nconnection = "{cluster.connection}"\ndata_directory = "{cluster.data}"\n'
             f"stop_command = {cluster.stop_command}\nstart_command = {cluster.start_command}\n"
-            f'restore_command = "cp {cluster.runtime}/archive/%f %p"\n'
+            f'restore_command = "cp {cluster.runtime}/archive/%f %p"\n{more}'
         )
     Path(path).write_text(text, encoding="utf-8")
     return path

@@ -46,7 +46,8 @@ def cluster(chain: Any) -> Iterator[Cluster]:
 
 @pytest.fixture
 def writer(chain: Any, cluster: Cluster, wait_until: Any) -> Any:
-    config = writer_config(f"{chain.directory}/postgresql.toml", cluster)
+    more = f'scratch = "{chain.directory}/scratch"\n'
+    config = writer_config(f"{chain.directory}/postgresql.toml", cluster, more=more)
     process = chain.start(*writer_command(config))
     wait_until("the writer", lambda: [entry for entry in chain.cli("writers") if entry["connected"]])
     return process
@@ -56,7 +57,7 @@ def writer(chain: Any, cluster: Cluster, wait_until: Any) -> Any:
 def load(cluster: Cluster) -> Iterator[subprocess.Popen[str]]:
     process = cluster.load()
     yield process
-    process.kill()
+    process.terminate()  # runuser hands it on; killed, it would leave pgbench and its end of the pipe behind
     process.communicate()
 
 
@@ -99,6 +100,40 @@ def test_a_cluster_on_two_volumes_comes_back_as_it_was(
     assert before <= cluster.balance() <= after
     assert not os.path.exists(f"{cluster.data}/stale")
     cluster.check_pages()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_one_database_comes_back_beside_the_others(
+    chain: Any, cluster: Cluster, writer: Any, load: subprocess.Popen[str]
+) -> None:
+    """Under a new name while the old one is in use, then under its own; the other databases are not touched."""
+    cluster.sql("REVOKE CONNECT ON DATABASE bank FROM PUBLIC; CREATE TABLE kept (x int)")
+    before = wait_for_transactions(cluster)
+    backup = f"{chain.directory}/backup"
+    chain.cli("backup", backup)
+    after = wait_for_transactions(cluster, before + 1)
+    cluster.sql("INSERT INTO kept VALUES (1)")
+    who = f"PostgreSQL Writer:{cluster.data}"
+    one = ("restore", backup, "--option", who, '"Database"="bank"')
+
+    refused = chain.cli(*one, "--rename", who, "postgres", status=1)
+    assert "there is a database postgres already" in str(refused)
+    restored = chain.cli(*one, "--rename", who, "bank_then")
+    assert restored["succeeded"], restored
+    assert before <= cluster.balance("bank_then") <= after
+    assert cluster.databases() == ["bank", "bank_then", "postgres"]
+    wait_for_transactions(cluster, after + 1)
+    rights = "SELECT datacl::text[] FROM pg_database WHERE datname LIKE 'bank%'"
+    assert [sorted(row[0]) for row in cluster.sql(rights)] == [["=T/postgres", "postgres=CTc/postgres"]] * 2
+
+    cluster.sql("DELETE FROM pgbench_accounts; DROP TABLE pgbench_history CASCADE", "bank")
+    restored = chain.cli(*one)
+    assert restored["succeeded"], restored
+    assert before <= cluster.balance() <= after
+    assert cluster.databases() == ["bank", "bank_then", "postgres"]
+    assert cluster.sql("SELECT x FROM kept") == [(1,)]
+    assert os.listdir(f"{chain.directory}/scratch/main") == []
 
 
 def test_a_tablespace_outside_every_volume_is_named(chain: Any, cluster: Cluster, writer: Any) -> None:

@@ -86,10 +86,11 @@ def sessions(cluster: Cluster) -> list[int]:
 
 def test_the_document_names_every_directory(side: Any, cluster: Cluster) -> None:
     document = side.ok(E.IDENTIFY).metadata
-    (component,) = document.components
+    component, member = document.components
     assert side.hello.writer_id == POSTGRESQL_WRITER_ID
     assert side.hello.level == Level.BACK_END
     assert component_path(component.logical_path, component.name) == cluster.data
+    assert (member.full_path, member.selectable, member.file_sets) == (f"{component.full_path}\\postgres", False, ())
     away = os.path.dirname(cluster.data) + "/away"
     assert [(files.path, files.filespec, files.recursive) for files in component.files] == [
         (cluster.data, "*", True),
@@ -201,6 +202,22 @@ def test_another_cluster_in_its_place_is_noticed(side: Any, cluster: Cluster) ->
     answer = side.ask(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
     assert answer.code == Code.VSS_E_WRITERERROR_RECOVERY_FAILED
     assert "another cluster" in answer.message
+
+
+def test_a_page_that_is_not_what_was_written_is_found(side: Any, cluster: Cluster) -> None:
+    cluster.sql("CREATE TABLE spoiled AS SELECT generate_series(1, 1000) x")
+    ((file,),) = cluster.sql("SELECT pg_relation_filepath('spoiled')")
+    wanted = chosen(cluster, selected_for_restore=True)
+    side.ok(E.PRE_RESTORE, components=wanted, deadline_ms=120_000)
+    with open(f"{cluster.data}/{file}", "r+b") as table:
+        table.seek(8192 + 100)
+        table.write(b"\xff" * 16)
+    wanted[0].file_restore_status = FileRestoreStatus.ALL
+    answer = side.ask(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
+    assert answer.code == Code.VSS_E_WRITERERROR_RECOVERY_FAILED
+    assert "the database postgres is not sound: invalid page in block 1 " in answer.message
+    cluster.sql("DROP TABLE spoiled")
+    assert cluster.sql("SELECT count(*) FROM pg_extension WHERE extname = 'amcheck'") == [(0,)]
 
 
 def test_files_tell_running_from_stale(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 
-from psycopg.conninfo import make_conninfo
+import psycopg
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
 from shadowset.vss.enums import RollForward
 from shadowset.writers.postgresql.server import Server
 from shadowset.writers.postgresql.settings import ClusterSettings
+from shadowset.writers.postgresql.soundness import problem_of
 from shadowset.writers.service import Cancelled, run_command, wait_for_service
 
 SETTINGS = (
@@ -109,7 +110,7 @@ def _quoted(value: str) -> str:
 
 
 def start_and_check(settings: ClusterSettings, data: str, system: str, seconds: float, cancelled: Cancelled) -> None:
-    """Starts the server, waits for its recovery, and opens every database.
+    """Starts the server, waits for its recovery, and checks every database.
 
     ``system`` is the system identifier that the cluster had at the cut, or empty.
 
@@ -123,7 +124,7 @@ def start_and_check(settings: ClusterSettings, data: str, system: str, seconds: 
     except VssError as error:
         raise VssError(FAILED, error.message) from error
     for name in names:
-        _open_once(settings.connection, name)
+        _check_database(settings, name, end - time.monotonic())
 
 
 def _check_identity(connection: str, data: str, system: str) -> list[str]:
@@ -139,11 +140,14 @@ def _check_identity(connection: str, data: str, system: str) -> list[str]:
         server.close()
 
 
-def _open_once(connection: str, database: str) -> None:
+def _check_database(settings: ClusterSettings, database: str, seconds: float) -> None:
     try:
-        Server(make_conninfo(connection, dbname=database), f"database {database}").close()
-    except VssError as error:
-        raise VssError(FAILED, f"after the restore {error.message}") from error
+        with psycopg.connect(settings.connection, dbname=database, autocommit=True) as session:
+            problem = problem_of(session, seconds) if settings.check else ""
+    except psycopg.Error as error:
+        problem = " ".join(str(error).split())
+    if problem:
+        raise VssError(FAILED, f"after the restore the database {database} is not sound: {problem}")
 
 
 def _problem(connection: str, data: str) -> str:

@@ -132,6 +132,11 @@ class Server:
         names = self._value("SELECT array_agg(datname ORDER BY 1) FROM pg_database WHERE datallowconn", "listing")
         return list(names)
 
+    def user_databases(self) -> list[str]:
+        """Databases without templates."""
+        names = self._value("SELECT array_agg(datname ORDER BY 1) FROM pg_database WHERE NOT datistemplate", "listing")
+        return list(names or [])
+
     def interrupt(self) -> None:
         """Makes a call that hangs in another thread fail."""
         with contextlib.suppress(psycopg.Error):

@@ -11,12 +11,18 @@ SOCKET_DIRECTORY = "/run/postgresql"
 
 
 class ClusterSettings(ServerSettings, kw_only=True):
-    """One cluster."""
+    """One cluster. ``scratch`` is where its files go when one of its databases is restored out of them."""
 
     connection: str = ""
     restore_command: str = ""
+    bin_directory: str = ""
+    scratch: str = ""
+    check: bool = True
 
     def problem(self) -> str:
+        for name in ("bin_directory", "scratch"):
+            if (path := getattr(self, name)) and not os.path.isabs(path):
+                return f"has the {name} {path}; give an absolute path"
         if not self.connection and not self.data_directory:
             return "has neither connection nor data_directory; give one at least"
         if self.restore_command and not self.data_directory:

@@ -8,16 +8,19 @@ import os
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
-from shadowset.vss.enums import BackupSchema
+from shadowset.vss.enums import BackupSchema, RestoreTarget
+from shadowset.writers.naming import component_path
 from shadowset.writers.postgresql.files import (
     POSTGRESQL_WRITER_ID,
     POSTGRESQL_WRITER_NAME,
     directories,
     server_process,
 )
+from shadowset.writers.postgresql.one_database import Transfer, moved_to, relink, remove_moved, wanted_database
 from shadowset.writers.postgresql.restore import prepare_recovery, start_and_check
 from shadowset.writers.postgresql.server import Server
 from shadowset.writers.postgresql.settings import ClusterSettings, Settings, discover
+from shadowset.writers.sdk import MetadataBuilder
 from shadowset.writers.server_writer import FileSet, Held, ServerWriter, found_servers
 from shadowset.writers.service import Cancelled
 
@@ -31,7 +34,12 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
     name = POSTGRESQL_WRITER_NAME
     kind = "PostgreSQL cluster"
     excluded = ("postmaster.pid", "postmaster.opts")
-    backup_schema = BackupSchema.COPY | BackupSchema.ROLLFORWARD_RESTORE
+    backup_schema = (
+        BackupSchema.COPY
+        | BackupSchema.ROLLFORWARD_RESTORE
+        | BackupSchema.RESTORE_RENAME
+        | BackupSchema.WRITER_SUPPORTS_NEW_TARGET
+    )
 
     def __init__(self, settings: Settings, socket_path: str = "") -> None:
         super().__init__(settings.command_seconds, socket_path)
@@ -65,7 +73,65 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
             raise VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message)
         return server
 
+    def members(self, data: str) -> list[str]:
+        """Without those whose names no component can have, or whose path is a cluster's."""
+        settings = self.servers()
+        if not settings[data].connection or not self.process(data):
+            return []
+        server = Server(settings[data].connection, data)
+        try:
+            names = server.user_databases()
+        finally:
+            server.close()
+        return [name for name in names if not {"/", "\\"} & set(name) and f"{data}/{name}" not in settings]
+
+    def on_identify(self, metadata: MetadataBuilder) -> None:
+        super().on_identify(metadata)
+        for data in self.servers():
+            if scratch := self.settings_of(data).scratch:
+                for number, (directory, filespec, recursive) in enumerate(self.file_sets(data)):
+                    place = f"{scratch}/{os.path.basename(data)}/{number}"
+                    metadata.add_alternate_location_mapping(directory, filespec, recursive, place)
+
+    # --- restore
+
+    def make_way(self, component: Component, seconds: float, cancelled: Cancelled) -> None:
+        data = component_path(component.logical_path, component.name)
+        database = wanted_database(component)
+        if not database:
+            if component.restore_name:
+                message = f"which database of {data} is to be {component.restore_name} is not said"
+                raise VssError(Code.E_INVALIDARG, f'{message}; add the restore option "Database"="NAME"')
+            if moved_to(component, data) == data:
+                super().make_way(component, seconds, cancelled)
+            return
+        Transfer(self._running(data), data, database, component.restore_name).check_target()
+        if not component.new_targets:
+            component.restore_target = RestoreTarget.ALTERNATE  # the scratch place of the backup's time
+
+    def _running(self, data: str) -> ClusterSettings:
+        """Errors: VSS_E_WRITERERROR_RETRYABLE."""
+        settings = self.servers().get(data)
+        if settings is None or not settings.connection:
+            message = f"the cluster {data} has to run while one of its databases is restored; start it"
+            raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
+        return settings
+
     def recover(self, data: str, component: Component, seconds: float, cancelled: Cancelled) -> None:
+        database, place = wanted_database(component), moved_to(component, data)
+        if place != data:
+            relink(component, place)
+        if database:
+            try:
+                Transfer(self._running(data), place, database, component.restore_name).run(seconds, cancelled)
+            finally:
+                if not component.new_targets:
+                    remove_moved(component)
+            return
+        if place != data:
+            prepare_recovery(self.settings_of(data), place, component)
+            LOG.info("the files of %s are in %s; start a server on them", data, place)
+            return
         settings = self.settings_of(data)
         prepare_recovery(settings, data, component)
         if settings.start_command:

@@ -183,6 +183,25 @@ def test_new_targets(service: Any) -> None:
 
 
 @pytest.mark.vss(73)
+def test_a_tree_goes_elsewhere_with_its_directories(service: Any) -> None:
+    service.writer(writer().replace('filespec = "*", {live}', 'filespec = "*", recursive = true, {live}'))
+    for name, mode in (("full", 0o711), ("empty", 0o750)):
+        (service.data / name).mkdir()
+        (service.data / name).chmod(mode)
+    (service.data / "full/file").write_bytes(b"then")
+    service.backup("b", COPY)
+    there = service.directory / "there"
+    there.mkdir(0o777)
+    there.chmod(0o777)
+    new = Wishes(relocations=(Relocation(FILES, str(service.data), str(there)),))
+    report = service.restore("b", wishes=new)
+    assert report.succeeded and report.components[0].moved_to == [str(there / "full")], report
+    assert read(there / "full/file") == b"then"
+    assert [(there / name).stat().st_mode & 0o777 for name in ("full", "empty")] == [0o711, 0o750]
+    assert there.stat().st_mode & 0o777 == 0o777, "a directory that was there keeps its attributes"
+
+
+@pytest.mark.vss(73)
 def test_new_targets_need_the_schema_bit(service: Any) -> None:
     service.writer(writer(top="supports_new_target = false\n"))
     (service.data / "file").write_bytes(b"then")
