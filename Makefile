@@ -1,6 +1,6 @@
 # make demo   the product doing its main job on two real volumes (root, Debian or a relative)
 # make test   all tests (root on Debian 12: nothing is skipped)
-# make test-long  tests that take minutes: whole guests, backed up and restored
+# make test-long  what takes minutes: whole guests, twenty rounds of every writer, kills (PYTEST_ARGS as for test)
 # make check  formatting, lint and types
 # make bench  every figure beside its bar, against other NBD servers too, with table and plot
 # make manual man pages and shell completions of all programs, below build/manual

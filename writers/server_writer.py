@@ -85,6 +85,7 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
     kind = ""
     excluded: tuple[str, ...] = ()
     backup_schema = BackupSchema.COPY
+    component_flags = 0
 
     def __init__(self, command_seconds: float, socket_path: str = "") -> None:
         super().__init__(socket_path)
@@ -137,6 +138,7 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
                 logical_path,
                 caption=f"{self.kind} {data}",
                 selectable_for_restore=True,
+                flags=self.component_flags,
             )
             for directory, filespec, recursive in self.file_sets(data):
                 component.add_files(directory, filespec, recursive)

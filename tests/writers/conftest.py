@@ -151,9 +151,10 @@ class Processes:
         self._started: list[subprocess.Popen[str]] = []
 
     def start(self, *command: str, **options: Any) -> subprocess.Popen[str]:
+        environment = {name: options.pop(name) for name in list(options) if name.isupper()}
         process = subprocess.Popen(
             [sys.executable, *command],
-            env=self._environment,
+            env={**self._environment, **environment},
             stdout=options.pop("stdout", subprocess.DEVNULL),
             text=True,
             **options,

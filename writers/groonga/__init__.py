@@ -1,0 +1,1 @@
+"""A VSS writer for Groonga databases."""
