@@ -28,6 +28,7 @@ from shadowset.daemon.providers import Providers
 from shadowset.daemon.quiet import Quiet
 from shadowset.daemon.registry import Registry
 from shadowset.daemon.requester_session import RequesterSession
+from shadowset.daemon.scratch import ScratchCopies
 from shadowset.daemon.server import Connection, Listener
 from shadowset.daemon.service_calls import ServiceCalls
 from shadowset.daemon.snapshots import Snapshots
@@ -76,6 +77,7 @@ class Coordinator:
             volumes=volumes,
             providers=Providers(paths, catalogue, NbdProvider(paths, volumes, commands), self._volume_event),
             event=self._event,
+            scratch=ScratchCopies(paths, commands),
             creation=CreationQueue(limits.sets_at_once),
         )
         self._snapshots = Snapshots(self.house)

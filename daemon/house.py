@@ -14,6 +14,7 @@ from shadowset.daemon.limits import Limits
 from shadowset.daemon.providers import Providers
 from shadowset.daemon.quiet import Quiet
 from shadowset.daemon.registry import Registry
+from shadowset.daemon.scratch import ScratchCopies
 from shadowset.daemon.volumes import Volumes
 from shadowset.vss.paths import Paths
 
@@ -40,6 +41,7 @@ class House:
     volumes: Volumes
     providers: Providers
     event: EventSink
+    scratch: ScratchCopies
     sessions: set[str] = field(default_factory=set)
     creation: CreationQueue = field(default_factory=CreationQueue)
 

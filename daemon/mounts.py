@@ -37,6 +37,11 @@ def device_identity(node: str) -> str:
     return ""
 
 
+def loop_backing(number: str) -> str:
+    """The path behind the loop device ``major:minor`` as the kernel names it now; "" for none."""
+    return _line(f"/sys/dev/block/{number}/loop/backing_file")
+
+
 def device_family(number: str) -> set[str]:
     """A device, its partitions, and whatever the kernel has stacked on them (dm, md)."""
     family: set[str] = set()
@@ -118,7 +123,7 @@ def devices_below(path: str) -> set[str]:
         waiting += _numbers_below(f"{base}/slaves", "dev")
         if os.path.exists(f"{base}/partition"):
             waiting.append(_line(f"{os.path.dirname(base)}/dev"))
-        backing = _line(f"{base}/loop/backing_file")
+        backing = loop_backing(current)
         if backing:
             waiting.append(device_of_path(backing))
     return below

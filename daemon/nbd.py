@@ -65,14 +65,15 @@ class NbdProvider:
             await runtime.describe()
         except VssError:
             pass  # what it said last still says which volume it is
-        device = runtime.device
+        device, mounts = runtime.device, self._volumes.mounts(runtime.name)
         return VolumeFacts(
             name=runtime.name,
             size=runtime.description.size if runtime.description else 0,
-            mount_points=self._volumes.mount_points(runtime.name),
+            mount_points=[mount.path for mount in mounts],
             freeze=device,
             devices=[device] if device else [],
             lies_on=[runtime.row.origin],
+            mount_roots=[mount.root for mount in mounts],
         )
 
     async def is_volume_supported(self, volume: str) -> bool:

@@ -11,7 +11,8 @@ import logging
 import os
 from collections.abc import Callable
 
-from shadowset.daemon.expose import Exposer
+from shadowset.daemon.catalogue import VolumeRow
+from shadowset.daemon.expose import Exposer, is_dead
 from shadowset.daemon.mounts import read_mounts
 from shadowset.vss.codes import VssError
 from shadowset.vss.paths import Paths
@@ -30,13 +31,13 @@ class PreviousVersions:
         exposer: Exposer,
         volumes: Callable[[], list[str]],
         copies: Callable[[], list[SnapshotProperties]],
-        sector_size: Callable[[SnapshotProperties], int],
+        row: Callable[[SnapshotProperties], VolumeRow | None],
     ) -> None:
         self._top = paths.previous
         self._exposer = exposer
         self._volumes = volumes
         self._copies = copies
-        self._sector_size = sector_size
+        self._row = row
         self._syncing = asyncio.Lock()
 
     def wanted(self) -> dict[str, SnapshotProperties]:
@@ -60,6 +61,9 @@ class PreviousVersions:
             for place in mounted - set(wanted):
                 await self._remove(place)
             for place, copy in wanted.items():
+                if place in mounted and is_dead(copy, place):
+                    await self._remove(place)
+                    mounted.discard(place)
                 if place not in mounted:
                     await self._mount(place, copy)
 
@@ -85,7 +89,7 @@ class PreviousVersions:
     async def _mount(self, place: str, copy: SnapshotProperties) -> None:
         try:
             os.makedirs(place, mode=0o755, exist_ok=True)
-            await self._exposer.mount(copy.device_object, place, self._sector_size(copy))
+            await self._exposer.mount(copy, place, self._row(copy))
         except (VssError, OSError) as error:
             log.warning("%s cannot be shown as a previous version at %s: %s", copy.snapshot_id, place, error)
             _remove_empty(place)

@@ -37,6 +37,8 @@ class ServiceCalls:
             rp.QuerySnapshotDelta: self._query_delta,
             rp.ExposeSnapshot: self._expose,
             rp.UnexposeSnapshot: self._unexpose,
+            rp.ExposeSet: self._expose_set,
+            rp.UnexposeSet: self._unexpose_set,
             rp.RevertToSnapshot: self._revert,
             rp.QueryRevertStatus: self._query_revert,
             rp.GetSet: self._get_set,
@@ -80,6 +82,12 @@ class ServiceCalls:
 
     async def _unexpose(self, call: rp.UnexposeSnapshot) -> None:
         await self.snapshots.unexpose(call.snapshot_id)
+
+    async def _expose_set(self, call: rp.ExposeSet) -> dict[str, str]:
+        return await self.snapshots.expose_set(call.set_id, call.root)
+
+    async def _unexpose_set(self, call: rp.UnexposeSet) -> None:
+        await self.snapshots.unexpose_set(call.where)
 
     async def _revert(self, call: rp.RevertToSnapshot) -> rp.RevertStatus:
         return await revert(self._house, self.snapshots.get(call.snapshot_id))

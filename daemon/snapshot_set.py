@@ -329,5 +329,6 @@ class SnapshotSetMaker:
             number=each.number,
             device_number=each.device_number,
             mount_points=each.facts.mount_points,
+            mount_roots=each.facts.mount_roots,
             writer_ids=writers_on(each, self.plan.snapshots, self._cast.participants, os.environ),
         )

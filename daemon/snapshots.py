@@ -8,9 +8,11 @@ import time
 
 import msgspec
 
+from shadowset.daemon.catalogue import VolumeRow
 from shadowset.daemon.control_link import ControlLink
-from shadowset.daemon.expose import Exposer, is_mount_point, logical_sector_size
+from shadowset.daemon.expose import Exposer, is_dead, is_mount_point
 from shadowset.daemon.house import House
+from shadowset.daemon.one_root import Tree, Trees, parts_of
 from shadowset.daemon.previous import PreviousVersions
 from shadowset.daemon.process import despite_cancel
 from shadowset.daemon.provider_events import take_over
@@ -23,8 +25,6 @@ from shadowset.vss.provider_protocol import CopyInfo, VolumeDescription
 from shadowset.vss.requester_protocol import DeleteResult, SnapshotProperties
 
 log = logging.getLogger(__name__)
-
-SECTOR = 512
 
 
 def refuse_held(copy: SnapshotProperties) -> None:
@@ -47,14 +47,15 @@ class Snapshots:
 
     def __init__(self, house: House) -> None:
         self._house = house
-        self._exposer = Exposer(house.paths, house.limits)
+        self._exposer = Exposer(house.paths, house.limits, house.scratch)
         self.previous = PreviousVersions(
             house.paths,
             self._exposer,
             lambda: [row.name for row in house.catalogue.volumes()],
             house.catalogue.snapshots,
-            self._sector_size,
+            self._row,
         )
+        self._trees = Trees(house.catalogue, house.limits.command_ms)
         self._changing = asyncio.Lock()
         self._away: set[str] = set()
         self.releases = Releases(house, self._release_now, self._conceal)
@@ -114,8 +115,7 @@ class Snapshots:
             await despite_cancel(self._delete(copy, cause))
 
     async def _delete(self, copy: SnapshotProperties, cause: str) -> None:
-        if copy.exposed_name:
-            await self._exposer.unmount(copy.exposed_name, lazy=True)
+        await self._take_away(copy)
         await self.previous.drop(copy.snapshot_id)
         await self._house.quiet.writable()
         self._house.catalogue.mark_deleting([copy.snapshot_id])
@@ -168,7 +168,10 @@ class Snapshots:
         await self.delete_one(copy, force=True, cause="was released with its session")
 
     async def _conceal(self, copy: SnapshotProperties) -> None:
-        await self.unexpose(copy.snapshot_id)
+        if self._trees.of(copy.snapshot_set_id):
+            await self.unexpose_set(copy.snapshot_set_id)
+        if self.get(copy.snapshot_id).exposed_name:
+            await self.unexpose(copy.snapshot_id)
 
     def _event(self, name: str, copy: SnapshotProperties, what: str) -> None:
         sentence = f"shadow copy {copy.snapshot_id} of volume {copy.original_volume} {what}"
@@ -189,19 +192,22 @@ class Snapshots:
             return await despite_cancel(self._expose(copy, path))
 
     async def _expose(self, copy: SnapshotProperties, path: str) -> str:
+        """It is recorded first, so that whoever comes after a crash looks there."""
         place = self._exposer.place(copy.snapshot_id, path)
-        try:
-            await self._exposer.mount(copy.device_object, place, self._sector_size(copy))
-        except VssError:
-            await self._exposer.unmount(place, lazy=True)
-            raise
         await self._store_exposed(copy, place)
+        try:
+            await self._exposer.mount(copy, place, self._row(copy))
+        except BaseException:
+            await self._exposer.unmount(place, lazy=True)
+            await self._store_exposed(copy, "")
+            raise
         return place
 
-    def _sector_size(self, copy: SnapshotProperties) -> int:
+    def _row(self, copy: SnapshotProperties) -> VolumeRow | None:
+        """The protected volume that it is a copy of, if it is of one."""
         if copy.provider_id != self._house.providers.builtin.info.provider_id:
-            return SECTOR
-        return logical_sector_size(self._house.volumes.get(copy.original_volume).row.origin)
+            return None
+        return self._house.volumes.get(copy.original_volume).row
 
     async def unexpose(self, snapshot_id: str) -> None:
         """Unmount a copy. Errors: VSS_E_BAD_STATE when it is not exposed, VSS_E_VOLUME_IN_USE."""
@@ -209,11 +215,91 @@ class Snapshots:
             copy = self.get(snapshot_id)
             if not copy.exposed_name:
                 raise VssError(Code.VSS_E_BAD_STATE, f"shadow copy {snapshot_id} is not exposed")
+            tree = self._trees.of(copy.snapshot_set_id)
+            if tree and snapshot_id in tree.exposed:
+                message = f"shadow copy {snapshot_id} is mounted with the others of its set; unmount all of them"
+                raise VssError(Code.VSS_E_VOLUME_IN_USE, f"{message} ('shadowset umount {tree.root}')")
             await despite_cancel(self._unexpose(copy))
 
     async def _unexpose(self, copy: SnapshotProperties) -> None:
         await self._exposer.unmount(copy.exposed_name, lazy=False)
         await self._store_exposed(copy, "")
+
+    async def expose_set(self, set_id: str, root: str) -> dict[str, str]:
+        """Mount all copies of a set below one directory; which copy is where.
+
+        Errors: VSS_E_OBJECT_NOT_FOUND, VSS_E_OBJECT_ALREADY_EXISTS, E_INVALIDARG, and mounting's.
+        """
+        async with self._changing:
+            copies = self._house.catalogue.snapshots(set_id=set_id) if set_id else []
+            if not copies:
+                raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no shadow copy in a set {set_id[:80]!r}")
+            return await despite_cancel(self._expose_set(set_id, root, copies))
+
+    async def _expose_set(self, set_id: str, root: str, copies: list[SnapshotProperties]) -> dict[str, str]:
+        tree, parts, places = Tree(self._trees.check_root(set_id, root)), parts_of(copies), {}
+        try:
+            for copy in (each for each in copies if each.mount_points):
+                if not copy.exposed_name:
+                    tree.exposed.append(copy.snapshot_id)
+                places[copy.snapshot_id] = copy.exposed_name or await self._expose(copy, "")
+            await self._house.quiet.writable()
+            return await self._trees.mount(set_id, tree, parts, places)
+        except BaseException:
+            await self._unexpose_all(tree.exposed, lazy=True)
+            raise
+
+    async def unexpose_set(self, where: str) -> None:
+        """Unmount what ``expose_set`` has mounted, named by the set or its directory.
+
+        Errors: VSS_E_BAD_STATE when there is nothing; VSS_E_VOLUME_IN_USE, and what was not unmounted stays.
+        """
+        async with self._changing:
+            sets = {copy.snapshot_set_id for copy in self._house.catalogue.snapshots()}
+            found = [each for each in sets if (tree := self._trees.of(each)) and where in (each, tree.root)]
+            if not found:
+                raise VssError(Code.VSS_E_BAD_STATE, f"no shadow copy set is mounted as {where[:200]!r}")
+            await despite_cancel(self._unexpose_set(found[0], lazy=False))
+
+    async def _unexpose_set(self, set_id: str, lazy: bool) -> None:
+        await self._house.quiet.writable()
+        tree = await self._trees.unmount(set_id, lazy)
+        await self._unexpose_all(tree.exposed if tree else [], lazy)
+
+    async def _unexpose_all(self, snapshot_ids: list[str], lazy: bool) -> None:
+        for snapshot_id in snapshot_ids:
+            for copy in self._house.catalogue.snapshots(snapshot_id=snapshot_id):
+                if copy.exposed_name:
+                    await self._exposer.unmount(copy.exposed_name, lazy)
+                    await self._store_exposed(copy, "")
+
+    async def _take_away(self, copy: SnapshotProperties) -> None:
+        """Whoever reads it goes on with what is open; nobody finds it any more."""
+        if self._trees.of(copy.snapshot_set_id):
+            await self._unexpose_set(copy.snapshot_set_id, lazy=True)
+        if copy.exposed_name:
+            await self._unexpose_all([copy.snapshot_id], lazy=True)
+
+    async def _mend(self) -> None:
+        """Copies whose device objects have died under their mounts are mounted once more, in the same places."""
+        async with self._changing:
+            for copy in self._house.catalogue.snapshots():
+                if copy.exposed_name and is_dead(copy, copy.exposed_name):
+                    await despite_cancel(self._expose_again(copy))
+
+    async def _expose_again(self, copy: SnapshotProperties) -> None:
+        place, set_id = copy.exposed_name, copy.snapshot_set_id
+        tree = self._trees.of(set_id)
+        await self._take_away(copy)
+        try:
+            if tree and copy.snapshot_id in tree.exposed:
+                await self._expose_set(set_id, tree.root, self._house.catalogue.snapshots(set_id=set_id))
+            else:
+                own = place.startswith(f"{self._house.paths.mounts}/")
+                await self._expose(self.get(copy.snapshot_id), "" if own else place)
+            self._event("exposed-again", copy, f"is mounted at {place} again, because its device object had died")
+        except VssError as error:
+            self._event("expose-lost", copy, f"is no longer mounted at {place}: {error.message}")
 
     async def _store_exposed(self, copy: SnapshotProperties, place: str) -> None:
         attributes = copy.attributes & ~Attribute.EXPOSED_LOCALLY
@@ -274,8 +360,7 @@ class Snapshots:
                 raise
 
     async def _lost(self, provider: Provider, copy: SnapshotProperties) -> None:
-        if copy.exposed_name:
-            await self._exposer.unmount(copy.exposed_name, lazy=True)
+        await self._take_away(copy)
         await self._house.quiet.writable()
         self._house.catalogue.forget_snapshot(copy.snapshot_id)
         await provider.unsurface(copy)
@@ -283,6 +368,7 @@ class Snapshots:
 
     async def look_after(self) -> None:
         """One round over all volumes that are online: notice copies that were lost to overflow, and dead devices."""
+        await self._mend()
         await self.previous.sync()
         for row in self._house.volumes.rows():
             self._house.volumes.look_after_device(row.name)
@@ -330,13 +416,14 @@ class Snapshots:
 
     async def clean_up(self, rebooted: bool) -> None:
         """Drop the copies of sessions that have died with the daemon, and what a reboot ends; correct mount points."""
+        await self._house.scratch.release()
+        for set_id in {copy.snapshot_set_id for copy in self._house.catalogue.snapshots()}:
+            self._trees.prune(set_id)
         for copy in self._house.catalogue.snapshots():
             kept = copy.attributes & (Attribute.PERSISTENT if rebooted else Attribute.NO_AUTO_RELEASE)
-            mounted = bool(copy.exposed_name) and is_mount_point(copy.exposed_name)
             if not kept:
-                if mounted:
-                    await self._exposer.unmount(copy.exposed_name, lazy=True)
+                await self._take_away(copy)
                 self._house.catalogue.mark_deleting([copy.snapshot_id])
                 self._event("snapshot-deleted", copy, "was released: its session ended with the last run")
-            elif copy.exposed_name and not mounted:
-                await self._store_exposed(copy, "")
+            elif copy.exposed_name and not is_mount_point(copy.exposed_name):
+                await self._unexpose_all([copy.snapshot_id], lazy=True)

@@ -18,6 +18,7 @@ from shadowset.daemon.quiet import Quiet
 from shadowset.daemon.volume_checks import check_name, check_nesting, check_origin, check_own_files, check_storage
 from shadowset.daemon.volume_runtime import Tools, VolumeRuntime
 from shadowset.vss.codes import Code, VssError
+from shadowset.vss.mountinfo import Mount
 from shadowset.vss.paths import Paths
 from shadowset.vss.provider import VolumeFacts
 from shadowset.vss.provider_protocol import VolumeDescription
@@ -114,7 +115,11 @@ class Volumes:
 
     def mount_points(self, name: str) -> list[str]:
         """Where the volume's file systems are mounted."""
-        return [mount.path for mount in mounts_of(self.get(name).device)]
+        return [mount.path for mount in self.mounts(name)]
+
+    def mounts(self, name: str) -> list[Mount]:
+        """The mounts of the volume's file systems."""
+        return mounts_of(self.get(name).device)
 
     async def info(self, name: str) -> VolumeInfo:
         """The volume as the protocol reports it."""

@@ -277,6 +277,15 @@ class BackupComponents:
         """Unmount a copy."""
         self.connection.call(protocol.UnexposeSnapshot, snapshot_id=snapshot_id)
 
+    def expose_set(self, set_id: str, root: str) -> dict[str, str]:
+        """Mount all copies of a set below the empty directory ``root``, as their volumes were; which copy is where."""
+        found: dict[str, str] = self.connection.call(protocol.ExposeSet, set_id=set_id, root=root)
+        return found
+
+    def unexpose_set(self, where: str) -> None:
+        """Unmount all of that; ``where`` is the set or the directory."""
+        self.connection.call(protocol.UnexposeSet, where=where)
+
     # ---- restore ----
 
     def set_selected_for_restore(

@@ -81,6 +81,11 @@ class Paths:
         return f"{self.runtime}/layers"
 
     @property
+    def scratch(self) -> str:
+        """What serves finished copies with changes of their own, so that they can be mounted, one directory each."""
+        return f"{self.runtime}/scratch"
+
+    @property
     def trees(self) -> str:
         """Shadow copies that are directories instead of device objects."""
         return f"{self.runtime}/trees"

@@ -51,7 +51,8 @@ class VolumeFacts(msgspec.Struct, frozen=True):
     protected volume. ``size`` in bytes. The coordinator freezes the file systems on the block device ``freeze``, if
     any. ``devices`` are the block devices that the live file systems are on, ``lies_on`` the devices and files that
     hold the data. A provider that cannot hold the volume's writes says so in ``holds``: a set takes one such volume at
-    the most, because the cut of all others has to lie around it.
+    the most, because the cut of all others has to lie around it. ``mount_roots`` says which directory of the file
+    system is at each of the ``mount_points``; its root, when it says nothing.
     """
 
     name: str
@@ -61,6 +62,7 @@ class VolumeFacts(msgspec.Struct, frozen=True):
     devices: list[str] = []
     lies_on: list[str] = []
     holds: bool = True
+    mount_roots: list[str] = []
 
 
 class ProviderHost(Protocol):

@@ -11,6 +11,7 @@ import bisect
 import os
 import shutil
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from typing import Final
@@ -97,24 +98,19 @@ def _read_map(path: str) -> tuple[list[int], list[int]]:
     return [first for first, _ in pairs], [end for _, end in pairs]
 
 
-class OpenLayer:
-    """A layer that is being written, over the ``size`` bytes that ``below`` (offset, length) reads.
+class Layer:
+    """A layer that is being written, into the file ``data``, over ``size`` bytes that ``below`` (offset, length) reads.
 
-    Errors: VSS_E_OBJECT_ALREADY_EXISTS when the copy has one, OSError.
+    Errors: OSError.
     """
 
-    def __init__(self, storage: str, copy_id: UUID, size: int, below: Callable[[int, int], bytes]) -> None:
-        self._place = _directory(storage, copy_id)
-        if os.path.exists(self._place):
-            raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"shadow copy {copy_id} is sealed; it stays as it is")
+    def __init__(self, data: int, size: int, below: Callable[[int, int], bytes]) -> None:
+        self._data = data
         self._size = size
         self._below = below
         self._changed: set[int] = set()
         self.failed = False
-        shutil.rmtree(self._place + OPEN, ignore_errors=True)
-        os.makedirs(self._place + OPEN, mode=0o700)
-        self._data = os.open(f"{self._place}{OPEN}/data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self._data, size)
+        os.ftruncate(data, size)
 
     def read(self, offset: int, length: int) -> bytes:
         """The copy as it is by now. Errors: OSError."""
@@ -141,6 +137,29 @@ class OpenLayer:
         write_all(self._data, head + content + tail, begin)
         self._changed.update(range(begin // BLOCK, -(-end // BLOCK)))
 
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._data)
+
+
+def scratch_layer(directory: str, size: int, below: Callable[[int, int], bytes]) -> Layer:
+    """A layer that goes with its process: its file in ``directory`` has no name. Errors: OSError."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        return Layer(os.dup(file.fileno()), size, below)
+
+
+class OpenLayer(Layer):
+    """The layer of a pending copy, to be sealed. Errors: VSS_E_OBJECT_ALREADY_EXISTS when the copy has one, OSError."""
+
+    def __init__(self, storage: str, copy_id: UUID, size: int, below: Callable[[int, int], bytes]) -> None:
+        self._place = _directory(storage, copy_id)
+        if os.path.exists(self._place):
+            raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"shadow copy {copy_id} is sealed; it stays as it is")
+        shutil.rmtree(self._place + OPEN, ignore_errors=True)
+        os.makedirs(self._place + OPEN, mode=0o700)
+        data = os.open(f"{self._place}{OPEN}/data", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        super().__init__(data, size, below)
+
     def seal(self) -> None:
         """Durable when it returns, and for ever as it is. Errors: OSError, also for a write that failed before."""
         if self.failed:
@@ -158,10 +177,6 @@ class OpenLayer:
         sync_directory(os.path.dirname(self._place))
         sync_directory(os.path.dirname(os.path.dirname(self._place)))
         self.close()
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._data)
 
 
 def _runs(blocks: list[int]) -> Iterator[tuple[int, int]]:

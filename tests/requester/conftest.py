@@ -359,6 +359,13 @@ class FakeCoordinator:
         copy.exposed_name = call.path or f"{self.directory}/copy-{call.snapshot_id}"
         return copy.exposed_name
 
+    def do_expose_set(self, session: Session, call: rp.ExposeSet) -> dict[str, str]:
+        found = (copy for copy in self.copies.values() if copy.snapshot_set_id == call.set_id)
+        return {f"{call.root}{path}": copy.snapshot_id for copy in found for path in copy.mount_points}
+
+    def do_unexpose_set(self, session: Session, call: rp.UnexposeSet) -> None:
+        return None
+
     def do_unexpose_snapshot(self, session: Session, call: rp.UnexposeSnapshot) -> None:
         self._known(call.snapshot_id).exposed_name = ""
 

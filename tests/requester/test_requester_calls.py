@@ -39,6 +39,8 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "delete_snapshots": ("id", ObjectType.SNAPSHOT),
     "expose_snapshot": ("id",),
     "unexpose_snapshot": ("id",),
+    "expose_set": ("id", "/root"),
+    "unexpose_set": ("id",),
     "set_selected_for_restore": (KEY,),
     "add_restore_subcomponent": (KEY, "p", "n"),
     "set_restore_options": (KEY, "x"),

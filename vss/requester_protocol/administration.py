@@ -59,6 +59,23 @@ class UnexposeSnapshot(Call, tag="unexpose-snapshot"):
     snapshot_id: str
 
 
+class ExposeSet(Call, tag="expose-set"):
+    """Mount all copies of a set below the empty directory ``root``, at the paths of their volumes when it was cut.
+
+    Result: dict, mount point to snapshot id, outer ones first. Errors: VSS_E_OBJECT_NOT_FOUND, also when none of its
+    volumes was mounted then; VSS_E_OBJECT_ALREADY_EXISTS, E_INVALIDARG, VSS_E_VOLUME_NOT_SUPPORTED.
+    """
+
+    set_id: str
+    root: str
+
+
+class UnexposeSet(Call, tag="unexpose-set"):
+    """Unmount all of that; ``where`` is the set or the directory. Errors: VSS_E_BAD_STATE, VSS_E_VOLUME_IN_USE."""
+
+    where: str
+
+
 class RevertToSnapshot(Call, tag="revert-to-snapshot"):
     """Take a detached volume back to a persistent copy; sent again, a stopped revert goes on. Result: RevertStatus.
 

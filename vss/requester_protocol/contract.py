@@ -10,6 +10,7 @@ from shadowset.vss.provider_protocol import ChangedRanges
 from shadowset.vss.requester_protocol.administration import (
     CancelStorageMove,
     DeleteSnapshots,
+    ExposeSet,
     ExposeSnapshot,
     GetSet,
     ImportSnapshot,
@@ -26,6 +27,7 @@ from shadowset.vss.requester_protocol.administration import (
     StorageConfigure,
     StorageList,
     StorageMove,
+    UnexposeSet,
     UnexposeSnapshot,
     UnregisterProvider,
     VolumeAdd,
@@ -139,6 +141,8 @@ ToCoordinator = (
     | QuerySnapshotDelta
     | ExposeSnapshot
     | UnexposeSnapshot
+    | ExposeSet
+    | UnexposeSet
     | RevertToSnapshot
     | QueryRevertStatus
     | GetSet
@@ -181,6 +185,7 @@ RESULTS: dict[type[Call], Any] = {
     KeepSnapshot: SnapshotProperties,
     QuerySnapshotDelta: ChangedRanges,
     ExposeSnapshot: str,
+    ExposeSet: dict[str, str],
     RevertToSnapshot: RevertStatus,
     QueryRevertStatus: RevertStatus,
     GetSet: SetRecord,

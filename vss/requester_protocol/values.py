@@ -33,6 +33,8 @@ class SnapshotProperties(msgspec.Struct):
     """VSS_SNAPSHOT_PROP, with the volume's name in Shadowset and the copy's generation in the shadow storage.
 
     ``writer_ids`` are the classes of the writers that had files on the volume and took part in the session.
+    ``mount_roots`` says which directory of the volume's file system was at each of the ``mount_points``; its root, when
+    it says nothing.
     """
 
     snapshot_id: str
@@ -55,6 +57,7 @@ class SnapshotProperties(msgspec.Struct):
     priority: int = 128
     hold_until_ns: int = 0
     writer_ids: list[str] = []
+    mount_roots: list[str] = []
 
 
 class TimelineEntry(msgspec.Struct):

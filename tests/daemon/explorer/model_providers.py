@@ -13,6 +13,7 @@ from model_host import Op
 from shadowset.daemon.catalogue import VolumeRow
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import SnapshotState
+from shadowset.vss.mountinfo import Mount
 from shadowset.vss.provider_protocol import Committed, CopyInfo, Held, Released, VolumeDescription
 
 if TYPE_CHECKING:
@@ -196,8 +197,8 @@ class ModelVolumes:
     def rows(self) -> list[VolumeRow]:
         return [each.row for each in self._volumes.values()]
 
-    def mount_points(self, name: str) -> list[str]:
-        return [f"/{name}"]
+    def mounts(self, name: str) -> list[Mount]:
+        return [Mount(0, "", "/", f"/{name}", "", "")]
 
     def check_set(self, chosen: list[Any]) -> None:
         pass
@@ -213,6 +214,9 @@ class ModelCatalogue:
         self.copies: dict[str, Any] = {}
         self._deleting: dict[str, str] = {}
         self._number = 0
+
+    def setting(self, name: str) -> str:
+        return ""
 
     def _write(self) -> None:
         self.world.watch.require(not self.world.kernel.frozen, "the catalogue is written while something is frozen")

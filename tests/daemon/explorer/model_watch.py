@@ -233,6 +233,9 @@ class _Records:
     def forget_snapshot(self, snapshot_id: str) -> None:
         self.copies.pop(snapshot_id, None)
 
+    def setting(self, name: str) -> str:
+        return ""
+
 
 class _After:
     """A house in which nobody makes a set."""
@@ -241,7 +244,7 @@ class _After:
         self.catalogue, self.quiet = catalogue, quiet
         self.paths, self.limits = world.house.paths, world.house.limits
         self.creation = type(world.house.creation)()
-        self.event = world.house.event
+        self.event, self.scratch = world.house.event, world.house.scratch
 
     @property
     def creating_set(self) -> str:

@@ -21,6 +21,7 @@ from shadowset.daemon.nbd import NbdProvider
 from shadowset.daemon.providers import Providers
 from shadowset.daemon.quiet import Quiet
 from shadowset.daemon.registry import Registry
+from shadowset.daemon.scratch import ScratchCopies
 from shadowset.daemon.service_calls import ServiceCalls
 from shadowset.daemon.snapshots import Snapshots
 from shadowset.vss import requester_protocol as rp
@@ -91,6 +92,7 @@ class World:
             "volumes": volumes,
             "providers": Providers(PATHS, catalogue, nbd, lambda *arguments: None),
             "event": lambda *arguments, **named: None,
+            "scratch": ScratchCopies(PATHS, Commands()),
         }
         return House(**parts)
 
