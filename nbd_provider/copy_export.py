@@ -12,7 +12,7 @@ from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Allocation, Changes, Context, bitmap_names, copy_ranges, open_bitmap
 from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import COMMON_FLAGS
-from shadowset.nbd_provider.page_cache import PageCache, read_cached, will_need
+from shadowset.nbd_provider.page_cache import PageCache, will_need
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.volume import Gate
@@ -47,7 +47,7 @@ class CopyExport:
         """Fill ``target`` from the page cache; what is unusual is left to ``read``."""
         if self._may_try:
             try:
-                return self._reader.fill(offset, target, read_cached)
+                return self._reader.fill_now(offset, target)
             except OSError as error:
                 if error.errno != errno.EOPNOTSUPP:
                     raise

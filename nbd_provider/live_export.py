@@ -12,8 +12,9 @@ from shadowset.nbd_provider.block_status import Allocation, Context, bitmap_name
 from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import COMMON_FLAGS
 from shadowset.nbd_provider.origin import FALLOC_FL_ZERO_RANGE, UNSUPPORTED
-from shadowset.nbd_provider.page_cache import PageCache, read_cached, will_need
+from shadowset.nbd_provider.page_cache import PageCache, will_need
 from shadowset.nbd_provider.store.reclaim import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
+from shadowset.nbd_provider.store.resident import read_cached
 from shadowset.nbd_provider.volume import Gate, Volume
 
 WRITE_FLAGS: Final = p.FLAG_SEND_FUA | p.FLAG_SEND_TRIM | p.FLAG_SEND_WRITE_ZEROES | p.FLAG_SEND_FAST_ZERO

@@ -100,14 +100,3 @@ class PageCache:
     def may_be_zero(self) -> bool:
         """Whether the range that was asked for last begins and ends with a zero byte."""
         return not self._ends[0][0] and not self._ends[1][0]
-
-
-def read_cached(fd: int, offset: int, target: memoryview) -> bool:
-    """Fill ``target`` from the page cache, or say False when a disk would have to be waited for.
-
-    Errors: OSError; EOPNOTSUPP where the file system cannot tell.
-    """
-    try:
-        return os.preadv(fd, (target,), offset, os.RWF_NOWAIT) == len(target)
-    except BlockingIOError:
-        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from shadowset.nbd_provider import protocol as p
@@ -28,6 +29,24 @@ class Request(NamedTuple):
     offset: int
     length: int
     data: memoryview
+
+
+def adjoining_reads(batch: Sequence[Request], most: int) -> Iterator[list[Request]]:
+    """The batch in its order, reads of ``most`` bytes at most that go on where the one before ends in one list."""
+    run: list[Request] = []
+    end = room = -1
+    for request in batch:
+        kind, flags, _, offset, length, _ = request
+        if offset == end and kind == p.CMD_READ and 0 < length <= room and flags == run[0].flags:
+            run.append(request)
+        else:
+            if run:
+                yield run
+            run, room = [request], most
+        end = offset + length if kind == p.CMD_READ else -1
+        room -= length
+    if run:
+        yield run
 
 
 class RequestBuffer:

@@ -18,7 +18,7 @@ from shadowset.nbd_provider.cold_reads import Result, Stream, prefetch, read_som
 from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import Export
 from shadowset.nbd_provider.replies import Piece, Replies
-from shadowset.nbd_provider.requests import Request
+from shadowset.nbd_provider.requests import Request, adjoining_reads
 from shadowset.nbd_provider.threads import Submit, Work
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,7 @@ MAX_IN_THREADS: Final = 256
 LATE_GROUP: Final = 4
 MAX_EXPECTED: Final = 16 << 20
 READS_PER_THREAD: Final = 16
+MOST_TOGETHER: Final = 512 * 1024
 
 MODIFYING: Final = (p.CMD_WRITE, p.CMD_TRIM, p.CMD_WRITE_ZEROES)
 
@@ -106,7 +107,7 @@ class Transmission:
         if gate is not None and gate.closed:
             batch = self._hold(batch)
         batch, late = self._split(batch)
-        self._do_all(batch)
+        self._do_all(self._read_together(batch) if self._export.flags & p.FLAG_READ_ONLY else batch)
         self._do_late(late, bool(batch))
         self._start_cold()
 
@@ -270,6 +271,35 @@ class Transmission:
             self._in_thread(request, lambda: self._sparse(offset, length), self._reply_pieces)
         else:
             self._in_thread(request, lambda: self._export.read(offset, length), self._reply_data)
+
+    def _read_together(self, batch: list[Request]) -> list[Request]:
+        """Reads that adjoin are one where all is in memory: what a copy looks at beside it costs as much as for one.
+
+        Returns the other requests.
+        """
+        rest: list[Request] = []
+        for run in adjoining_reads(batch, MOST_TOGETHER):
+            if len(run) == 1 or not self._read_run(run):
+                rest += run
+        return rest
+
+    def _read_run(self, run: list[Request]) -> bool:
+        start, length = run[0].offset, sum(request.length for request in run)
+        if start + length > self._export.size or run[0].flags & ~self._allowed[p.CMD_READ]:
+            return False
+        target = self._replies.space.take(length)
+        try:
+            filled = self._export.read_now(start, target)
+        except OSError:  # each is told its own
+            filled = False
+        if not filled:
+            self._replies.space.give_back()
+            return False
+        self._stream.saw(start, length)
+        for request in run:
+            at = request.offset - start
+            self._reply_data(request, target[at : at + request.length])
+        return True
 
     def _start_cold(self) -> None:
         """What the batch found in no memory, in few threads: handing a read to a thread costs more than the read."""

@@ -37,7 +37,7 @@ LIBRARIES = f"{HOME}/lib/{PYTHON}/site-packages"
 EXTRAS = ("mariadb", "redis", "metrics")
 MAINTAINER = "Shadowset developers <developers@shadowset.invalid>"
 LEFT_OUT = ("__pycache__", "tests", "test")
-IGNORED = (".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
+IGNORED = (".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "*.so")
 CONFIG_DIRECTORIES = ("shadowsetd.d", "access.d", "express-writers.d", "writers.d")
 LAUNCHER = """\
 #!/usr/lib/shadowset/bin/python3
@@ -221,7 +221,7 @@ def settings(stage: Path) -> None:
 
 
 def architecture() -> str:
-    """Of the machine: one library is compiled."""
+    """Of the machine: a library and a module of ours are compiled."""
     done = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True)
     return done.stdout.strip()
 

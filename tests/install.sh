@@ -8,14 +8,15 @@ lane=${1:-test}
 python=${PYTHON:-/usr/bin/python3}
 venv=.venv
 
+compiler="gcc libc6-dev python3-dev"
 common="python3-venv e2fsprogs xfsprogs fuse3 mount util-linux kmod"
 tests="btrfs-progs libnbd-bin python3-libnbd qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 groff-base postgresql mariadb-server-core mariadb-client-core redis-tools groonga-bin restic borgbackup qemu-system-x86 busybox-static cpio"
 samba="samba smbclient samba-common-bin samba-vfs-modules samba-testsuite"
 case $lane in
 demo) packages=$common extras=farm ;;
-test) packages="$common $tests $samba" extras=farm,manual,mariadb,metrics,postgresql,redis,test ;;
-deb) packages="python3-venv groff-base" extras=manual,mariadb,metrics,redis,test ;;
-bench) packages="$common $tests qemu-system-common" extras=farm,manual,mariadb,metrics,postgresql,redis,test,bench ;;
+test) packages="$common $compiler $tests $samba" extras=farm,manual,mariadb,metrics,postgresql,redis,test ;;
+deb) packages="python3-venv groff-base $compiler" extras=manual,mariadb,metrics,redis,test ;;
+bench) packages="$common $compiler $tests qemu-system-common" extras=farm,manual,mariadb,metrics,postgresql,redis,test,bench ;;
 *) echo "install.sh: $lane is none of demo, test, bench and deb" >&2; exit 2 ;;
 esac
 

@@ -11,12 +11,13 @@ import errno
 import mmap
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.overlay import Overlay, find_overlay
+from shadowset.nbd_provider.store.resident import Pread, Windows
 from shadowset.nbd_provider.store.rows import LivingRows
 from shadowset.nbd_provider.store.slots import Slots, read_words
 
@@ -24,9 +25,6 @@ LOOKS = 100
 LARGE = 64 * 1024
 BRIDGE = 4
 """Chunks between two runs of the origin that are read along, since that costs less than another read."""
-
-Pread = Callable[[int, int, memoryview], bool]
-"""Fills memory from a descriptor at an offset; False when it will not fill all of it."""
 
 
 def memory(length: int) -> memoryview:
@@ -73,7 +71,8 @@ class CopyFiles:
         self._slots = Slots(storage, self.chunk_size)
         self._number = self.entry.number
         self._limit = self._number << layout.SLOT_BITS
-        self.close = weakref.finalize(self, _close, self._slots, self.overlay, self._head, self._rows)
+        self.windows = Windows()
+        self.close = weakref.finalize(self, _close, self.windows, self._slots, self.overlay, self._head, self._rows)
 
     @property
     def alive(self) -> bool:
@@ -138,9 +137,7 @@ class CopyFiles:
         if not self._fill_origin(begin, kept, len(numbers), offset, target, pread):
             return False
         for index in kept:
-            slot = self._slots.find(numbers[index], self._number)
-            assert slot is not None
-            fd, place = self._slots.place(slot)
+            fd, place = self._slots.place(numbers[index], self._number)
             chunk = begin + index * size
             start = max(0, chunk)
             if not pread(fd, place + start - chunk, target[start : min(end, chunk + size)]):
@@ -174,12 +171,11 @@ class CopyFiles:
         for start, end in origin_runs(kept, count):
             yield self._origin, (first + start) * self.chunk_size, (end - start) * self.chunk_size
         for index in kept:
-            slot = self._slots.find(numbers[index], self._number)
-            assert slot is not None
-            yield *self._slots.place(slot), self.chunk_size
+            yield *self._slots.place(numbers[index], self._number), self.chunk_size
 
 
-def _close(slots: Slots, overlay: Overlay | None, head: int, rows: LivingRows) -> None:
+def _close(windows: Windows, slots: Slots, overlay: Overlay | None, head: int, rows: LivingRows) -> None:
+    windows.close()
     slots.close()
     if overlay:
         overlay.close()

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from threading import Lock
 from uuid import UUID
 
-from shadowset.nbd_provider.store.copy_files import CopyFiles, Pread
+from shadowset.nbd_provider.store.copy_files import CopyFiles
 from shadowset.nbd_provider.store.place import at_home
+from shadowset.nbd_provider.store.resident import Pread
 from shadowset.vss.codes import VssError
 
 ATTEMPTS = 8
@@ -66,7 +67,15 @@ class CopyReader:
 
         Errors: OSError.
         """
+        return self._fill(self._files, offset, target, pread)
+
+    def fill_now(self, offset: int, target: memoryview) -> bool:
+        """``fill`` with what is in memory. Errors: OSError; EOPNOTSUPP where that cannot be asked for."""
         files = self._files
+        return self._fill(files, offset, target, files.windows.read)
+
+    @staticmethod
+    def _fill(files: CopyFiles, offset: int, target: memoryview, pread: Pread) -> bool:
         if files.overlay and files.overlay.touches(offset, len(target)):
             return False
         try:

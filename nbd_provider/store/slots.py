@@ -1,6 +1,7 @@
 """Words and slots of shadow storage as its readers see them.
 
-Readers map nothing: a page that cannot be read is an error to them and not a SIGBUS, which would end the process.
+They are not looked at in mapped memory: a page that cannot be read is an error to readers and not a SIGBUS, which
+would end the process.
 """
 
 from __future__ import annotations
@@ -102,12 +103,11 @@ class Slots:
         """A segment on the way to a slot is gone: the way is another one by now."""
         self._pages.clear()
 
-    def find(self, word: int, copy: int) -> int | None:
-        """The slot that holds what copy number ``copy`` saw; None means the origin. Errors: OSError."""
-        return find_slot(word, copy, self.previous_head)
-
-    def place(self, slot: int) -> tuple[int, int]:
-        """Descriptor and offset of a slot's data. Errors: OSError."""
+    def place(self, word: int, copy: int) -> tuple[int, int]:
+        """Descriptor and offset of what copy number ``copy`` saw of a chunk with this head word, which is not the
+        origin's. Errors: OSError."""
+        slot = find_slot(word, copy, self.previous_head)
+        assert slot is not None
         number, _, data = layout.slot_position(slot, self._chunk_size)
         return self._segment(number), data
 

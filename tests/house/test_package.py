@@ -17,13 +17,14 @@ from types import ModuleType
 import pytest
 
 from shadowset import __version__
+from shadowset.nbd_provider.store.resident import COMPILED
 
 ROOT = Path(__file__).resolve().parents[2]
 COPY_OF_HOST = Path(__file__).with_name("copy_of_host.sh")
 ROOMS = sorted(path.name for path in (ROOT / "src/shadowset").iterdir() if path.is_symlink() and path.name != "systemd")
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 LEAVE_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis"
+    ".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "*.so"
 )
 
 
@@ -64,12 +65,30 @@ def package(built: Path, wheel: Path) -> Path:
     return made
 
 
+IN_C = "shadowset/nbd_provider/store/_resident.abi3.so"
+
+
+def held_by(wheel: Path) -> set[str]:
+    return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+
 def test_the_wheel_from_the_sdist_holds_exactly_the_modules_of_the_tree(wheel: Path) -> None:
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = {f"shadowset/{path.relative_to(ROOT)}" for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    held = held_by(wheel)
+    expected = {f"shadowset/{path.relative_to(ROOT)}" for room in ROOMS for path in (ROOT / room).rglob("*.py*")}
+    expected = {name for name in expected if name.endswith((".py", ".pyi"))}
+    expected |= {IN_C} if COMPILED else set()
     expected |= {"shadowset/__init__.py", "shadowset/py.typed"}
     expected |= {f"shadowset/systemd/{path.name}" for path in (ROOT / "systemd").iterdir() if path.suffix != ".md"}
     assert held == expected
+
+
+def test_without_a_compiler_the_module_in_c_is_left_out(tmp_path: Path) -> None:
+    shutil.copytree(ROOT, tmp_path / "tree", symlinks=True, ignore=LEAVE_OUT)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, tmp_path / "tree"]
+    ran(*command, env={**os.environ, "CC": "false"})
+    (wheel,) = tmp_path.glob("*.whl")
+    held = held_by(wheel)
+    assert IN_C not in held and "shadowset/nbd_provider/store/resident.py" in held
 
 
 def test_the_sdist_brings_what_the_wheel_is_made_of_and_nothing_of_this_place(built: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -12,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 from uuid import UUID
 
+from shadowset.nbd_provider.store import resident
 from shadowset.nbd_provider.store.copy_files import read_whole
 from shadowset.nbd_provider.store.reader import CopyLost, CopyReader
 from shadowset.nbd_provider.store.writer import ShadowStore
@@ -26,9 +28,10 @@ LENGTHS = (1, 512, 4096, 9000, 70000, 300000)
 
 def read_copies(storage: str, origin: str, expected: str, seed: int, pipe: Connection) -> None:
     """Read until the pipe says so; ``expected`` is a directory with a file for each copy that exists or existed."""
+    resident.PLAIN_FIRST = resident.LEAST = 0  # type: ignore[misc] # all that is asked for is mapped
     chance = random.Random(seed)
     readers: dict[str, CopyReader] = {}
-    result: dict[str, Any] = {"reads": 0, "lost": 0, "wrong": [], "errors": []}
+    result: dict[str, Any] = {"reads": 0, "lost": 0, "mapped": 0, "wrong": [], "errors": []}
     while not pipe.poll():
         names = [name for name in os.listdir(expected) if name[0] != "."][-20:]
         if not names:
@@ -49,11 +52,20 @@ def read_copies(storage: str, origin: str, expected: str, seed: int, pipe: Conne
     pipe.send(result)
 
 
-def read_somehow(reader: CopyReader, offset: int, length: int, chance: random.Random) -> bytes:
-    """Half of the reads go the way of the NBD server, which looks at one set of words for all."""
+def read_somehow(reader: CopyReader, offset: int, length: int, chance: random.Random, result: dict[str, Any]) -> bytes:
+    """Most reads go the ways of the NBD server, which looks at one set of words for all."""
     target = memoryview(bytearray(min(length, reader.size - offset)))
-    if chance.random() < 0.5 and reader.fill(offset, target, read_whole):
+    kind = chance.random()
+    if kind < 0.3 and reader.fill(offset, target, read_whole):
         return bytes(target)
+    if kind >= 0.6 and resident.COMPILED:
+        try:
+            if reader.fill_now(offset, target):
+                result["mapped"] += 1
+                return bytes(target)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:  # of a memory file system, for what is not mapped
+                raise
     return reader.read(offset, length)
 
 
@@ -71,7 +83,7 @@ def read_one(
             readers[name] = CopyReader(storage, origin, UUID(int=int(name)))
         length = chance.choice(LENGTHS)
         offset = chance.randrange(readers[name].size)
-        content = read_somehow(readers[name], offset, length, chance)
+        content = read_somehow(readers[name], offset, length, chance, result)
         result["reads"] += 1
         if content != os.pread(file.fileno(), length, offset):
             result["wrong"].append((name, offset, length))

@@ -11,6 +11,7 @@ import pytest
 from racing import race
 
 from shadowset.nbd_provider.store.move import Mover
+from shadowset.nbd_provider.store.resident import COMPILED
 from shadowset.nbd_provider.store.writer import ShadowStore
 
 SECONDS = 12
@@ -22,6 +23,7 @@ def test_readers_in_other_processes(memory_directory: str, long: int) -> None:
     results = race(memory_directory, long * 60 or SECONDS, random.Random(None if long else 11))
     assert not [result for result in results if result["wrong"] or result["errors"]]
     assert sum(result["reads"] for result in results) > 50
+    assert not COMPILED or sum(result["mapped"] for result in results) > 5
     assert sum(result["lost"] for result in results) > 0
 
 
@@ -57,3 +59,4 @@ def test_readers_of_a_storage_that_moves(memory_directory: str, long: int) -> No
     results = race(memory_directory, long * 60 or SECONDS, random.Random(None if long else 13), moving)
     assert not [result for result in results if result["wrong"] or result["errors"]]
     assert sum(result["reads"] for result in results) > 50 and len(moves) > 3
+    assert not COMPILED or sum(result["mapped"] for result in results) > 5

@@ -11,8 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from shadowset.nbd_provider.page_cache import read_cached
-from shadowset.nbd_provider.store import copy_files, layout
+from shadowset.nbd_provider.store import copy_files, layout, resident
 from shadowset.nbd_provider.store.copy_files import Pread, origin_runs, read_whole
 from shadowset.nbd_provider.store.reader import CopyLost, CopyReader
 from shadowset.nbd_provider.store.writer import ShadowStore
@@ -67,12 +66,15 @@ def reader(racing: Racing) -> Iterator[CopyReader]:
     made.close()
 
 
-@pytest.mark.parametrize("pread", [read_whole, read_cached])
+@pytest.mark.parametrize("way", ["whole", "cached", "mapped"])
 @pytest.mark.parametrize("late", [True, False])
 def test_chunks_that_are_copied_out_beside_the_reading(
-    racing: Racing, reader: CopyReader, pread: Pread, late: bool
+    racing: Racing, reader: CopyReader, way: str, late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the bytes are read, so that new ones are, and after it, so that the words have changed for nothing."""
+    monkeypatch.setattr(resident, "PLAIN_FIRST", 0)
+    monkeypatch.setattr(resident, "LEAST", 0)
+    pread: Pread = {"whole": read_whole, "cached": resident.read_cached, "mapped": reader._files.windows.read}[way]
     todo = [0, 5, 6]
 
     def overtaken(fd: int, offset: int, target: memoryview) -> bool:

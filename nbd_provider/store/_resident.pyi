@@ -1,0 +1,3 @@
+import mmap
+
+def copy_resident(target: bytearray | memoryview, window: mmap.mmap, offset: int, ask: bool = ..., /) -> bool: ...

@@ -1,0 +1,111 @@
+"""Reading what lies in memory from files that are mapped, for places that are read more than once.
+
+The kernel reads a file by looking up, taking and letting go each page of its cache. What is mapped already costs only
+the copying, which is the smaller part. Mapping it costs as much as one read, so the first read of a place is plain.
+
+The copying is in C, where it can be asked beforehand whether the pages are there, and where a page that a disk cannot
+read again ends the copying in place of the process. Without the compiled module all reads are plain.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+from collections.abc import Callable
+from threading import Lock
+from typing import Final
+
+try:
+    from shadowset.nbd_provider.store._resident import copy_resident
+except ImportError:  # there was no compiler
+    COMPILED = False
+else:
+    COMPILED = True
+
+WINDOW: Final = 32 << 20
+PLAIN_FIRST: Final = WINDOW
+"""So many bytes are read plainly before a window is mapped: who reads a copy once maps nothing."""
+MOST_WINDOWS: Final = 64
+MOST_COUNTS: Final = 4096
+LEAST: Final = 64 * 1024
+"""Of less, asking what is in memory costs more than is won."""
+
+Pread = Callable[[int, int, memoryview], bool]
+"""Fills memory from a descriptor at an offset; False when it will not fill all of it."""
+
+
+def read_cached(fd: int, offset: int, target: memoryview) -> bool:
+    """Fill ``target`` from the page cache, or say False when a disk would have to be waited for.
+
+    Errors: OSError; EOPNOTSUPP where the file system cannot tell.
+    """
+    try:
+        return os.preadv(fd, (target,), offset, os.RWF_NOWAIT) == len(target)
+    except BlockingIOError:
+        return False
+
+
+class Windows:
+    """Mapped parts of files that stay open for as long as this is used. Any thread may read.
+
+    Of a file system that cannot tell what is in memory nothing is mapped, since its first read fails.
+    """
+
+    def __init__(self) -> None:
+        self._mapping = Lock()
+        self._mapped: dict[tuple[int, int], mmap.mmap] = {}
+        self._read: dict[tuple[int, int], int] = {}
+
+    def read(self, fd: int, offset: int, target: memoryview) -> bool:
+        """As ``read_cached``."""
+        if not COMPILED or len(target) < LEAST:
+            return read_cached(fd, offset, target)
+        number, at = divmod(offset, WINDOW)
+        end = at + len(target)
+        if end > WINDOW:
+            middle = WINDOW - at
+            return self.read(fd, offset, target[:middle]) and self.read(fd, offset + middle, target[middle:])
+        window = self._mapped.get((fd, number))
+        if window is None or end > len(window):
+            window = self._window(fd, number, end, len(target))
+            if window is None:
+                return read_cached(fd, offset, target)
+        return copy_resident(target, window, at)
+
+    def _window(self, fd: int, number: int, end: int, length: int) -> mmap.mmap | None:
+        """The window, if it has been read once and reaches to ``end``."""
+        key = fd, number
+        with self._mapping:
+            count = self._read.get(key, 0)
+            if count >= PLAIN_FIRST:
+                return self._map(fd, number, end)
+            if len(self._read) >= MOST_COUNTS:
+                self._read.clear()
+            self._read[key] = count + length
+        return None
+
+    def _map(self, fd: int, number: int, end: int) -> mmap.mmap | None:
+        while len(self._mapped) >= MOST_WINDOWS:
+            del self._mapped[next(iter(self._mapped))]
+        status = os.fstat(fd)
+        length = WINDOW if stat.S_ISBLK(status.st_mode) else min(WINDOW, status.st_size - number * WINDOW)
+        if length < end or not may_ask(fd, status):
+            return None
+        try:
+            window = mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=number * WINDOW)
+        except (OSError, ValueError):
+            return None
+        self._mapped[fd, number] = window
+        return window
+
+    def close(self) -> None:
+        """Let go of all memory."""
+        with self._mapping:
+            self._mapped.clear()
+
+
+def may_ask(fd: int, status: os.stat_result) -> bool:
+    """Whether the kernel tells the truth about which pages are in memory: to others it says that all are."""
+    owner = status.st_uid == os.geteuid()
+    return owner or os.access(f"/proc/self/fd/{fd}", os.W_OK, effective_ids=True)
