@@ -104,7 +104,7 @@ def run_show(options: argparse.Namespace) -> int:
         copies = administration.query()
         kind, object_id = _find(options.object, copies)
         set_id = find_copy(object_id, copies).snapshot_set_id if kind == ObjectType.SNAPSHOT else object_id
-        record = _record(administration, set_id) if kind == ObjectType.SNAPSHOT_SET or options.timeline else None
+        record = administration.get_set(set_id) if kind == ObjectType.SNAPSHOT_SET or options.timeline else None
     if kind == ObjectType.SNAPSHOT and not options.timeline:
         copy = find_copy(object_id, copies)
         answer(options.json, copy, copy_text(copy))
@@ -133,8 +133,22 @@ def _find(text: str, copies: list[SnapshotProperties]) -> tuple[ObjectType, str]
         return ObjectType.SNAPSHOT_SET, text.strip("{}")
 
 
-def _record(administration: Administration, set_id: str) -> SetRecord:
-    return administration.get_set(set_id)
+def find_record(administration: Administration, text: str) -> SetRecord:
+    """The record of the set that a person means by its id, one of its copies, or 'last'. Errors: VssError."""
+    from shadowset.requester.cli.identify import find_copy
+    from shadowset.vss.codes import Code, VssError
+    from shadowset.vss.enums import ObjectType
+
+    if text == "last":
+        made = [event for event in administration.list_events() if event.name in ("set-created", "set-failed")]
+        if not made:
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, "no set was made yet; 'shadowset create' makes one")
+        return administration.get_set(made[-1].set_id)
+    copies = administration.query()
+    kind, object_id = _find(text, copies)
+    if kind == ObjectType.SNAPSHOT:
+        object_id = find_copy(object_id, copies).snapshot_set_id
+    return administration.get_set(object_id)
 
 
 def _timeline(record: SetRecord) -> str:

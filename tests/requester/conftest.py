@@ -174,6 +174,9 @@ class FakeCoordinator:
     def do_hello(self, session: Session, call: rp.ServiceHello) -> rp.ServiceInfo:
         return rp.ServiceInfo("0.1.0", 1, os.getpid(), len(self.sessions), len(self.writers), len(self.volumes))
 
+    def do_storage_list(self, session: Session, call: Any) -> list[rp.StorageInfo]:
+        return []
+
     def do_initialize_for_backup(self, session: Session, call: Any) -> str:
         if session.kind:
             raise VssError(Code.VSS_E_BAD_STATE, "this session is initialized already; open a new one")
