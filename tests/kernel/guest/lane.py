@@ -34,7 +34,7 @@ MKFS = {
     "ext4": ["mkfs.ext4", "-q", "-F"],
     "xfs": ["mkfs.xfs", "-q", "-f", "--unsupported"],  # smaller than the 300 MiB that it wants
 }
-CHECK = {"ext4": ["fsck.ext4", "-f", "-n"], "xfs": ["xfs_repair", "-n"]}
+CHECK = {"ext4": ["fsck.ext4", "-f", "-n"], "xfs": ["xfs_repair", "-n", "-o", "force_geometry"]}
 
 
 def run(*command: str) -> str:
@@ -124,7 +124,7 @@ class Volume:
         self.nbd, self.control_socket = f"/run/{name}.nbd", f"/run/{name}.control"
         self.log, self.runtime, self.place = f"/run/{name}.log", f"/run/{name}", f"/mnt/{name}.fs"
         self.device, self.pid, self.fs_type = "", 0, ""
-        self._options = [*options, "--losses", f"/run/{name}.losses"]
+        self._options = options if "--losses" in options else (*options, "--losses", f"/run/{name}.losses")
         self.sums: dict[str, str] = {}
 
     def start(self) -> None:
