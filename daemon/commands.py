@@ -16,10 +16,11 @@ class Commands:
     attach: tuple[str, ...] = (sys.executable, "-m", "shadowset.nbd_provider.attach.main")
     fuse: tuple[str, ...] = (sys.executable, "-m", "shadowset.fuse_mount.main")
     layer: tuple[str, ...] = (sys.executable, "-m", "shadowset.nbd_provider.layer")
+    export: tuple[str, ...] = (sys.executable, "-m", "shadowset.nbd_provider.export")
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Commands:
-        """``SHADOWSET_PROVIDER_COMMAND``, ``SHADOWSET_ATTACH_COMMAND``, ``_FUSE_COMMAND``, ``_LAYER_COMMAND``."""
+        """``SHADOWSET_PROVIDER_COMMAND``, ``SHADOWSET_ATTACH_COMMAND``, ``_FUSE_``, ``_LAYER_``, ``_EXPORT_``."""
 
         def pick(name: str, default: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(shlex.split(environment.get(f"SHADOWSET_{name}_COMMAND", ""))) or default

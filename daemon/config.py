@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import tomllib
 import uuid
@@ -13,7 +14,7 @@ from shadowset.daemon.limits import Limits
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
 
-KEYS = {"limit", "writer-window", "revert"}
+KEYS = {"limit", "writer-window", "revert", "devices"}
 
 
 def refuse(path: str, sentence: str) -> VssError:
@@ -54,12 +55,13 @@ def _files(paths: Paths) -> Iterator[tuple[str, dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class Told:
-    """What one file says: limits and windows in the form of ``--limit`` and ``--writer-window``."""
+    """What one file says: limits and windows in the form of ``--limit`` and ``--writer-window``, a group's number."""
 
     path: str
     limits: list[str]
     windows: list[str]
     blockers: list[str]
+    group: str
 
 
 def each_file(paths: Paths) -> Iterator[Told]:
@@ -70,6 +72,7 @@ def each_file(paths: Paths) -> Iterator[Told]:
             _numbers(path, tables, "limit"),
             _numbers(path, tables, "writer-window"),
             _blockers(path, tables),
+            _group(path, tables),
         )
 
 
@@ -82,6 +85,26 @@ def limit_options(paths: Paths) -> tuple[list[str], list[str]]:
 def revert_blockers(paths: Paths) -> set[str]:
     """Writer classes whose files no revert may overwrite, of all files together. Errors: VssError."""
     return {writer_id for each in each_file(paths) for writer_id in each.blockers}
+
+
+def device_group(paths: Paths) -> str:
+    """The group that may read the device objects, "" for the usual one; the last file counts. Errors: VssError."""
+    return next((each.group for each in reversed(list(each_file(paths))) if each.group), "")
+
+
+def _group(path: str, tables: dict[str, Any]) -> str:
+    table = tables.get("devices", {})
+    if not isinstance(table, dict) or table.keys() - {"group"}:
+        raise refuse(path, "key 'devices' must be a table with the key 'group'")
+    name = table.get("group", "")
+    try:
+        if type(name) is int and name >= 0:
+            return str(name)
+        if isinstance(name, str):
+            return str(grp.getgrnam(name).gr_gid) if name else ""
+    except KeyError:
+        pass
+    raise refuse(path, f"key 'devices.group': there is no group {name!r} on this host")
 
 
 def _blockers(path: str, tables: dict[str, Any]) -> list[str]:

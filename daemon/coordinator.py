@@ -15,6 +15,7 @@ from shadowset.daemon.access import Access, Role
 from shadowset.daemon.catalogue import Catalogue
 from shadowset.daemon.clock import now
 from shadowset.daemon.commands import Commands
+from shadowset.daemon.copy_devices import CopyDevices
 from shadowset.daemon.creation import CreationQueue
 from shadowset.daemon.device_layer import DeviceLayer
 from shadowset.daemon.express import ExpressWriters
@@ -78,6 +79,7 @@ class Coordinator:
             providers=Providers(paths, catalogue, NbdProvider(paths, volumes, commands), self._volume_event),
             event=self._event,
             scratch=ScratchCopies(paths, commands),
+            copy_devices=CopyDevices(paths, commands, limits.command_ms),
             creation=CreationQueue(limits.sets_at_once),
         )
         self._snapshots = Snapshots(self.house)

@@ -9,6 +9,7 @@ import os
 import time
 
 from shadowset.daemon.commands import Commands
+from shadowset.daemon.config import device_group
 from shadowset.daemon.house import EventSink
 from shadowset.daemon.process import ProcessWatch, last_line, run_command, signal_name, spawn_service
 from shadowset.vss.codes import VssError
@@ -99,6 +100,8 @@ class DeviceLayer:
     async def _spawn(self) -> ProcessWatch:
         await self._clear_mount()
         arguments = [*self._commands.fuse, "--objects", self._paths.objects, "--mount", self._paths.devices]
+        group = device_group(self._paths)
+        arguments += ["--group", group] if group else []
         child = spawn_service(arguments, self._log)
         with open(f"{self.pid_file}.new", "w") as file:
             file.write(str(child.pid))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from shadowset.daemon.catalogue import Catalogue
+from shadowset.daemon.copy_devices import CopyDevices
 from shadowset.daemon.creation import CreationQueue
 from shadowset.daemon.host import Host
 from shadowset.daemon.limits import Limits
@@ -42,6 +43,7 @@ class House:
     providers: Providers
     event: EventSink
     scratch: ScratchCopies
+    copy_devices: CopyDevices
     sessions: set[str] = field(default_factory=set)
     creation: CreationQueue = field(default_factory=CreationQueue)
 

@@ -27,7 +27,7 @@ class Releases:
     """The copies whose session has ended, until they are gone."""
 
     def __init__(self, house: House, delete: Work, conceal: Work) -> None:
-        """``conceal`` unmounts an exposed copy, or raises VSS_E_VOLUME_IN_USE; ``delete`` is forced."""
+        """``conceal`` takes a copy's mounts and device away, or raises VSS_E_VOLUME_IN_USE; ``delete`` is forced."""
         self._house = house
         self._delete = delete
         self._conceal = conceal
@@ -74,11 +74,12 @@ class Releases:
             return
 
     async def _readers(self, copy: SnapshotProperties) -> list[str]:
-        if copy.exposed_name:
+        used = copy.exposed_name or self._house.copy_devices.device(copy.snapshot_id)
+        if used:
             try:
                 await self._conceal(copy)
             except VssError:
-                return [f"whoever uses {copy.exposed_name}"]
+                return [f"whoever uses {used}"]
         sentence = f"who reads {copy.device_object} cannot be found out"
         try:
             looking = self._house.host.readers_of(copy.device_object)

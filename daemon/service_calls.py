@@ -39,6 +39,8 @@ class ServiceCalls:
             rp.UnexposeSnapshot: self._unexpose,
             rp.ExposeSet: self._expose_set,
             rp.UnexposeSet: self._unexpose_set,
+            rp.AttachSnapshot: self._attach_copy,
+            rp.DetachSnapshot: self._detach_copy,
             rp.RevertToSnapshot: self._revert,
             rp.QueryRevertStatus: self._query_revert,
             rp.GetSet: self._get_set,
@@ -88,6 +90,12 @@ class ServiceCalls:
 
     async def _unexpose_set(self, call: rp.UnexposeSet) -> None:
         await self.snapshots.unexpose_set(call.where)
+
+    async def _attach_copy(self, call: rp.AttachSnapshot) -> str:
+        return await self.snapshots.attach(call.snapshot_id, call.via)
+
+    async def _detach_copy(self, call: rp.DetachSnapshot) -> None:
+        await self.snapshots.detach(call.snapshot_id)
 
     async def _revert(self, call: rp.RevertToSnapshot) -> rp.RevertStatus:
         return await revert(self._house, self.snapshots.get(call.snapshot_id))

@@ -62,9 +62,10 @@ def _defaults(paths: Paths, environment: dict[str, str]) -> Iterator[Setting]:
         value: int = getattr(defaults, name)
         yield Setting(f"limit.{name}", value, value)
     yield Setting("revert.blocked-by", [], [])
+    yield Setting("devices.group", "", "")
 
 
-def _set_by_files(paths: Paths) -> Iterator[tuple[str, str, int | list[str]]]:
+def _set_by_files(paths: Paths) -> Iterator[tuple[str, str, int | str | list[str]]]:
     for each in each_file(paths):
         for option in each.limits:
             name, _, number = option.partition("=")
@@ -74,6 +75,8 @@ def _set_by_files(paths: Paths) -> Iterator[tuple[str, str, int | list[str]]]:
             yield each.path, f"writer-window.{name}", int(number)
         if each.blockers:
             yield each.path, "revert.blocked-by", each.blockers
+        if each.group:
+            yield each.path, "devices.group", each.group
 
 
 def _text(value: int | str | list[str]) -> str:

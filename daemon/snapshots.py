@@ -10,7 +10,7 @@ import msgspec
 
 from shadowset.daemon.catalogue import VolumeRow
 from shadowset.daemon.control_link import ControlLink
-from shadowset.daemon.expose import Exposer, is_dead, is_mount_point
+from shadowset.daemon.expose import Exposer, is_dead, is_mount_point, logical_sector_size
 from shadowset.daemon.house import House
 from shadowset.daemon.one_root import Tree, Trees, parts_of
 from shadowset.daemon.previous import PreviousVersions
@@ -112,6 +112,7 @@ class Snapshots:
                     f"shadow copy {copy.snapshot_id} is mounted at {copy.exposed_name}; "
                     "unmount it ('shadowset umount') or delete it with force ('--force')",
                 )
+            await self._house.copy_devices.detach(copy, force)
             await despite_cancel(self._delete(copy, cause))
 
     async def _delete(self, copy: SnapshotProperties, cause: str) -> None:
@@ -168,6 +169,7 @@ class Snapshots:
         await self.delete_one(copy, force=True, cause="was released with its session")
 
     async def _conceal(self, copy: SnapshotProperties) -> None:
+        await self._house.copy_devices.detach(copy)
         if self._trees.of(copy.snapshot_set_id):
             await self.unexpose_set(copy.snapshot_set_id)
         if self.get(copy.snapshot_id).exposed_name:
@@ -274,11 +276,27 @@ class Snapshots:
                     await self._store_exposed(copy, "")
 
     async def _take_away(self, copy: SnapshotProperties) -> None:
-        """Whoever reads it goes on with what is open; nobody finds it any more."""
+        """Whoever reads files of it goes on with what is open; nobody finds it any more."""
+        await self._house.copy_devices.detach(copy, force=True)
         if self._trees.of(copy.snapshot_set_id):
             await self._unexpose_set(copy.snapshot_set_id, lazy=True)
         if copy.exposed_name:
             await self._unexpose_all([copy.snapshot_id], lazy=True)
+
+    async def attach(self, snapshot_id: str, via: str) -> str:
+        """A read-only block device of a copy. Errors: as ``CopyDevices.attach``."""
+        async with self._changing:
+            copy = self.get(snapshot_id)
+            row = self._row(copy)
+            sector_size = logical_sector_size(row.origin) if row else 512
+            work = self._house.copy_devices.attach(copy, row, sector_size, via)
+            return await despite_cancel(work)
+
+    async def detach(self, snapshot_id: str) -> None:
+        """Errors: VSS_E_BAD_STATE when there is no device, VSS_E_VOLUME_IN_USE."""
+        async with self._changing:
+            if not await despite_cancel(self._house.copy_devices.detach(self.get(snapshot_id))):
+                raise VssError(Code.VSS_E_BAD_STATE, f"shadow copy {snapshot_id} is no block device")
 
     async def _mend(self) -> None:
         """Copies whose device objects have died under their mounts are mounted once more, in the same places."""
@@ -417,6 +435,7 @@ class Snapshots:
     async def clean_up(self, rebooted: bool) -> None:
         """Drop the copies of sessions that have died with the daemon, and what a reboot ends; correct mount points."""
         await self._house.scratch.release()
+        await self._house.copy_devices.keep_only(self._house.catalogue.snapshots())
         for set_id in {copy.snapshot_set_id for copy in self._house.catalogue.snapshots()}:
             self._trees.prune(set_id)
         for copy in self._house.catalogue.snapshots():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import grp
 import os
 import sys
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--objects", required=True, metavar="DIR", help="directory of device object descriptions")
     parser.add_argument("--mount", required=True, metavar="DIR", help="where to mount; made when it is missing")
+    parser.add_argument("--group", metavar="GROUP", help=f"who may read them beside root (default: {GROUP})")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
@@ -51,17 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except FileExistsError:
                 pass
         detach_stale(options.mount)
-        serve(DeviceTree(os.path.abspath(options.objects)), options.mount, _group())
+        serve(DeviceTree(os.path.abspath(options.objects)), options.mount, _group(options.group))
     except (OSError, RuntimeError) as error:
         print(f"shadowset-fuse: {options.mount} cannot be served: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _group() -> int:
+def _group(name: str | None) -> int:
+    """The number of a group. Errors: OSError for one that was asked for and is not there."""
     try:
-        return grp.getgrnam(GROUP).gr_gid
+        return int(name) if name and name.isdecimal() else grp.getgrnam(name or GROUP).gr_gid
     except KeyError:
+        if name:
+            raise OSError(errno.ENOENT, f"there is no group {name!r}") from None
         return os.getegid()
 
 

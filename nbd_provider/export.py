@@ -16,6 +16,7 @@ from shadowset.nbd_provider.handshake import Tls
 from shadowset.nbd_provider.listening import is_loopback, is_tcp, listen_tcp, listen_unix, passed_socket
 from shadowset.nbd_provider.process import start_logging
 from shadowset.nbd_provider.server import Server
+from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.rows import list_copies
 from shadowset.nbd_provider.tls import certificate_context, psk_context
 from shadowset.vss.codes import Code, VssError
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--storage", required=True, metavar="DIR", help="shadow storage directory of the volume")
     parser.add_argument("--origin", required=True, metavar="PATH", help="block device or image file of the volume")
+    parser.add_argument("--copy", metavar="ID", help="serve this copy only")
     parser.add_argument("--nbd", metavar="SOCKET", help="Unix socket to serve NBD on")
     parser.add_argument("--listen", metavar="HOST:PORT", help="TCP address to serve NBD on")
     keys = parser.add_mutually_exclusive_group()
@@ -89,13 +91,19 @@ def choose_tls(options: argparse.Namespace, sock: socket.socket) -> tuple[Tls, s
     return mode, certificate_context(options.tls_certificates)
 
 
+def entries(options: argparse.Namespace) -> list[layout.Entry]:
+    """The copies to serve. Errors: VssError."""
+    wanted = options.copy
+    return [each for each in list_copies(options.storage) if wanted in (None, str(each.copy_id))]
+
+
 def serve(options: argparse.Namespace) -> None:
     """Serve until SIGTERM or SIGINT. Errors: VssError before anything is served."""
     passed = passed_socket()
     if not options.nbd and not options.listen and passed is None:
         raise VssError(Code.E_INVALIDARG, "there is no socket to serve on; give --nbd SOCKET or --listen HOST:PORT")
-    list_copies(options.storage)
-    server = Server(CopyDirectory(options.storage, options.origin, lambda: list_copies(options.storage)))
+    entries(options)
+    server = Server(CopyDirectory(options.storage, options.origin, lambda: entries(options)))
     if passed is not None:
         server.serve_nbd(passed, *choose_tls(options, passed), keep=True)
     if options.listen:

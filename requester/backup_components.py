@@ -286,6 +286,14 @@ class BackupComponents:
         """Unmount all of that; ``where`` is the set or the directory."""
         self.connection.call(protocol.UnexposeSet, where=where)
 
+    def attach_snapshot(self, snapshot_id: str, via: str = "auto") -> str:
+        """Make a read-only block device of a copy, over ``nbd`` or ``loop``; returns it."""
+        return str(self.connection.call(protocol.AttachSnapshot, snapshot_id=snapshot_id, via=via))
+
+    def detach_snapshot(self, snapshot_id: str) -> None:
+        """Take that block device away."""
+        self.connection.call(protocol.DetachSnapshot, snapshot_id=snapshot_id)
+
     # ---- restore ----
 
     def set_selected_for_restore(

@@ -86,6 +86,11 @@ class Paths:
         return f"{self.runtime}/scratch"
 
     @property
+    def copy_devices(self) -> str:
+        """Copies that somebody wanted as block devices, one directory each."""
+        return f"{self.runtime}/copy-devices"
+
+    @property
     def trees(self) -> str:
         """Shadow copies that are directories instead of device objects."""
         return f"{self.runtime}/trees"

@@ -212,3 +212,31 @@ def test_mounts_come_back_when_their_device_objects_had_died(nested: Any, wait_u
     nested.cli("umount", root)
     nested.cli("umount", alone["snapshot_id"])
     wait_until("the loop devices to go", lambda: not loops_on(nested))
+
+
+def test_a_copy_as_a_block_device(chain: Any, wait_until: Any) -> None:
+    chain.add_volumes((("vol", "ext4", 64 << 20),))
+    (copy,) = chain.cli("create", "--persistent", "--no-writers", "vol")["snapshots"]
+    name = copy["snapshot_id"]
+    device = chain.cli("device", name, "--via", "loop")["device"]
+    assert digest(device) == digest(copy["device_object"])
+    with pytest.raises(PermissionError), open(device, "r+b", buffering=0) as file:
+        file.write(b"x")
+    chain.daemon.kill()
+    chain.daemon.wait()
+    chain.start_daemon()
+    assert chain.raw("device", name).stdout.strip() == device
+    with open(device, "rb"):
+        refused = chain.raw("device", name, "--remove")
+        assert refused.returncode == 1 and f"{device}, a shadow copy, is used by process" in refused.stderr
+    chain.cli("device", name, "--remove")
+    wait_until("the loop device to go", lambda: not loops_on(chain))
+    assert "is no block device" in chain.raw("device", name, "--remove").stderr
+    if not os.path.isdir("/sys/module/nbd"):
+        assert "this kernel has no nbd" in chain.raw("device", name, "--via", "nbd").stderr
+    again = chain.cli("device", name, "--via", "loop")["device"]
+    with open(again, "rb"):
+        assert chain.raw("delete", name, "--yes").returncode == 1
+        chain.cli("delete", name, "--force", "--yes")
+    wait_until("the loop device to go", lambda: not loops_on(chain))
+    assert os.listdir(chain.paths.copy_devices) == []

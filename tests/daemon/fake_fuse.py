@@ -12,6 +12,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--objects")
     parser.add_argument("--mount")
+    parser.add_argument("--group")
     options = parser.parse_args()
     while True:
         wanted = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shadowset.daemon.config import limit_options
+from shadowset.daemon.config import device_group, limit_options
 from shadowset.daemon.limits import Limits
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import VssError
@@ -38,6 +38,11 @@ def test_later_files_win_and_the_command_line_over_all(tmp_path: Path) -> None:
     assert limit_options(Paths(config=str(tmp_path / "nowhere"))) == ([], [])
 
 
+def test_the_group_of_device_objects(tmp_path: Path) -> None:
+    assert device_group(write(tmp_path / "one", main="")) == ""
+    assert device_group(write(tmp_path / "two", main="[devices]\ngroup = 7", a='[devices]\ngroup = "root"')) == "0"
+
+
 BAD = {
     "[limits]\nhold_ms = 1": "'limits'",
     "limit = 3": "'limit'",
@@ -49,6 +54,9 @@ BAD = {
     f"[writer-window]\n{GUID} = -1": f"'writer-window.{GUID}'",
     "[limit": "is not TOML",
     "revert = 1": "'revert'",
+    "devices = 1": "'devices'",
+    "[devices]\nuser = 1": "'devices'",
+    '[devices]\ngroup = "no such group"': "'no such group'",
     "[revert]\nby = []": "'blocked-by'",
     '[revert]\nblocked-by = ["SQLite"]': "'revert.blocked-by'",
     "\udcff": "is not TOML",

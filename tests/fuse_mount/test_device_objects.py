@@ -112,14 +112,15 @@ def test_damaged_description(world: World) -> None:
 class Mounted:
     """``shadowset-fuse`` as a child process."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *options: str) -> None:
         self.path = f"{world.directory}/devices"
         self._objects = world.objects
+        self._options = options
         self.start()
 
     def start(self) -> None:
         command = [sys.executable, "-m", "shadowset.fuse_mount.main", "--objects", self._objects, "--mount", self.path]
-        self.process = subprocess.Popen(command)
+        self.process = subprocess.Popen([*command, *self._options])
         deadline = time.monotonic() + 20
         while not self.served():
             assert self.process.poll() is None and time.monotonic() < deadline, "shadowset-fuse did not mount"
@@ -177,3 +178,36 @@ def test_a_killed_server_leaves_a_mount_that_the_next_one_replaces(world: World,
     mounted.process.wait(10)
     mounted.start()
     assert Path(f"{mounted.path}/HarddiskVolumeShadowCopy3").read_bytes() == world.content
+
+
+@pytest.mark.parametrize(("groups", "reads"), [("45678", True), ("45679,45680", False)])
+def test_members_of_the_group_read_without_root(world: World, groups: str, reads: bool) -> None:
+    if os.geteuid() or not os.path.exists("/dev/fuse"):
+        pytest.skip("needs root and /dev/fuse")
+    os.chmod(world.directory, 0o755)
+    mounted = Mounted(world, "--group", "45678")
+    try:
+        path = f"{mounted.path}/HarddiskVolumeShadowCopy3"
+        status = os.stat(path)
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 45678, 0o440)
+        who = ["setpriv", "--reuid", "45001", "--regid", "45001", "--groups", groups, "--bounding-set", "-all"]
+        done = subprocess.run([*who, "cat", path], capture_output=True, timeout=30, check=False)
+        assert (done.returncode == 0, done.stdout == world.content) == (reads, reads)
+        assert reads or b"Permission denied" in done.stderr
+    finally:
+        mounted.close()
+
+
+def test_a_group_that_is_not_there(world: World) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "shadowset.fuse_mount.main",
+        "--objects",
+        world.objects,
+        "--group",
+        "no such group",
+    ]
+    command += ["--mount", f"{world.directory}/devices"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1 and "there is no group 'no such group'" in done.stderr

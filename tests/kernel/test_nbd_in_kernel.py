@@ -24,3 +24,9 @@ def test_a_mounted_ext4_grows_with_its_volume(uml: Any, guests: Path) -> None:
     result = uml.run(guests / "resize.py", "nbd", "fuse", modules=("nbd", "loop", "fuse"))
     assert result.status == 0, result.console
     assert result.output.endswith("all is well")
+
+
+def test_copies_as_devices_and_beside_the_live_file_system(uml: Any, guests: Path) -> None:
+    result = uml.run(guests / "copies.py", modules=("nbd", "loop", "fuse"))
+    assert result.status == 0, result.console
+    assert result.output.endswith("all is well")

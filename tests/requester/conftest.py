@@ -369,6 +369,12 @@ class FakeCoordinator:
     def do_unexpose_set(self, session: Session, call: rp.UnexposeSet) -> None:
         return None
 
+    def do_attach_snapshot(self, session: Session, call: rp.AttachSnapshot) -> str:
+        return f"/dev/{call.via}-{self._known(call.snapshot_id).device_number}"
+
+    def do_detach_snapshot(self, session: Session, call: rp.DetachSnapshot) -> None:
+        self._known(call.snapshot_id)
+
     def do_unexpose_snapshot(self, session: Session, call: rp.UnexposeSnapshot) -> None:
         self._known(call.snapshot_id).exposed_name = ""
 

@@ -41,6 +41,8 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "unexpose_snapshot": ("id",),
     "expose_set": ("id", "/root"),
     "unexpose_set": ("id",),
+    "attach_snapshot": ("id",),
+    "detach_snapshot": ("id",),
     "set_selected_for_restore": (KEY,),
     "add_restore_subcomponent": (KEY, "p", "n"),
     "set_restore_options": (KEY, "x"),

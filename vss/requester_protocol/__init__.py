@@ -7,8 +7,10 @@ with VSS_E_BAD_STATE. ``RESULTS`` names each call's result type.
 """
 
 from shadowset.vss.requester_protocol.administration import (
+    AttachSnapshot,
     CancelStorageMove,
     DeleteSnapshots,
+    DetachSnapshot,
     ExposeSet,
     ExposeSnapshot,
     GetSet,
@@ -106,6 +108,7 @@ __all__ = [
     "AddNewTarget",
     "AddRestoreSubcomponent",
     "AddToSnapshotSet",
+    "AttachSnapshot",
     "BackupComplete",
     "Call",
     "CallFailure",
@@ -114,6 +117,7 @@ __all__ = [
     "ComponentCall",
     "DeleteResult",
     "DeleteSnapshots",
+    "DetachSnapshot",
     "DisableWriterClasses",
     "DisableWriterInstances",
     "DoSnapshotSet",

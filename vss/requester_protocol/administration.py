@@ -76,6 +76,23 @@ class UnexposeSet(Call, tag="unexpose-set"):
     where: str
 
 
+class AttachSnapshot(Call, tag="attach-snapshot"):
+    """Make a read-only block device of a copy. Result: the device, the same one when there is one already.
+
+    ``via`` is nbd, loop, or auto: nbd where the kernel has it. Errors: VSS_E_NOT_SUPPORTED,
+    VSS_E_VOLUME_NOT_SUPPORTED for a copy that is a directory.
+    """
+
+    snapshot_id: str
+    via: str = "auto"
+
+
+class DetachSnapshot(Call, tag="detach-snapshot"):
+    """Take it away. Errors: VSS_E_BAD_STATE when there is none, VSS_E_VOLUME_IN_USE while it is mounted."""
+
+    snapshot_id: str
+
+
 class RevertToSnapshot(Call, tag="revert-to-snapshot"):
     """Take a detached volume back to a persistent copy; sent again, a stopped revert goes on. Result: RevertStatus.
 

@@ -8,8 +8,10 @@ from shadowset.vss.components import BackupComponentsDocument
 from shadowset.vss.metadata import WriterMetadata
 from shadowset.vss.provider_protocol import ChangedRanges
 from shadowset.vss.requester_protocol.administration import (
+    AttachSnapshot,
     CancelStorageMove,
     DeleteSnapshots,
+    DetachSnapshot,
     ExposeSet,
     ExposeSnapshot,
     GetSet,
@@ -143,6 +145,8 @@ ToCoordinator = (
     | UnexposeSnapshot
     | ExposeSet
     | UnexposeSet
+    | AttachSnapshot
+    | DetachSnapshot
     | RevertToSnapshot
     | QueryRevertStatus
     | GetSet
@@ -186,6 +190,7 @@ RESULTS: dict[type[Call], Any] = {
     QuerySnapshotDelta: ChangedRanges,
     ExposeSnapshot: str,
     ExposeSet: dict[str, str],
+    AttachSnapshot: str,
     RevertToSnapshot: RevertStatus,
     QueryRevertStatus: RevertStatus,
     GetSet: SetRecord,

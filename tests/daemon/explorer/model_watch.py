@@ -245,6 +245,7 @@ class _After:
         self.paths, self.limits = world.house.paths, world.house.limits
         self.creation = type(world.house.creation)()
         self.event, self.scratch = world.house.event, world.house.scratch
+        self.copy_devices = world.house.copy_devices
 
     @property
     def creating_set(self) -> str:

@@ -15,6 +15,7 @@ from model_providers import ModelCatalogue, ModelObjects, ModelVolume, ModelVolu
 from model_watch import Watch
 
 from shadowset.daemon.commands import Commands
+from shadowset.daemon.copy_devices import CopyDevices
 from shadowset.daemon.house import House
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.nbd import NbdProvider
@@ -93,6 +94,7 @@ class World:
             "providers": Providers(PATHS, catalogue, nbd, lambda *arguments: None),
             "event": lambda *arguments, **named: None,
             "scratch": ScratchCopies(PATHS, Commands()),
+            "copy_devices": CopyDevices(PATHS, Commands(), 1),
         }
         return House(**parts)
 
