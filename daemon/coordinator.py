@@ -22,6 +22,7 @@ from shadowset.daemon.express import ExpressWriters
 from shadowset.daemon.guardian_link import thaw_leftovers
 from shadowset.daemon.host import Host
 from shadowset.daemon.house import House
+from shadowset.daemon.journal import event_fields, event_level
 from shadowset.daemon.layers import clear_all
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.nbd import NbdProvider
@@ -192,7 +193,7 @@ class Coordinator:
         self._event(name, message, volume)
 
     def _event(self, name: str, message: str, volume: str = "", set_id: str = "") -> None:
-        log.info("%s: %s", name, message)
+        log.log(event_level(name), "%s: %s", name, message, extra={"journal": event_fields(name, volume, set_id)})
         if name in CHANGES_OF_COPIES:
             self._run_in_background(self._show_previous())
         if self.house.quiet.active:

@@ -20,6 +20,7 @@ from shadowset.daemon.activation import inherited_sockets
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.config import limit_options
 from shadowset.daemon.coordinator import Coordinator, make_directories
+from shadowset.daemon.journal import JournalHandler, leads_to_journal
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.quiet import HoldingHandler, Quiet
 from shadowset.vss.codes import Code, VssError
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("shadowsetd: only root can attach, freeze and mount volumes: run it as root", file=sys.stderr)
         return 1
     sys.dont_write_bytecode = True  # an import must never write while file systems are frozen
-    handler = HoldingHandler(_stderr_handler())
+    handler = HoldingHandler(_log_handler())
     logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
     paths = Paths.from_environment(os.environ)
     try:
@@ -76,10 +77,11 @@ def main(arguments: list[str] | None = None) -> int:
             os.close(lock)
 
 
-def _stderr_handler() -> logging.Handler:
+def _log_handler() -> logging.Handler:
+    """The journal where standard error leads there, else standard error."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    return handler
+    return JournalHandler(handler) if leads_to_journal(os.environ) else handler
 
 
 def take_lock(path: str) -> int:

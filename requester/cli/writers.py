@@ -127,7 +127,7 @@ def run_events(options: argparse.Namespace) -> int:
     with Administration(client="shadowset events") as administration:
         events = administration.list_events(last)
         if options.json and not options.follow:
-            emit_json(events)
+            emit_json([_event_fields(event) for event in events])
             return 0
         _show_events(events, options.json)
         while options.follow:
@@ -138,16 +138,27 @@ def run_events(options: argparse.Namespace) -> int:
     return 0
 
 
+def _event_fields(event: EventRecord) -> dict[str, object]:
+    """As JSON shows it: with the number of its kind, which is the same for ever."""
+    from shadowset.requester.cli.output import plain
+    from shadowset.vss.events import kind_of
+
+    return {**plain(event), "number": kind_of(event.name).number}
+
+
 def _show_events(events: list[EventRecord], as_json: bool) -> None:
     import json
     import sys
 
-    from shadowset.requester.cli.output import plain, printable, say, time_text
+    from shadowset.requester.cli.output import printable, say, time_text
+    from shadowset.vss.events import kind_of
 
     for event in events:
         if as_json:
-            say(json.dumps(plain(event)))
+            say(json.dumps(_event_fields(event)))
         else:
             about = f" {event.volume}" if event.volume else ""
-            say(printable(f"{event.id:>6}  {time_text(event.time_ns)}  {event.name}{about}: {event.message}"))
+            number = kind_of(event.name).number
+            head = f"{event.id:>6}  {time_text(event.time_ns)}  {number:>3} {event.name}{about}"
+            say(printable(f"{head}: {event.message}"))
     sys.stdout.flush()
