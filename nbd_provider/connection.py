@@ -13,13 +13,15 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from shadowset.nbd_provider.exports import Directory
+from shadowset.nbd_provider.exports import Directory, Export
+from shadowset.nbd_provider.handover_state import ConnectionState, NegotiationState
 from shadowset.nbd_provider.handshake import Negotiation, Tls
 from shadowset.nbd_provider.replies import Data, FilePart, NotCached, Replies
 from shadowset.nbd_provider.requests import ProtocolError, RequestBuffer
 from shadowset.nbd_provider.threads import Submit
 from shadowset.nbd_provider.tls import TlsError, TlsStream
 from shadowset.nbd_provider.transmission import Transmission
+from shadowset.vss.codes import Code, VssError
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Connection:
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self.closed = False
+        self.closed = self.paused = False
         self._receive: Callable[[memoryview], int] = sock.recv_into
         self._send: Callable[[Sequence[Data]], int] = sock.sendmsg
         self._submit = submit
@@ -65,6 +67,7 @@ class Connection:
         if sock.family == socket.AF_UNIX:
             self._replies.socket = sock.fileno()
             enlarge(sock)
+        self._contexts: list[tuple[int, str]] = []
         self._fetching = False
         self._leaving = False
         self._stalled = False
@@ -79,7 +82,12 @@ class Connection:
     @property
     def wants_read(self) -> bool:
         """Whether more requests may be taken."""
-        return not self._leaving and not self._stalled and self._has_room
+        return not self._leaving and not self._stalled and not self.paused and self._has_room
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is under way."""
+        return not self._fetching and (self._transmission is None or self._transmission.idle)
 
     @property
     def _has_room(self) -> bool:
@@ -122,8 +130,15 @@ class Connection:
             return
         if self._leaving and (self._transmission is None or self._transmission.idle):
             self.close()
-        elif self._stalled and self._has_room and self._transmission is not None:
+        elif self._stalled and not self.paused and self._has_room and self._transmission is not None:
             self._transmit(self._transmission)
+
+    def resume(self) -> None:
+        """Do what has come before or during a pause."""
+        if self._transmission is not None and not self._stalled:
+            self._transmit(self._transmission)
+        else:
+            self.flush()
 
     def _send_now(self) -> bool:
         """Whether everything has gone out."""
@@ -180,6 +195,33 @@ class Connection:
             if self._transmission is not None:
                 self._transmission.close()
 
+    # ---- from one process to another ----
+
+    def state(self) -> ConnectionState:
+        """All that another process must know to go on with the socket; nothing may be under way. Errors: OSError."""
+        state = ConnectionState(self._buffer.left(), self._replies.rest(), self._leaving)
+        if self._negotiation is not None:
+            state.negotiation = self._negotiation.state()
+        elif self._transmission is not None:
+            state.export = self._transmission.export_name
+            state.negotiation = NegotiationState(contexts=self._contexts, structured=self._replies.structured)
+        return state
+
+    @classmethod
+    def restored(cls, sock: socket.socket, state: ConnectionState, directory: Directory, submit: Submit) -> Connection:
+        """The connection that another process described; to be resumed. Errors: VssError when its export is gone."""
+        self = cls(sock, directory, submit)
+        self._replies.inherit(state.unsent)
+        self._leaving = state.leaving
+        self._negotiation = negotiation = Negotiation.restored(directory, state.negotiation)
+        self._buffer.put(state.received)
+        if state.export is not None:
+            negotiation.export = directory.find(state.export)
+            if negotiation.export is None:
+                raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no export {state.export!r} any more")
+            self._begin(negotiation, negotiation.export)
+        return self
+
     # ---- the two phases ----
 
     def _negotiate(self) -> None:
@@ -191,20 +233,25 @@ class Connection:
         elif negotiation.wants_tls:
             self._start_tls(negotiation)
         elif negotiation.export is not None:
-            self._replies.structured = negotiation.structured
-            self._transmission = Transmission(
-                negotiation.export,
-                negotiation.open_contexts(),
-                self._replies,
-                self._submit,
-                self.flush,
-                self.close,
-                self._send_now,
-            )
-            self._negotiation = None
             self._buffer.put(negotiation.rest)
-            self._transmit(self._transmission)
+            self._transmit(self._begin(negotiation, negotiation.export))
         self.flush()
+
+    def _begin(self, negotiation: Negotiation, export: Export) -> Transmission:
+        """The transmission phase."""
+        self._replies.structured = negotiation.structured
+        self._contexts = negotiation.contexts
+        self._transmission = Transmission(
+            export,
+            negotiation.open_contexts(),
+            self._replies,
+            self._submit,
+            self.flush,
+            self.close,
+            self._send_now,
+        )
+        self._negotiation = None
+        return self._transmission
 
     def _start_tls(self, negotiation: Negotiation) -> None:
         """The consent goes out in plain text; everything after it is encrypted."""

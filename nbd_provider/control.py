@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from shadowset.nbd_provider.handover_state import ControlState
+from shadowset.nbd_provider.server import Drain, Server
 from shadowset.nbd_provider.volume import Volume, parse_id
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.codes import Code, VssError, code_name
@@ -23,20 +25,26 @@ MAX_WAITING = 256
 class ControlClient:
     """One connection to the control socket."""
 
-    def __init__(self, sock: socket.socket, volume: Volume, stop: Callable[[], None]) -> None:
+    def __init__(self, sock: socket.socket, volume: Volume, server: Server) -> None:
         sock.setblocking(False)
         self.sock = sock
-        self.closed = False
+        self.closed = self.paused = False
         self._volume = volume
-        self._stop = stop
+        self._server = server
         self._decoder: FrameDecoder[m.ToProvider] = FrameDecoder(m.ToProvider)
         self._out: deque[bytes] = deque()
         self._waiting = 0
+        self._inherited = b""
 
     @property
     def wants_read(self) -> bool:
         """Calls are taken one batch at a time, answers first, and not without end while the storage is slow."""
-        return not self._out and self._waiting < MAX_WAITING
+        return not self._out and not self.paused and self._waiting < MAX_WAITING
+
+    @property
+    def idle(self) -> bool:
+        """Whether all calls are answered."""
+        return not self._waiting
 
     @property
     def wants_write(self) -> bool:
@@ -54,6 +62,9 @@ class ControlClient:
         if not data:
             self.close()
             return
+        self._feed(data)
+
+    def _feed(self, data: bytes) -> None:
         try:
             for call in self._decoder.feed(data):
                 self._take(call)
@@ -68,6 +79,9 @@ class ControlClient:
     def _take(self, call: m.ToProvider) -> None:
         """Answer now, or later when the call has to wait for the storage."""
         try:
+            if isinstance(call, m.TakeOver):
+                self._take_over(call)
+                return
             work = self._storage_work(call)
             if work is None:
                 self._out.append(encode(m.Done(call.seq, self._do(call))))
@@ -135,8 +149,37 @@ class ControlClient:
             case m.ListEvents(after=after):
                 return volume.events(after)
             case m.Stop():
-                self._stop()
+                self._server.stop()
         return None
+
+    def _take_over(self, call: m.TakeOver) -> None:
+        """Errors: VssError; later ones are answered here."""
+
+        def failed() -> None:
+            message = f"requests to volume {self._volume.name} did not end; look at what its disk does, and try again"
+            error = VssError(Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, message)
+            self._out.append(encode(self._failed(call, error)))
+            self.flush()
+
+        self._volume.check_handover()
+        self._server.drain(Drain(self, failed))
+
+    def state(self) -> ControlState:
+        """All that another process must know to go on with the socket."""
+        return ControlState(self._decoder.rest, b"".join(self._out))
+
+    @classmethod
+    def restored(cls, sock: socket.socket, state: ControlState, volume: Volume, server: Server) -> ControlClient:
+        """The connection that another process described; to be resumed."""
+        self = cls(sock, volume, server)
+        self._out.extend([state.unsent] if state.unsent else [])
+        self._inherited = state.received
+        return self
+
+    def resume(self) -> None:
+        """Go on with what has come before a pause."""
+        data, self._inherited = self._inherited, b""
+        self._feed(data)
 
     def flush(self) -> None:
         """Send answers."""

@@ -9,6 +9,7 @@ import struct
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Context
 from shadowset.nbd_provider.exports import Directory, Export
+from shadowset.nbd_provider.handover_state import NegotiationState
 from shadowset.nbd_provider.requests import ProtocolError
 from shadowset.vss.codes import VssError
 
@@ -52,6 +53,26 @@ class Negotiation:
         """What the server says first."""
         flags = p.FLAG_FIXED_NEWSTYLE | p.FLAG_NO_ZEROES
         return p.GREETING.pack(p.NBD_MAGIC, p.OPTION_MAGIC, flags)
+
+    @property
+    def contexts(self) -> list[tuple[int, str]]:
+        """The metadata contexts that were chosen, by id."""
+        return self._contexts
+
+    def state(self) -> NegotiationState:
+        """All that another process must know to go on."""
+        fields = self._buffer, self._flags_known, self._no_zeroes, self._contexts, self._contexts_of
+        return NegotiationState(bytes(fields[0]), *fields[1:], structured=self.structured)
+
+    @classmethod
+    def restored(cls, directory: Directory, state: NegotiationState) -> Negotiation:
+        """The negotiation that another process described."""
+        self = cls(directory)
+        self._buffer += state.received
+        self._flags_known, self._no_zeroes = state.flags_known, state.no_zeroes
+        self._contexts, self._contexts_of = list(state.contexts), state.contexts_of
+        self.structured = state.structured
+        return self
 
     @property
     def rest(self) -> bytes:

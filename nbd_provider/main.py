@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from shadowset import __version__
 from shadowset.nbd_provider import changes_command, check_command, move_command, revert_command
-from shadowset.nbd_provider.control import ControlClient
-from shadowset.nbd_provider.listening import listen_unix, passed_socket
-from shadowset.nbd_provider.live_export import LiveDirectory
-from shadowset.nbd_provider.places import require_storage
 from shadowset.nbd_provider.process import harden, start_logging
-from shadowset.nbd_provider.server import Server
+from shadowset.nbd_provider.service import serve
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.settings import Policy
-from shadowset.nbd_provider.volume import Volume
-from shadowset.vss.codes import Code, VssError
+from shadowset.vss.codes import VssError
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +72,11 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--control", required=True, metavar="SOCKET", help="Unix socket for the coordinator's calls")
     parser.add_argument(
+        "--take-over",
+        action="store_true",
+        help="go on in place of the process that serves this volume now, with its sockets and clients; it then ends",
+    )
+    parser.add_argument(
         "--chunk-size",
         type=int,
         default=layout.DEFAULT_CHUNK_SIZE,
@@ -91,62 +89,6 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
-
-
-def serve(options: argparse.Namespace) -> None:
-    """Serve until SIGTERM, SIGINT or a stop call. Errors: VssError before anything is served."""
-    passed = nbd_socket(options.nbd)
-    if options.existing:
-        require_storage(options.storage)
-    volume = Volume(options.name, options.origin, options.storage, options.chunk_size, options.losses)
-    try:
-        volume.configure(options.max_size, options.policy, options.warn_at)
-        server = Server(LiveDirectory(volume))
-        sock = passed or listen_unix(options.nbd)
-        volume.nbd_socket = sock.getsockname()
-        server.serve_nbd(sock, keep=passed is not None)
-        control = listen_unix(options.control)
-        server.add_listener(control, lambda sock: ControlClient(sock, volume, server.stop))
-        connect_gate(server, volume)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: server.stop())
-        log.info("volume %s: %d bytes of %s are served", volume.name, volume.origin.size, volume.origin.path)
-        server.run()
-    finally:
-        volume.close()
-
-
-def nbd_socket(path: str | None) -> socket.socket | None:
-    """The Unix socket that systemd passed, or None when ``path`` is to be made. Errors: E_INVALIDARG."""
-    passed = passed_socket()
-    if (passed is None) == (path is None):
-        message = "give either --nbd SOCKET or one socket from systemd for NBD, and not both"
-        raise VssError(Code.E_INVALIDARG, message)
-    if passed is not None and passed.family != socket.AF_UNIX:
-        message = "the socket from systemd is no Unix socket; the live volume is not served over a network"
-        raise VssError(Code.E_INVALIDARG, message)
-    return passed
-
-
-def connect_gate(server: Server, volume: Volume) -> None:
-    """Let the loop watch the gate's deadline, wake held requests when it opens, and find threads for the storage."""
-    gate = volume.gate
-    server.deadline = lambda: gate.deadline if gate.closed else None
-    server.on_deadline = gate.expire
-
-    def release_held() -> None:
-        for connection in server.connections():
-            try:
-                connection.release_held()
-            except Exception:
-                log.exception("a connection is closed because its held requests could not be handled")
-                connection.close()
-
-    gate.opened.append(release_held)
-
-    volume.copies.submit = volume.calls.submit = server.submit_storage
-    server.look = volume.calls.look
-    volume.clients = lambda: sum(not each.negotiating and not each.closed for each in server.connections())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -83,7 +83,8 @@ class Origin:
     Errors: VSS_E_VOLUME_NOT_SUPPORTED for what cannot be served, VSS_E_VOLUME_IN_USE for what somebody else uses.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, held: int = -1) -> None:
+        """``held`` is a descriptor of it that another process has opened in the same way; it is taken over."""
         self.path = path
         try:
             status = os.stat(path)
@@ -92,12 +93,18 @@ class Origin:
         self.is_block = stat.S_ISBLK(status.st_mode)
         if not self.is_block and not stat.S_ISREG(status.st_mode):
             raise refuse(path, "is neither a block device nor a regular file", "name one of these")
-        self.fd = self._open()
+        if held >= 0 and not self._is_same(status, os.fstat(held)):
+            raise refuse(path, "is not what the process before served", "stop that one first")
+        self.fd = held if held >= 0 else self._open()
         try:
             self.size = self.measure()
         except BaseException:
             os.close(self.fd)
             raise
+
+    def _is_same(self, one: os.stat_result, other: os.stat_result) -> bool:
+        """By number, as a device's node may have been made anew."""
+        return one.st_rdev == other.st_rdev if self.is_block else os.path.samestat(one, other)
 
     def _open(self) -> int:
         in_use = f"origin {self.path} is in use"

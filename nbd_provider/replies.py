@@ -116,6 +116,16 @@ class Replies:
         """Whether ``socket``, a descriptor, takes bytes straight from a file."""
         return self.socket >= 0
 
+    def rest(self) -> bytes:
+        """All that was not sent, for who sends it instead; may wait for a disk. Errors: OSError."""
+        return b"".join(piece.read() if isinstance(piece, FilePart) else bytes(piece) for piece in self._out)
+
+    def inherit(self, data: bytes) -> None:
+        """What another process has not sent, in place of all that is here."""
+        self._out.clear()
+        self.raw(data)
+        self.unsent = len(data)
+
     def raw(self, data: bytes) -> None:
         """Bytes of the negotiation."""
         if data:

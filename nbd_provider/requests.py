@@ -72,8 +72,12 @@ class RequestBuffer:
         self._start = self._end = 0
         return data
 
+    def left(self) -> bytes:
+        """What has come and was not taken."""
+        return bytes(self._view[self._start : self._end])
+
     def put(self, data: bytes) -> None:
-        """Bytes that came with the end of the negotiation."""
+        """Bytes that came with the end of the negotiation, or to another process."""
         if len(data) + LEAST_ROOM > len(self._buffer):
             self._buffer = bytearray(len(data) + BUFFER)
             self._view = memoryview(self._buffer)

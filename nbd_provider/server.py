@@ -10,18 +10,21 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from shadowset.nbd_provider.connection import Connection
 from shadowset.nbd_provider.exports import Directory
 from shadowset.nbd_provider.handshake import Tls
 from shadowset.nbd_provider.threads import Done, Threads, Work
+from shadowset.vss.codes import Code, VssError
 
 log = logging.getLogger(__name__)
 
 STORAGE_THREADS = 2
 MAX_CONNECTIONS = 256
 NEGOTIATION_SECONDS = 30.0
+DRAIN_SECONDS = 5.0
 TICK = 1.0
 
 
@@ -30,6 +33,12 @@ class Client(Protocol):
 
     sock: socket.socket
     closed: bool
+    paused: bool
+    """Take nothing more, neither from the socket nor of what has come already."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing that it asked for is under way."""
 
     @property
     def wants_read(self) -> bool:
@@ -45,8 +54,21 @@ class Client(Protocol):
     def flush(self) -> None:
         """There is room."""
 
+    def resume(self) -> None:
+        """After a pause, go on with what has come already."""
+
     def close(self) -> None:
         """End it."""
+
+
+@dataclass
+class Drain:
+    """A wish to end without an end of the connections: whose it is, and what to do when it cannot be granted."""
+
+    client: Client
+    failed: Callable[[], None]
+    since: float = 0.0
+    done: bool = False
 
 
 class Server:
@@ -67,6 +89,7 @@ class Server:
         """Like ``submit``, for work on shadow storage, which waits for no client's reads."""
         self._epoll.register(self._wake, select.EPOLLIN)
         self._stopping = False
+        self._draining: Drain | None = None
         self._next_look = 0.0
         self.deadline: Callable[[], float | None] = lambda: None
         self.on_deadline: Callable[[], None] = lambda: None
@@ -98,13 +121,56 @@ class Server:
         self._stopping = True
         os.eventfd_write(self._wake, 1)
 
+    def drain(self, drain: Drain) -> None:
+        """Take nothing more; when all that is under way is answered, ``run`` returns and ``drain.done`` is set.
+
+        Everything goes on as before when that takes too long or ``drain.client`` leaves. Errors: VSS_E_BAD_STATE.
+        """
+        if self._draining is not None:
+            raise VssError(Code.VSS_E_BAD_STATE, "another process is taking over already")
+        drain.since = time.monotonic()
+        self._draining = drain
+        for client, _, _ in self._clients.values():
+            client.paused = True
+
+    @property
+    def drained(self) -> Drain | None:
+        """After ``run``: the wish that was granted; None when the server was stopped."""
+        return self._draining if self._draining is not None and self._draining.done else None
+
+    def keeps(self, sock: socket.socket) -> bool:
+        """Whether somebody else made the name of a listening socket."""
+        return sock.fileno() in self._kept
+
+    def leave(self, but: Client) -> tuple[list[Client], list[socket.socket]]:
+        """After a drain: the clients except one, and the listening sockets in the order of adding, for who goes on."""
+        self._threads.stop()
+        self._threads.close()
+        self._epoll.close()
+        clients = [client for client, _, _ in self._clients.values() if client is not but and not client.closed]
+        return clients, [sock for sock, _ in self._listeners.values()]
+
+    def adopt(self, client: Client) -> None:
+        """Go on with a client whose connection was another process's."""
+        number = client.sock.fileno()
+        self._clients[number] = (client, 0, time.monotonic())
+        self._epoll.register(number, 0)
+        client.resume()
+        self._update(number)
+
     def run(self) -> None:
-        """Serve until stopped, then close every client and listener."""
+        """Serve until drained, or stopped; then close every client and listener."""
         try:
             while not self._stopping:
                 self._turn()
         finally:
+            if self.drained is None:
+                self._end()
+
+    def _end(self) -> None:
+        try:
             self._threads.stop()
+        finally:
             for client, _, _ in list(self._clients.values()):
                 with contextlib.suppress(RuntimeError):  # there are no threads any more for what would have to wait
                     client.flush()
@@ -132,9 +198,29 @@ class Server:
         others |= self._threads.finish()
         others |= self._pass_deadline()
         others |= self._drop_silent()
-        self.look()
+        if self._draining is None:
+            self.look()
+        else:
+            others |= self._drain(self._draining)
         for fd in list(self._clients) if others else changed:
             self._update(fd)
+
+    def _drain(self, drain: Drain) -> bool:
+        """Look whether all is answered; returns whether clients go on instead."""
+        clients = [client for client, _, _ in self._clients.values()]
+        if not self._threads.busy and all(client.idle for client in clients):
+            drain.done = self._stopping = True
+            return False
+        if time.monotonic() < drain.since + DRAIN_SECONDS and not drain.client.closed:
+            return False
+        log.error("no other process takes over: requests were under way for %g s", DRAIN_SECONDS)
+        self._draining = None
+        for client in clients:
+            client.paused = False
+            if not client.closed:
+                client.resume()
+        drain.failed()
+        return True
 
     def _is_nbd(self, event: tuple[int, int]) -> bool:
         """Control calls come first: a set of copies must not wait for the writes of one volume."""
@@ -165,6 +251,7 @@ class Server:
                 sock.close()
                 continue
             client, number = make(sock), sock.fileno()
+            client.paused = self._draining is not None
             self._clients[number] = (client, 0, time.monotonic())
             self._epoll.register(number, 0)
             client.flush()

@@ -91,6 +91,11 @@ class Transmission:
         }
 
     @property
+    def export_name(self) -> str:
+        """What the client has."""
+        return self._export.name
+
+    @property
     def idle(self) -> bool:
         """Whether no request is under way or held."""
         return not self._in_threads and not self._held

@@ -10,7 +10,9 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
+from shadowset import __version__
 from shadowset.nbd_provider.copy_queue import CopyQueue
+from shadowset.nbd_provider.handover import Kept
 from shadowset.nbd_provider.origin import Origin, refuse
 from shadowset.nbd_provider.origin_mark import changed_since, take_mark
 from shadowset.nbd_provider.places import check_storage_place, loss_places
@@ -21,6 +23,7 @@ from shadowset.nbd_provider.store.move import Mover
 from shadowset.nbd_provider.store.move_steps import Progress as MoveProgress
 from shadowset.nbd_provider.store.place import locate
 from shadowset.nbd_provider.store.revert import Progress, Reverter
+from shadowset.nbd_provider.store.room import Event
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.provider_protocol import (
@@ -106,15 +109,17 @@ class Volume:
         storage: str,
         chunk_size: int = layout.DEFAULT_CHUNK_SIZE,
         losses: str | None = "",
+        kept: Kept | None = None,
     ) -> None:
-        """``losses`` as for ``loss_places``; empty: the place that the storage has stays."""
+        """``losses`` as for ``loss_places``; empty: the storage's own. ``kept`` by another process."""
         self.name = name
-        self.origin = Origin(origin)
+        self.origin = Origin(origin, kept.origin if kept else -1)
         try:
             check_storage_place(origin, locate(storage))
             places = loss_places(origin, losses) if losses != "" else []
             mark = partial(changed_since, origin=self.origin)
-            self.store = ShadowStore(storage, self.origin.fd, self.origin.size, chunk_size, mark, places)
+            left = (kept.lock, kept.next_slot) if kept else ()
+            self.store = ShadowStore(storage, self.origin.fd, self.origin.size, chunk_size, mark, places, *left)
         except BaseException:
             self.origin.close()
             raise
@@ -128,6 +133,9 @@ class Volume:
         self.calls = StorageCalls(self.idle_work, self._pauses, lambda: self.clients() > 0)
         self._revert_begins = False
         self._slow_until = 0.0
+        self.stall_ms = 0.0
+        """How long requests waited when this process took over from another one."""
+        self._told = 0
 
     def hold(self, owner: object, timeout_ms: int) -> Held:
         """Hold writes. Those whose old data is being copied out have not begun, and wait for the release, too."""
@@ -243,6 +251,8 @@ class Volume:
             storage_available=self._available(),
             revert=_revert_info(self.reverter.progress) if self.reverter.progress else None,
             move=_move_info(self.mover.progress) if self.mover.progress else None,
+            version=__version__,
+            stall_ms=self.stall_ms,
         )
 
     def _available(self) -> int:
@@ -260,7 +270,8 @@ class Volume:
         return self.describe()
 
     def events(self, after: int) -> Events:
-        """Events with higher numbers than ``after``."""
+        """Events with higher numbers than ``after``; the others have been heard."""
+        self._told = max(self._told, after)
         return Events(
             [
                 EventInfo(each.number, each.time_ns, each.kind, each.message, each.copy_id, each.cause, each.freed)
@@ -268,6 +279,31 @@ class Volume:
                 if each.number > after
             ]
         )
+
+    def unheard(self) -> list[EventInfo]:
+        """Events that nobody has asked beyond."""
+        return self.events(self._told).events
+
+    def inherit(self, events: Sequence[EventInfo]) -> None:
+        """Events of the process before that nobody has heard of."""
+        self.store.room.inherit(
+            Event(0, each.time_ns, each.event, each.message, each.copy_id, each.cause, each.freed) for each in events
+        )
+
+    def check_handover(self) -> None:
+        """Errors: VSS_E_BAD_STATE while writes are held or a revert begins."""
+        if self.gate.closed or self._revert_begins:
+            what = "a revert begins" if self._revert_begins else "writes are held for a shadow copy"
+            raise VssError(Code.VSS_E_BAD_STATE, f"volume {self.name} cannot be handed over while {what}; try again")
+
+    def let_go(self) -> Kept:
+        """Close everything as a kill would, for a process that goes on at once: the origin is not even flushed."""
+        self.reverter.close()
+        self.mover.close()
+        kept = Kept(os.dup(self.origin.fd), self.store.keep_lock(), self.store.next_slot)
+        self.store.close(clean=False)
+        self.origin.close()
+        return kept
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the live volume. Errors: OSError."""

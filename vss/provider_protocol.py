@@ -65,7 +65,11 @@ class MoveInfo(msgspec.Struct):
 
 
 class VolumeDescription(msgspec.Struct):
-    """A volume as its provider sees it; sizes in bytes."""
+    """A volume as its provider sees it; sizes in bytes.
+
+    ``version`` is that of the code that serves; ``stall_ms`` how long requests waited when it took over from another
+    process, 0 when it did not.
+    """
 
     name: str
     origin: str
@@ -84,6 +88,8 @@ class VolumeDescription(msgspec.Struct):
     storage_available: int = 0
     revert: RevertInfo | None = None
     move: MoveInfo | None = None
+    version: str = ""
+    stall_ms: float = 0.0
 
 
 class EventInfo(msgspec.Struct):
@@ -265,6 +271,17 @@ class ListEvents(Message, tag="list-events"):
     after: int = 0
 
 
+class TakeOver(Message, tag="take-over"):
+    """The sender is another provider process, which wants to go on in place of this one; its only call.
+
+    Answered, when nothing is under way any more, with descriptors and no frame; what goes over the connection then is
+    no part of this protocol. Errors: VSS_E_BAD_STATE while writes are held or somebody else takes over,
+    VSS_E_UNEXPECTED_PROVIDER_ERROR when requests stay under way.
+    """
+
+    seq: int
+
+
 class Stop(Message, tag="stop"):
     """Finish what is under way, close the storage cleanly and end; answered with null."""
 
@@ -302,6 +319,7 @@ ToProvider = (
     | Move
     | CancelMove
     | ListEvents
+    | TakeOver
     | Stop
 )
 FromProvider = Done | Failed

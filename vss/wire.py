@@ -51,6 +51,11 @@ class FrameDecoder(Generic[M]):
         """Bytes of an unfinished frame."""
         return len(self._buffer)
 
+    @property
+    def rest(self) -> bytes:
+        """The unfinished frame."""
+        return bytes(self._buffer)
+
     def feed(self, data: bytes) -> list[M]:
         """All messages that are complete now.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from threading import Lock
@@ -99,6 +100,9 @@ class Words:
         os.close(self._fd)
 
 
+_LOOK: Final = 1 << 20
+
+
 class Segment:
     """One file of slots: their records, then their data; as the writer sees it."""
 
@@ -120,6 +124,17 @@ class Segment:
         """The page of records that begins at byte ``start``. Errors: OSError (EIO)."""
         self.words.ready(start // layout.WORD)
         return self.words.map[start : start + layout.PAGE]
+
+    def records_end(self) -> int:
+        """The byte after the last record that was ever written, in whole records. Errors: OSError."""
+        for start in reversed(range(0, layout.SEGMENT_DATA, _LOOK)):
+            content = os.pread(self.fd, _LOOK, start)
+            if len(content) < _LOOK:
+                raise OSError(errno.EIO, f"{self.path} cannot be read at byte {start + len(content)}")
+            taken = len(content.rstrip(b"\0"))
+            if taken:
+                return -(-(start + taken) // layout.SLOT_RECORD_SIZE) * layout.SLOT_RECORD_SIZE
+        return 0
 
     def close(self) -> None:
         """Let go of memory and descriptor."""

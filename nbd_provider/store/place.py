@@ -172,6 +172,14 @@ def take_lock(directory: str) -> int:
     return fd
 
 
+def is_lock_of(directory: str, fd: int) -> bool:
+    """Whether ``fd`` is the lock of this storage directory; -1 is none."""
+    try:
+        return fd >= 0 and os.path.samestat(os.fstat(fd), os.stat(f"{directory}/lock"))
+    except FileNotFoundError:
+        return False
+
+
 def wipe(directory: str) -> None:
     """Remove a storage's files; the table is the last, because readers who still have it open find their way by it."""
     for name in ("segments", DIRECTORY):

@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final
@@ -135,6 +136,14 @@ class Room:
             event.number = self._count
             self.events.append(event)
         return event
+
+    def inherit(self, events: Iterable[Event]) -> None:
+        """Events of a run before, that nobody has heard of, count as events of this run."""
+        with self._counting:
+            for event in events:
+                self._count += 1
+                event.number = self._count
+                self.events.append(event)
 
     def check_new_copy(self, limits: Limits, wanted: int, volume: str) -> None:
         """Errors: VSS_E_INSUFFICIENT_STORAGE when a new copy would find no room at all."""

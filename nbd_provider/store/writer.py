@@ -14,7 +14,15 @@ from shadowset.nbd_provider.store.create import create_storage, lengthen_head, n
 from shadowset.nbd_provider.store.files import Segments, Words, read_header, storage_error, sync_directory
 from shadowset.nbd_provider.store.loss_record import LossKeeper, LossRecord
 from shadowset.nbd_provider.store.overlay import drop_overlays
-from shadowset.nbd_provider.store.place import MOVING, locate, read_note, settle, take_lock, with_session
+from shadowset.nbd_provider.store.place import (
+    MOVING,
+    is_lock_of,
+    locate,
+    read_note,
+    settle,
+    take_lock,
+    with_session,
+)
 from shadowset.nbd_provider.store.reclaim import Reclaimer
 from shadowset.nbd_provider.store.recovery import rebuild, session_id
 from shadowset.nbd_provider.store.room import COPY_LOST, Event, Room, used_bytes
@@ -41,7 +49,11 @@ class ShadowStore:
         chunk_size: int = layout.DEFAULT_CHUNK_SIZE,
         changed_since: Callable[[OriginMark], str] = lambda _: "",
         losses: Sequence[str] = (),
+        lock: int = -1,
+        next_slot: int = -1,
     ) -> None:
+        """``lock`` is the descriptor of the storage's lock, and ``next_slot`` the first that was never taken, when
+        another process has left them. The descriptor is taken over."""
         storage = locate(storage)
         os.makedirs(storage, mode=0o700, exist_ok=True)
         self.storage = storage
@@ -54,7 +66,7 @@ class ShadowStore:
         self._copy_out = copy_out.CopyOut(self, origin_fd)
         self._changed_since = changed_since
         self._places = losses
-        self._lock = take_lock(storage)
+        self._lock = lock if is_lock_of(storage, lock) else take_lock(storage)
         try:
             settle(storage)
             self.moving = read_note(storage, MOVING) is not None
@@ -62,14 +74,14 @@ class ShadowStore:
                 create_storage(storage, size, chunk_size)
             header = read_header(storage)
             self._check_size(header, size)
-            self._open(header)
+            self._open(header, next_slot)
             if header.size < size:
                 self.grow(size)
         except BaseException:
             os.close(self._lock)
             raise
 
-    def _open(self, header: layout.Header) -> None:
+    def _open(self, header: layout.Header, next_slot: int) -> None:
         self.header = header
         self.chunk_size = header.chunk_size
         self.chunks = layout.chunk_count(header.size, header.chunk_size)
@@ -85,7 +97,7 @@ class ShadowStore:
         header.clean = False
         header.boot_id = session_id(self.storage)
         header.generation = max([header.generation, *(entry.number for entry in self.table.entries)])
-        self._copy_out.start_at(max(header.next_slot, self._used_end()))
+        self._copy_out.start_at(max(header.next_slot, self._used_end() if next_slot < 0 else next_slot))
         self.garbage = bool(self._copy_out.next_slot) or os.path.exists(f"{self.storage}/overlays")
         self._update()
         self._write_header()
@@ -125,12 +137,8 @@ class ShadowStore:
         names = [int(name, 16) for name in os.listdir(f"{self.storage}/segments")]
         if not names:
             return 0
-        last = self.segments.get(max(names))
-        for start in reversed(range(0, layout.SEGMENT_DATA, layout.PAGE)):
-            taken = len(last.record_page(start).rstrip(b"\0"))
-            if taken:
-                return max(names) * layout.SEGMENT_SLOTS + (start + taken - 1) // layout.SLOT_RECORD_SIZE + 1
-        return max(names) * layout.SEGMENT_SLOTS
+        taken = self.segments.get(max(names)).records_end() // layout.SLOT_RECORD_SIZE
+        return max(names) * layout.SEGMENT_SLOTS + taken
 
     def _recover(self) -> None:
         """After a power loss: auto-release copies are gone, ``head`` is made anew from durable slots."""
@@ -523,6 +531,10 @@ class ShadowStore:
     def used(self) -> int:
         """Bytes that the storage takes on disk."""
         return used_bytes(self.storage)
+
+    def keep_lock(self) -> int:
+        """Another descriptor of the lock, which stays locked until it is closed too."""
+        return os.dup(self._lock)
 
     def close(self, clean: bool = True, mark: OriginMark = NO_MARK) -> None:
         """Close the storage; a clean end spares the next start a recovery, and ``mark`` lets it check the origin."""

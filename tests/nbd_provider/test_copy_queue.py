@@ -19,8 +19,8 @@ import pytest
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.connection import Connection
 from shadowset.nbd_provider.live_export import LiveDirectory
-from shadowset.nbd_provider.main import connect_gate
 from shadowset.nbd_provider.server import Server
+from shadowset.nbd_provider.service import connect_gate
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.volume import Volume
 
