@@ -10,8 +10,9 @@ import time
 
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.config import device_group
+from shadowset.daemon.deaths import cause_of
 from shadowset.daemon.house import EventSink
-from shadowset.daemon.process import ProcessWatch, last_line, run_command, signal_name, spawn_service
+from shadowset.daemon.process import ProcessWatch, run_command, spawn_service
 from shadowset.vss.codes import VssError
 from shadowset.vss.paths import Paths
 
@@ -57,7 +58,7 @@ class DeviceLayer:
                 watch = self._watch = self._adopt() or await self._spawn()
                 await self._tell_when_back(watch)
                 await watch.wait()
-                complaint = f"shadowset-fuse {self._end_of(watch)}"
+                complaint = f"shadowset-fuse {cause_of(watch.status, self._log)}"
             except (VssError, OSError) as error:
                 complaint = str(error)
             if complaint != self._complaint:
@@ -75,11 +76,6 @@ class DeviceLayer:
         except TimeoutError:
             self._event("devices-back", "shadowset-fuse was started again; device objects are there")
             self._complaint = ""
-
-    def _end_of(self, watch: ProcessWatch) -> str:
-        if watch.status < 0:
-            return f"was ended by {signal_name(-watch.status)}"
-        return f"has ended with status {watch.status}: {last_line(self._log)}" if watch.status else "has ended"
 
     @property
     def _log(self) -> str:

@@ -54,6 +54,7 @@ class ServiceCalls:
             rp.VolumeAttach: self._volume_attach,
             rp.VolumeDetach: self._volume_detach,
             rp.VolumeResize: self._volume_resize,
+            rp.VolumeHandOver: self._volume_hand_over,
             rp.VolumeRemove: self._volume_remove,
             rp.VolumeList: self._volume_list,
             rp.StorageList: self._storage_list,
@@ -143,6 +144,11 @@ class ServiceCalls:
 
     async def _volume_resize(self, call: rp.VolumeResize) -> rp.VolumeInfo:
         return await self._house.volumes.resize(call.name)
+
+    async def _volume_hand_over(self, call: rp.VolumeHandOver) -> rp.VolumeHandover:
+        name = self._house.volumes.resolve(call.name).name
+        self._refuse_during_creation(f"volume {name} cannot be handed over", name)
+        return await self._house.volumes.hand_over(name)
 
     async def _volume_remove(self, call: rp.VolumeRemove) -> None:
         self._refuse_during_creation(f"volume {call.name} cannot be removed", call.name)

@@ -397,6 +397,7 @@ class Snapshots:
                 runtime = self._house.volumes.get(row.name)
                 link = runtime.online()
                 told = await runtime.describe()
+                await self._house.volumes.mend_device(row.name)
                 await take_over(self._house, row.name, link, told)
                 await self.follow_storage(row.name, told)
                 await self.reconcile(self._house.providers.builtin, row.name, told.copies, known)

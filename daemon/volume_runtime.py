@@ -15,6 +15,7 @@ from shadowset.daemon.bridges import bridge_lost
 from shadowset.daemon.catalogue import VolumeRow
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.control_link import ControlLink
+from shadowset.daemon.deaths import FAILED_AFTER, Deaths, cause_of
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.mounts import device_identity, device_number
 from shadowset.daemon.process import ProcessWatch, in_thread, last_line, run_command, spawn_service
@@ -25,10 +26,9 @@ from shadowset.vss.provider_protocol import VolumeDescription
 
 log = logging.getLogger(__name__)
 
-BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-FAILED_AFTER = 5
 POLL_S = 0.02
-STEADY_S = 10.0
+HANDOVER_S = 30.0
+"""More than both processes take to give up: five seconds for what is under way, ten for the new one to get ready."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class VolumeRuntime:
         self._task: asyncio.Task[None] | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._identity: str | None = None
-        self._device_lost = False
+        self._device_lost = self._device_due = False
+        self.deaths = Deaths()
 
     @property
     def device(self) -> str:
@@ -81,6 +82,17 @@ class VolumeRuntime:
         if trouble and not self._device_lost:
             self._tools.event("attach-lost", trouble, self.name)
         self._device_lost = bool(trouble)
+
+    async def mend_device(self) -> None:
+        """Give the device the connection that it lacks, after an attempt that failed or because the kernel lost it."""
+        if self.row.attached and self.state == "online" and (self._device_due or self._unconnected):
+            await self.reattach(provider_started=True)
+
+    @property
+    def _unconnected(self) -> bool:
+        """The kernel's connection has ended though the provider is there; a FUSE bridge sees to its own."""
+        told = self.description
+        return self.row.via == "nbd" and told is not None and told.clients == 0
 
     @property
     def name(self) -> str:
@@ -155,29 +167,26 @@ class VolumeRuntime:
             return None
 
     async def _supervise(self) -> None:
-        failures = 0
         while True:
             try:
                 if self.link is None or self.link.lost.is_set():
                     await self._recover()
-                failures = 0
+                self.deaths.lives()
             except (VssError, OSError) as error:
-                await self._failed(error, failures)
-                failures += 1
+                await self._failed(error)
             finally:
                 self.tried.set()
-            begun = time.monotonic()
             if self.link:
                 await self.link.lost.wait()
                 await self._went_away()
-                failures = 0 if time.monotonic() - begun > STEADY_S else failures + 1
-            await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+            await asyncio.sleep(self.deaths.wait_s)
 
-    async def _failed(self, error: VssError | OSError, failures: int) -> None:
+    async def _failed(self, error: VssError | OSError) -> None:
         link, self.link = self.link, None
         if link:
             await link.close()
-        self.state = "failed" if failures + 1 >= FAILED_AFTER else "offline"
+        self.deaths.not_started()
+        self.state = "failed" if self.deaths.failing else "offline"
         message = error.message if isinstance(error, VssError) else str(error)
         if message != self.message:
             self._tools.event("volume-offline", f"volume {self.name} has no provider: {message}", self.name)
@@ -194,19 +203,34 @@ class VolumeRuntime:
 
     async def _went_away(self) -> None:
         link, self.link = self.link, None
-        self.state, self.message = "offline", "its provider has ended unexpectedly and is being restarted"
         if link:
             await link.close()
-        await in_thread(self._reap)
-        self._tools.event("provider-lost", f"the provider of volume {self.name} has ended unexpectedly", self.name)
+        status = await in_thread(self._reap)
+        self.deaths.died(cause_of(status, self.log_file))
+        self.state = "failed" if self.deaths.failing else "offline"
+        self.message = self.deaths.sentence(self.log_file)
+        log.warning("volume %s: %s", self.name, self.message)
+        self._tools.event(
+            "provider-lost", f"the provider of volume {self.name} {self.deaths.cause} and is started again", self.name
+        )
+        if self.deaths.quick == FAILED_AFTER:
+            self._tools.event("provider-failing", f"volume {self.name}: {self.message}", self.name)
 
-    def _reap(self) -> None:
+    def _reap(self) -> int | None:
+        """The exit status of our child, if the process that served was one."""
+        status = None
         if self._child:
             try:
-                self._child.wait(2)
+                status = self._child.wait(2)
                 self._child = None
             except subprocess.TimeoutExpired:
                 pass
+        return status
+
+    @property
+    def log_file(self) -> str:
+        """What the provider says on its standard error."""
+        return f"{self._tools.paths.volume(self.name)}/provider.log"
 
     async def _connect(self) -> ControlLink | None:
         path = self._tools.paths.control_socket(self.name)
@@ -216,8 +240,7 @@ class VolumeRuntime:
             return None
 
     async def _spawn(self) -> ControlLink:
-        log_file = f"{self._tools.paths.volume(self.name)}/provider.log"
-        child = self._child = spawn_service(self._command(), log_file)
+        child = self._child = spawn_service(self._command(), self.log_file)
         end = time.monotonic() + self._tools.limits.provider_ms / 1000
         while time.monotonic() < end:
             link = await self._connect()
@@ -227,11 +250,41 @@ class VolumeRuntime:
                 self._child = None
                 raise VssError(
                     Code.VSS_E_UNEXPECTED_PROVIDER_ERROR,
-                    f"the provider of volume {self.name} does not start: {last_line(log_file)}",
+                    f"the provider of volume {self.name} does not start: {last_line(self.log_file)}",
                 )
             await asyncio.sleep(POLL_S)
         await ProcessWatch(child.pid, child).end()
         raise VssError(Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, f"the provider of volume {self.name} did not get ready")
+
+    async def hand_over(self) -> VolumeDescription:
+        """Let a new process of the installed code serve. Errors: VssError, and the present one goes on."""
+        before = await self.describe()
+        child = spawn_service([*self._command(), "--take-over"], self.log_file)
+        try:
+            told = await self._handed_over(before.pid, child)
+        except VssError:
+            await in_thread(lambda: _end(child))
+            raise
+        await in_thread(self._reap)
+        self._child = child
+        message = f"volume {self.name} is served by another process, version {told.version}"
+        self._tools.event("provider-replaced", f"{message}; requests waited {told.stall_ms:g} ms", self.name)
+        return told
+
+    async def _handed_over(self, pid: int, child: subprocess.Popen[bytes]) -> VolumeDescription:
+        end = time.monotonic() + HANDOVER_S
+        while time.monotonic() < end:
+            ended = child.poll() is not None
+            told = await self.describe()
+            if told.pid == child.pid:
+                return told
+            if ended:
+                break
+            await asyncio.sleep(POLL_S)
+        raise VssError(
+            Code.VSS_E_UNEXPECTED_PROVIDER_ERROR,
+            f"volume {self.name} goes on being served by process {pid}; the new one failed: {_reason(self.log_file)}",
+        )
 
     def _command(self) -> list[str]:
         paths = self._tools.paths
@@ -294,11 +347,16 @@ class VolumeRuntime:
             if there and (not provider_started or await self._reconnect()):
                 if self._identity is None:
                     self._identity = device_identity(self.row.device)
+                if self._device_due:
+                    self._device_due, self.message = False, ""
                 return
             await self._tools.attached(self.name, *await self.attach(self.row.via or "auto"))
+            self._device_due = False
         except VssError as error:
-            self.message = error.message
-            self._tools.event("attach-failed", error.message, self.name)
+            self._device_due = True
+            if self.message != error.message:
+                self.message = error.message
+                self._tools.event("attach-failed", error.message, self.name)
 
     async def _reconnect(self) -> bool:
         try:
@@ -307,3 +365,22 @@ class VolumeRuntime:
             log.warning("%s", error)
             return False
         return True
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """A process that was to serve and does not."""
+    try:
+        child.wait(2)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait(2)
+
+
+def _reason(log_file: str) -> str:
+    """What the program itself said, without its name; the other process may have said something after it."""
+    try:
+        with open(log_file, errors="replace") as file:
+            lines = [line for line in file.read()[-4096:].splitlines() if line.startswith("shadowset-provider: ")]
+    except OSError:
+        lines = []
+    return lines[-1].partition(": ")[2] if lines else f"see {log_file}"

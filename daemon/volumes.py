@@ -22,7 +22,7 @@ from shadowset.vss.mountinfo import Mount
 from shadowset.vss.paths import Paths
 from shadowset.vss.provider import VolumeFacts
 from shadowset.vss.provider_protocol import VolumeDescription
-from shadowset.vss.requester_protocol import StorageInfo, StorageMoveStatus, VolumeInfo
+from shadowset.vss.requester_protocol import StorageInfo, StorageMoveStatus, VolumeHandover, VolumeInfo
 
 log = logging.getLogger(__name__)
 
@@ -125,10 +125,11 @@ class Volumes:
         """The volume as the protocol reports it."""
         runtime = self.get(name)
         row = runtime.row
+        silence = ""
         try:
             await runtime.describe()
-        except VssError:
-            pass  # what it said last is still worth showing
+        except VssError as error:  # what it said last is still worth showing
+            silence = error.message if runtime.state == "online" else ""
         told = runtime.description
         live = runtime.state == "online"
         trouble = self._device_trouble(runtime) if live else ""
@@ -146,7 +147,10 @@ class Volumes:
             storage_used=told.storage_used if told else 0,
             nbd_socket=self._paths.nbd_socket(name),
             pid=told.pid if told and live else 0,
-            message=trouble or runtime.message,
+            message=trouble or silence or runtime.message,
+            version=told.version if told and live else "",
+            restarts=runtime.deaths.restarts,
+            last_end=runtime.deaths.cause,
         )
 
     def _device_trouble(self, runtime: VolumeRuntime) -> str:
@@ -157,6 +161,12 @@ class Volumes:
         """Tell of a device that has died, once."""
         if not self._changing.locked():
             self.get(name).look_after_device()
+
+    async def mend_device(self, name: str) -> None:
+        """Connect a device again that has lost its connection; not while a volume is being changed."""
+        if not self._changing.locked():
+            async with self._changing:
+                await self.get(name).mend_device()
 
     async def list(self) -> list[VolumeInfo]:
         """All volumes."""
@@ -304,6 +314,14 @@ class Volumes:
             await self._quiet.writable()
             sentence = f"volume {runtime.name} has grown from {before} to {told.size} bytes"
             self._event("volume-resized", sentence, runtime.name)
+
+    async def hand_over(self, name: str) -> VolumeHandover:
+        """Another process serves from now on. Errors: VssError, and the one that served goes on."""
+        async with self._changing:
+            runtime = self.get(name)
+            before = runtime.description.version if runtime.description else ""
+            told = await despite_cancel(runtime.hand_over())
+        return VolumeHandover(name, told.pid, told.version, before, told.stall_ms)
 
     async def remove(self, name: str, force: bool) -> None:
         """Stop protecting a volume whose copies are gone. Errors: VSS_E_VOLUME_IN_USE while attached, unless forced.

@@ -253,6 +253,7 @@ class Volume:
             move=_move_info(self.mover.progress) if self.mover.progress else None,
             version=__version__,
             stall_ms=self.stall_ms,
+            clients=self.clients(),
         )
 
     def _available(self) -> int:

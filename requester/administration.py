@@ -53,6 +53,12 @@ class Administration:
         """Let the volume and its device take in what its origin has gained. Errors: VSS_E_VOLUME_NOT_SUPPORTED."""
         return self._volume(protocol.VolumeResize, name=name)
 
+    def volume_hand_over(self, name: str) -> protocol.VolumeHandover:
+        """Let a new process of the installed code serve the volume; its clients wait for milliseconds."""
+        done = self.connection.call(protocol.VolumeHandOver, name=name)
+        assert isinstance(done, protocol.VolumeHandover)
+        return done
+
     def volume_remove(self, name: str, force: bool = False) -> None:
         """Stop protecting a volume; its shadow copies go. Errors: VSS_E_VOLUME_IN_USE."""
         self.connection.call(protocol.VolumeRemove, name=name, force=force)

@@ -68,7 +68,7 @@ class VolumeDescription(msgspec.Struct):
     """A volume as its provider sees it; sizes in bytes.
 
     ``version`` is that of the code that serves; ``stall_ms`` how long requests waited when it took over from another
-    process, 0 when it did not.
+    process, 0 when it did not; ``clients`` are those of the live export.
     """
 
     name: str
@@ -90,6 +90,7 @@ class VolumeDescription(msgspec.Struct):
     move: MoveInfo | None = None
     version: str = ""
     stall_ms: float = 0.0
+    clients: int = -1
 
 
 class EventInfo(msgspec.Struct):

@@ -27,6 +27,7 @@ def register(commands: Commands) -> None:
     _register_attach(actions)
     _register_detach(actions)
     _register_resize(actions)
+    _register_handover(actions)
     _register_list(actions)
     _register_remove(actions)
 
@@ -100,13 +101,30 @@ def _register_resize(actions: Commands) -> None:
     add_json(resize)
 
 
+def _register_handover(actions: Commands) -> None:
+    handover = add_command(
+        actions,
+        "handover",
+        run_handover,
+        "let a new process of the installed code serve a volume",
+        "A live upgrade: a new provider process, of the code that is installed now, goes on in place of the one that\n"
+        "serves the volume, with its storage, sockets and clients. Applications wait for milliseconds and see no\n"
+        "error; shadow copies stay. When the new process fails, the old one goes on. Restart the coordinator first:\n"
+        "it starts the new process.",
+        "shadowset volume handover data",
+    )
+    add_volume(handover)
+    add_json(handover)
+
+
 def _register_list(actions: Commands) -> None:
     command = add_command(
         actions,
         "list",
         run_list,
         "list the protected volumes",
-        "List the protected volumes: state, live device, size, number of shadow copies, space they use, where mounted.",
+        "List the protected volumes: state, live device, size, number of shadow copies, space they use, how often\n"
+        "their providers were restarted since the coordinator started, where mounted.",
         "shadowset volume list --json",
     )
     add_json(command)
@@ -176,6 +194,19 @@ def run_resize(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_handover(options: argparse.Namespace) -> int:
+    """Upgrade the process of a volume."""
+    from shadowset.requester.administration import Administration
+    from shadowset.requester.cli.output import answer, printable
+
+    with Administration(client="shadowset volume handover", timeout=60) as administration:
+        done = administration.volume_hand_over(options.name)
+    version = f"version {done.version}" + (f" (was {done.before})" if done.before not in ("", done.version) else "")
+    sentence = f"Volume {done.name} is served by process {done.pid}, {version}; requests waited {done.stall_ms:.1f} ms."
+    answer(options.json, done, printable(sentence))
+    return 0
+
+
 def _growing(volume: VolumeInfo) -> str:
     """What makes the file system as large as its device."""
     from shadowset.requester.backup.mounts import read_mounts
@@ -230,15 +261,20 @@ def run_list(options: argparse.Namespace) -> int:
             size_text(volume.size),
             str(volume.copies),
             size_text(volume.storage_used),
+            str(volume.restarts),
             ", ".join(volume.mount_points),
             volume.origin,
         ]
         for volume in volumes
     ]
-    say(table(["VOLUME", "STATE", "DEVICE", "SIZE", "COPIES", "USED", "MOUNTED ON", "ORIGIN"], rows, right=(3, 4, 5)))
+    heads = ["VOLUME", "STATE", "DEVICE", "SIZE", "COPIES", "USED", "RESTARTS", "MOUNTED ON", "ORIGIN"]
+    say(table(heads, rows, right=(3, 4, 5, 6)))
     for volume in volumes:
         if volume.message:
             say(f"{printable(volume.name)}: {printable(volume.message)}")
+        elif volume.restarts:
+            times = "once" if volume.restarts == 1 else f"{volume.restarts} times"
+            say(f"{printable(volume.name)}: its provider was restarted {times}; last it {printable(volume.last_end)}")
     return 0
 
 

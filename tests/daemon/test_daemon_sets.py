@@ -126,6 +126,11 @@ def test_a_dead_provider_is_restarted(host: Any, backup: Any) -> None:
     pid = host.provider_pid("vol")
     os.kill(pid, 9)
     host.until(lambda: host.provider_pid("vol") not in (0, pid), "a new provider")
+    requester = host.requester()
+    info = requester.call(rp.VolumeList)[0]
+    assert (info.restarts, info.last_end, info.state, info.message) == (1, "was ended by SIGKILL", "online", "")
+    [lost] = [event for event in requester.call(rp.ListEvents) if event.name == "provider-lost"]
+    assert "was ended by SIGKILL and is started again" in lost.message
     assert backup(["vol"], context=Context.FILE_SHARE_BACKUP).make().status is SnapshotState.CREATED
 
 

@@ -30,3 +30,10 @@ def test_copies_as_devices_and_beside_the_live_file_system(uml: Any, guests: Pat
     result = uml.run(guests / "copies.py", modules=("nbd", "loop", "fuse"))
     assert result.status == 0, result.console
     assert result.output.endswith("all is well")
+
+
+def test_a_mounted_ext4_does_not_notice_another_provider(uml: Any, guests: Path) -> None:
+    result = uml.run(guests / "handover.py", modules=("nbd",))
+    print(result.output)
+    assert result.status == 0, result.console
+    assert result.output.endswith("all is well")

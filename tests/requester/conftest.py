@@ -434,6 +434,9 @@ class FakeCoordinator:
     def do_volume_resize(self, session: Session, call: rp.VolumeResize) -> rp.VolumeInfo:
         return self._info(call.name)
 
+    def do_volume_hand_over(self, session: Session, call: rp.VolumeHandOver) -> rp.VolumeHandover:
+        return rp.VolumeHandover(call.name, 4321, "2.0", "1.0", 7.25)
+
     def do_volume_remove(self, session: Session, call: rp.VolumeRemove) -> None:
         self.volumes.pop(call.name)
 

@@ -66,6 +66,7 @@ def test_all_commands_are_there() -> None:
         "metrics", "doctor", "explain", "setup", "config", "config show",
         "", "serve", "status", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
         "volume resize",
+        "volume handover",
         "create", "list", "show", "mount", "umount", "device", "delete", "writers", "providers", "events",
         "backup", "restore",
         "storage", "storage list", "storage set", "storage move", "hold", "priority",
@@ -362,6 +363,8 @@ def test_volumes(run: Any, two: Any) -> None:
     out = run("volume", "resize", "data")[1]
     assert f"{64 << 20} bytes" in out and "resize2fs /dev/shadowset/data for ext4" in out
     assert "not attached" in run("volume", "resize", "more")[1]
+    out = run("volume", "handover", "data")[1]
+    assert out.strip() == "Volume data is served by process 4321, version 2.0 (was 1.0); requests waited 7.2 ms."
     assert run("volume", "remove", "more")[0] == 0
     assert run("volume", "add", "x", "y", "--chunk-size", "lots")[0] == 2
 

@@ -82,7 +82,8 @@ def test_every_call_of_a_session_has_a_method() -> None:
     administrative = {
         rp.ServiceHello, rp.Cancel, rp.GetSet, rp.ListWriters, rp.ListProviders, rp.ListEvents, rp.VolumeAdd,
         rp.ImportSnapshot, rp.RegisterProvider, rp.UnregisterProvider,
-        rp.VolumeAttach, rp.VolumeDetach, rp.VolumeResize, rp.VolumeRemove, rp.VolumeList,
+        rp.VolumeAttach, rp.VolumeDetach, rp.VolumeResize, rp.VolumeHandOver, rp.VolumeRemove,
+        rp.VolumeList,
         rp.StorageList, rp.StorageConfigure, rp.StorageMove, rp.QueryStorageMove, rp.CancelStorageMove,
         rp.KeepSnapshot, rp.RevertToSnapshot, rp.QueryRevertStatus,
         rp.QuerySnapshotDelta,
@@ -247,6 +248,7 @@ def test_administration(coordinator: Any, data: Any) -> None:
             administration.volume_detach("data")
         assert caught.value.code == Code.VSS_E_VOLUME_IN_USE
         assert administration.volume_resize("data").name == "data"
+        assert administration.volume_hand_over("data").stall_ms == 7.25
         administration.volume_remove("wal", force=True)
         assert administration.list_writers()[0].pid == 1234
         assert administration.list_events(0) == []

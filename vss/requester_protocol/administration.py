@@ -190,6 +190,16 @@ class VolumeResize(Call, tag="volume-resize"):
     name: str
 
 
+class VolumeHandOver(Call, tag="volume-hand-over"):
+    """A new process of the installed code goes on serving, with the clients of the old one. Result: VolumeHandover.
+
+    When it fails the old one goes on. Errors: VSS_E_SNAPSHOT_SET_IN_PROGRESS, VSS_E_BAD_STATE while writes are held,
+    VSS_E_UNEXPECTED_PROVIDER_ERROR.
+    """
+
+    name: str
+
+
 class VolumeRemove(Call, tag="volume-remove"):
     """Stop protecting a volume; its copies go. Errors: VSS_E_VOLUME_IN_USE."""
 

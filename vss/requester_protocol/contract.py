@@ -35,6 +35,7 @@ from shadowset.vss.requester_protocol.administration import (
     VolumeAdd,
     VolumeAttach,
     VolumeDetach,
+    VolumeHandOver,
     VolumeList,
     VolumeRemove,
     VolumeResize,
@@ -93,6 +94,7 @@ from shadowset.vss.requester_protocol.values import (
     SnapshotProperties,
     StorageInfo,
     StorageMoveStatus,
+    VolumeHandover,
     VolumeInfo,
     WriterStatus,
 )
@@ -161,6 +163,7 @@ ToCoordinator = (
     | VolumeDetach
     | VolumeRemove
     | VolumeResize
+    | VolumeHandOver
     | VolumeList
     | StorageList
     | StorageConfigure
@@ -203,6 +206,7 @@ RESULTS: dict[type[Call], Any] = {
     VolumeAttach: VolumeInfo,
     VolumeDetach: VolumeInfo,
     VolumeResize: VolumeInfo,
+    VolumeHandOver: VolumeHandover,
     VolumeList: list[VolumeInfo],
     StorageList: list[StorageInfo],
     StorageConfigure: StorageInfo,

@@ -101,7 +101,8 @@ class SetRecord(msgspec.Struct):
 class VolumeInfo(msgspec.Struct):
     """A protected volume; ``device`` is the block device while attached, ``state`` is online, offline or failed.
 
-    It is failed as well while its provider is there but the device is dead; ``message`` says what to do.
+    It is failed as well while its provider is there but the device is dead; ``message`` says what to do. ``version`` is
+    that of the code that serves; ``restarts`` counts since the coordinator started, and ``last_end`` says why the last.
     """
 
     name: str
@@ -118,6 +119,19 @@ class VolumeInfo(msgspec.Struct):
     nbd_socket: str
     pid: int
     message: str = ""
+    version: str = ""
+    restarts: int = 0
+    last_end: str = ""
+
+
+class VolumeHandover(msgspec.Struct):
+    """The process and version that serve a volume now, the version before, and how long requests waited."""
+
+    name: str
+    pid: int
+    version: str
+    before: str
+    stall_ms: float
 
 
 class ProviderInfo(msgspec.Struct, frozen=True):
