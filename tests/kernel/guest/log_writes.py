@@ -7,6 +7,7 @@ write. Sectors are of the log's sector size.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,12 +41,16 @@ class Entry:
 
 def read_log(path: str) -> Iterator[Entry]:
     """All entries. Errors: AssertionError when it is no such log."""
-    with open(path, "rb") as log:
-        magic, version, count, sector = _SUPER.unpack(log.read(_SUPER.size))
-        assert (magic, version) == (MAGIC, 1), "this is no log of dm-log-writes"
-        log.seek(sector)
-        for number in range(count):
-            start, sectors, flags, length = _ENTRY.unpack(log.read(_ENTRY.size))
-            rest = log.read(sector - _ENTRY.size)
-            data = rest[:length] if flags & MARK else b"" if flags & DISCARD else log.read(sectors * sector)
-            yield Entry(number, start * sector, sectors * sector, flags, data)
+    with open(path, "rb") as file:
+        log = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    magic, version, count, sector = _SUPER.unpack_from(log)
+    assert (magic, version) == (MAGIC, 1), "this is no log of dm-log-writes"
+    at = sector
+    for number in range(count):
+        start, sectors, flags, length = _ENTRY.unpack_from(log, at)
+        text = at + _ENTRY.size
+        at += sector
+        size = 0 if flags & DISCARD else sectors * sector
+        data = log[text : text + length] if flags & MARK else log[at : at + size]
+        at += size
+        yield Entry(number, start * sector, sectors * sector, flags, data)

@@ -36,6 +36,7 @@ from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.volume import Volume as Served
 
 ORIGIN_SIZE, STORAGE_SIZE, LOG_SIZE = 24 * MIB, 48 * MIB, 320 * MIB
+PIECE = 64 * 1024
 NAMES = 12
 KEPT = 4
 
@@ -120,6 +121,7 @@ class Disk:
     def __init__(self, start: int, size: int) -> None:
         self.start, self.size = start, size
         self._durable = bytearray(size)
+        self._touched: set[int] = set()
         self._since: list[tuple[int, bytes, bool]] = []
 
     def has(self, entry: Entry) -> bool:
@@ -132,16 +134,21 @@ class Disk:
             self._since.clear()
         data = bytes(entry.length) if entry.flags & DISCARD else entry.data
         if data:
-            self._since.append((entry.offset - self.start, data, bool(entry.flags & FUA)))
+            first = entry.offset - self.start
+            self._touched.update(range(first // PIECE, (first + len(data) - 1) // PIECE + 1))
+            self._since.append((first, data, bool(entry.flags & FUA)))
 
     def write_crashed(self, path: str, share: float, chance: random.Random) -> None:
         """The disk after a power loss, with this share of what was never flushed."""
-        image = bytearray(self._durable)
-        for offset, data, durable in self._since:
-            if durable or chance.random() < share:
-                image[offset : offset + len(data)] = data
         with open(path, "wb") as file:
-            file.write(image)
+            file.truncate(self.size)
+            for piece in self._touched:
+                file.seek(piece * PIECE)
+                file.write(self._durable[piece * PIECE : (piece + 1) * PIECE])
+            for offset, data, durable in self._since:
+                if durable or chance.random() < share:
+                    file.seek(offset)
+                    file.write(data)
 
 
 class Known:
@@ -239,6 +246,8 @@ def replay(chosen: set[int], digests: dict[str, str]) -> Counter[str]:
 
 
 def everything() -> None:
+    layout.SEGMENT_SLOTS = 1024  # several of them, and a recovery that looks through less
+    layout.SEGMENT_DATA = layout.SEGMENT_SLOTS * layout.SLOT_RECORD_SIZE
     wanted, files = int(sys.argv[1]), int(sys.argv[2])
     make_disks()
     volume = Volume("one", "/dev/mapper/origin", "/mnt/below/storage")
