@@ -67,6 +67,8 @@ EVENTS: dict[str, EventKind] = {
     "attach-failed": EventKind(308, ERROR, "a volume could not be attached again"),
     "attach-lost": EventKind(309, ERROR, "a volume's device is dead"),
     "recursion": EventKind(310, ERROR, "a volume lies inside another one"),
+    "provider-failing": EventKind(311, ERROR, "a volume's provider dies again and again"),
+    "provider-replaced": EventKind(312, INFO, "a volume is served by another process after a handover"),
     # service
     "provider-registered": EventKind(400, INFO, "a provider of a package was registered"),
     "provider-unregistered": EventKind(401, INFO, "a provider is left out"),
