@@ -258,17 +258,20 @@ def signal_came(signals: Sequence[signal.Signals], seconds: float) -> bool:
     return found is not None and found.si_signo in signals
 
 
-def run_until_signal(writer: Writer, poll_seconds: float = 0.5) -> None:
-    """Runs a writer as a process of its own, until SIGTERM or SIGINT; call it before other threads are started.
+def run_until_signal(*writers: Writer, poll_seconds: float = 0.5) -> None:
+    """Runs writers as a process of their own, until SIGTERM or SIGINT; call it before other threads are started.
 
     The signals are waited for instead of handled: a handler could interrupt the very lock that stopping needs.
-    Errors: RefusedError as ``Writer.run``.
+    Errors: RefusedError as ``Writer.run``, when one of them may never connect.
     """
     signals = (signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    writer.start()
-    while writer.running and not signal_came(signals, poll_seconds):
+    for writer in writers:
+        writer.start()
+    while all(writer.running for writer in writers) and not signal_came(signals, poll_seconds):
         pass
-    writer.stop()
-    if writer.failure is not None:
-        raise writer.failure
+    for writer in writers:
+        writer.stop()
+    for writer in writers:
+        if writer.failure is not None:
+            raise writer.failure
