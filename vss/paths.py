@@ -51,6 +51,16 @@ class Paths:
         return f"{self.config}/files-not-to-snapshot.toml"
 
     @property
+    def jobs(self) -> str:
+        """Definitions of backup jobs, one file each."""
+        return f"{self.config}/jobs.d"
+
+    @property
+    def job_state(self) -> str:
+        """What jobs remember: how they went, locks, caches."""
+        return f"{self.state}/jobs"
+
+    @property
     def access(self) -> str:
         """Files with rules about who may be a writer or a requester."""
         return f"{self.config}/access.d"

@@ -19,6 +19,8 @@ from shadowset.vss.metadata import WriterMetadata
 from shadowset.vss.selection import Selector
 
 DEPTH = 3
+OBJECTS = ".objects"
+"""Beside backups that share contents; no backups are in it."""
 
 
 class Version(msgspec.Struct, kw_only=True):
@@ -148,7 +150,9 @@ def _bundles(place: str, depth: int) -> Iterator[str]:
         return
     try:
         with os.scandir(place) as entries:
-            below = sorted(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+            below = sorted(
+                entry.path for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name != OBJECTS
+            )
     except OSError as error:
         if depth == DEPTH:
             raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"{place} cannot be read: {error.strerror}") from error

@@ -97,7 +97,7 @@ class Copies:
         entries = []
         for found in listing.found:
             try:
-                entries.append(copy_one(self._target.directory, component, directory, found, on_bytes))
+                entries.append(copy_one(self._target, component, directory, found, on_bytes))
             except OSError as error:
                 verdicts.fail(number, f"{found.path} cannot be read: {error.strerror}")
                 self._target.discard_component(directory)

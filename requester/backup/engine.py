@@ -25,7 +25,7 @@ from shadowset.requester.backup.kinds import Earlier, Kinds
 from shadowset.requester.backup.mounts import VolumeMap, read_mounts
 from shadowset.requester.backup.plan import Choice, JobPlan, dropped_text, leaving_out, make_plan, missing
 from shadowset.requester.backup.record import component_entry, count_files, new_manifest, save_documents
-from shadowset.requester.backup.store import Target
+from shadowset.requester.backup.store import Settling, Target
 from shadowset.requester.backup.system_list import files_not_to_backup
 from shadowset.requester.backup.undescribed import (
     is_concerned,
@@ -100,8 +100,10 @@ class BackupJob:
         variables: Mapping[str, str] | None = None,
         wait: float = 0.0,
         manner: Manner = Manner(),
+        pool: Settling | None = None,
     ) -> None:
-        """``wait``: seconds to wait while other sets are made."""
+        """``wait``: seconds to wait while other sets are made; ``pool``: where equal contents are stored once."""
+        self._pool = pool
         self._wait = wait
         self._where = target
         self._choice = choice
@@ -123,7 +125,7 @@ class BackupJob:
         with BackupComponents(self._paths, "shadowset backup", on_notice=self._observer.notice) as calls:
             plan = self._plan(calls, registered)
             refuse_target_on(self._where, plan, self._volume_map)
-            target = Target(self._where)
+            target = Target(self._where, self._pool)
             try:
                 return self._run(calls, plan, target, volumes, began)
             except BaseException:

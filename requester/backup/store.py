@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from typing import Protocol
 
 from shadowset.requester.backup.copy import (
     OnBytes,
@@ -28,11 +29,19 @@ _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 _LONGEST = 120
 
 
+class Settling(Protocol):
+    """Where contents that several backups have are stored once."""
+
+    def settle(self, path: str, size: int, sha256: str) -> None:
+        """The stored file ``path`` may become another name of the same content. Errors: TargetError."""
+
+
 class Target:
     """A directory, empty or new in one that is there, taken over by a backup; ``discard`` removes what that made."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, pool: Settling | None = None) -> None:
         self.directory = os.path.abspath(directory)
+        self.pool = pool
         self._made = not os.path.lexists(self.directory)
         with writing(self.directory):
             if not self._made and not os.path.isdir(self.directory):
@@ -98,7 +107,7 @@ def component_directories(components: tuple[PlannedComponent, ...]) -> list[str]
 
 
 def copy_one(
-    target: str, component: PlannedComponent, component_directory: str, found: Found, on_bytes: OnBytes
+    target: Target, component: PlannedComponent, component_directory: str, found: Found, on_bytes: OnBytes
 ) -> ManifestFile:
     """Copy one file into the target (directories and links only into the manifest), and return its entry.
 
@@ -119,7 +128,10 @@ def copy_one(
         entry.whole_size = found.status.st_size
     elif found.kind in STORED:
         entry.stored = f"{component_directory}{found.path}"
-        _copy_regular(f"{target}/{entry.stored}", found, entry, on_bytes)
+        path = f"{target.directory}/{entry.stored}"
+        _copy_regular(path, found, entry, on_bytes)
+        if target.pool is not None:
+            target.pool.settle(path, entry.size, entry.sha256)
     return entry
 
 

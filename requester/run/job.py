@@ -63,12 +63,16 @@ class RunJob:
         variables: Mapping[str, str] | None = None,
         wait: float = 0.0,
         output: IO[str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """``output``: where the command's standard output goes instead of this process's.
+
+        ``environment``: what the command finds in its environment besides this process's.
 
         ``ran`` becomes true when the command, or what should have begun it, has ended.
         """
         self._output = output
+        self._environment = dict(environment or {})
         self._command = list(command)
         self._asked = list(volumes)
         self._type = backup_type
@@ -154,7 +158,7 @@ class RunJob:
         copies = {copy.original_volume: calls.expose_snapshot(copy.snapshot_id) for copy in record.snapshots}
         mounts = mounts_over(known, table, copies)
         self._observer.phase("running the command")
-        environment = {**os.environ, **environment_of(record, copies)}
+        environment = {**os.environ, **self._environment, **environment_of(record, copies)}
         status = run_inside(self._command, mounts, environment, self._output)
         self.ran = True
         return status, mounts

@@ -1,0 +1,72 @@
+"""A directory with a subdirectory for each version of a job: their names, making them, and removing them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from datetime import UTC, datetime
+
+from shadowset.requester.backup.copy import writing
+from shadowset.vss.codes import Code, VssError
+
+OURS = re.compile(r"\d{4}-\d\d-\d\dT\d{6}Z-[a-z]+")
+
+
+class Place:
+    """``manifest`` is the file that a version gets last, and loses first. Errors of all: VssError."""
+
+    def __init__(self, directory: str, job: str, manifest: str) -> None:
+        self.directory = os.path.abspath(directory)
+        self._job = job
+        self._manifest = manifest
+
+    def names(self) -> list[str]:
+        """The versions, and what is left of unfinished ones, oldest first."""
+        if not os.path.isdir(self.directory):  # most often a file system that is not mounted
+            sentence = f"the target {self.directory} of job {self._job} is no directory; mount its file system, or "
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, sentence + "make it")
+        with writing(self.directory):
+            return sorted(name for name in os.listdir(self.directory) if OURS.fullmatch(name))
+
+    def path(self, name: str) -> str:
+        """Where a version is."""
+        return f"{self.directory}/{name}"
+
+    def make(self, kind: str) -> str:
+        """A new version's directory; its name."""
+        while True:
+            name = f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}-{kind}"
+            with writing(self.directory):
+                try:
+                    os.mkdir(self.path(name), mode=0o700)
+                except FileExistsError:
+                    time.sleep(0.2)  # a second has only one name
+                    continue
+            return name
+
+    def clean(self) -> list[str]:
+        """Remove what is unfinished; a sentence about each."""
+        unfinished = [name for name in self.names() if not os.path.exists(f"{self.path(name)}/{self._manifest}")]
+        for name in unfinished:
+            self.drop(name)
+        return [f"{name} was not finished when its run ended, and is removed" for name in unfinished]
+
+    def drop(self, name: str) -> None:
+        """Remove a version. The manifest goes first, and durably: what an interrupted removal leaves is no backup."""
+        directory = self.path(name)
+        with writing(directory):
+            if os.path.exists(f"{directory}/{self._manifest}"):
+                os.unlink(f"{directory}/{self._manifest}")
+                descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+            shutil.rmtree(directory)
+
+
+def moment(name: str) -> str:
+    """The time in a version's name, as manifests have it."""
+    return f"{name[:13]}:{name[13:15]}:{name[15:17]}Z"
