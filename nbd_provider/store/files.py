@@ -128,8 +128,9 @@ class Segment:
     def records_end(self) -> int:
         """The byte after the last record that was ever written, in whole records. Errors: OSError."""
         for start in reversed(range(0, layout.SEGMENT_DATA, _LOOK)):
-            content = os.pread(self.fd, _LOOK, start)
-            if len(content) < _LOOK:
+            length = min(_LOOK, layout.SEGMENT_DATA - start)
+            content = os.pread(self.fd, length, start)
+            if len(content) < length:
                 raise OSError(errno.EIO, f"{self.path} cannot be read at byte {start + len(content)}")
             taken = len(content.rstrip(b"\0"))
             if taken:

@@ -1,8 +1,8 @@
-"""Inside the guest: SIGKILL of providers, at random, under fio's verified load on ext4 and on XFS.
+"""Inside the guest: SIGKILL and handover of providers, at random, under fio's verified load on ext4 and on XFS.
 
-Argument: how many rounds, with one kill of each provider. Each volume has a load of its own, and a probe that writes
-and syncs all the time and measures how long it was kept waiting. After each kill a new provider starts, and the device
-gets a fresh connection.
+Argument: how many rounds, with one kill and one handover of each provider. Each volume has a load of its own, and a
+probe that writes and syncs all the time and measures how long it was kept waiting. After each kill a new provider
+starts, and the device gets a fresh connection.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Loaded:
         self.volume.make_file_system(fs_type)
         self.volume.mount()
         self.stalls: list[float] = []
+        self.handovers: list[float] = []
         self._times = f"/run/{name}.times"
         self._end = f"/run/{name}.end"
 
@@ -87,6 +88,14 @@ class Loaded:
         self.stalls.append(self.longest(self._killed))
         self.volume.check_copies()
 
+    def hand_over(self) -> None:
+        """A new process takes the place of the old one, which nobody has to be told."""
+        begin = time.monotonic()
+        self.volume.hand_over()
+        before = self.progress()
+        wait_until(lambda: self.progress() > before + 2 * PROBE.size, "writes to go on after the handover")
+        self.handovers.append(self.longest(begin))
+
     def cut(self, number: int) -> None:
         volume = self.volume
         volume.snapshot(persistent=number % 2 == 0)
@@ -107,7 +116,7 @@ class Loaded:
         exact = self.volume.check_copies()
         self.volume.put_away()
         written = f"{job['write']['total_ios']} blocks written, {job['read']['total_ios']} verified"
-        return f"{self.volume.fs_type}: {written}, {exact} copies exact, stall {spread(self.stalls)}"
+        return f"{self.volume.fs_type}: {written}, {exact} copies exact"
 
 
 def play_round(loads: list[Loaded], number: int, chance: random.Random) -> None:
@@ -122,7 +131,11 @@ def play_round(loads: list[Loaded], number: int, chance: random.Random) -> None:
         load.revive()
     for load in loads:
         load.go_on()
-    step(f"round {number + 1}: stalled {', '.join(f'{load.stalls[-1]:.2f} s' for load in loads)}")
+    for load in loads:
+        load.hand_over()
+        load.volume.check_copies()
+    stalls = ", ".join(f"{load.stalls[-1]:.2f} s and {load.handovers[-1]:.3f} s" for load in loads)
+    step(f"round {number + 1}: kill and handover stalled {stalls}")
 
 
 def everything() -> None:
@@ -137,7 +150,9 @@ def everything() -> None:
         play_round(loads, number, chance)
     for load in loads:
         figure(load.finish())
-    figure(f"{rounds * len(loads)} kills: stall {spread([stall for load in loads for stall in load.stalls])}")
+    count = rounds * len(loads)
+    figure(f"{count} kills: stall {spread([stall for load in loads for stall in load.stalls])}")
+    figure(f"{count} handovers: stall {spread([stall for load in loads for stall in load.handovers])}")
 
 
 if __name__ == "__main__":

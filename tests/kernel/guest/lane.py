@@ -129,10 +129,18 @@ class Volume:
 
     def start(self) -> None:
         """Returns when it serves. Errors: AssertionError with its log when it ends instead."""
-        arguments = [self.name, "--origin", self.origin, "--storage", self.storage]
-        arguments += ["--nbd", self.nbd, "--control", self.control_socket, *self._options]
-        self.pid = fork(lambda: provider_main.main(arguments), self.log)
+        self.pid = self._fork()
         wait_until(self._serves, f"the provider of {self.name}")
+
+    def hand_over(self) -> None:
+        """To a new process; returns when the old one has ended."""
+        before, self.pid = self.pid, self._fork("--take-over")
+        assert wait(before) == 0, self.read_log()
+
+    def _fork(self, *more: str) -> int:
+        arguments = [self.name, "--origin", self.origin, "--storage", self.storage, "--nbd", self.nbd]
+        arguments += ["--control", self.control_socket, *self._options, *more]
+        return fork(lambda: provider_main.main(arguments), self.log)
 
     def _serves(self) -> bool:
         assert os.waitpid(self.pid, os.WNOHANG)[0] == 0, self.read_log()
