@@ -16,6 +16,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from processes import wait_for_end
+
 SCHEMA = """\
 table_create Tags TABLE_HASH_KEY ShortText
 table_create Docs TABLE_HASH_KEY ShortText
@@ -45,8 +47,6 @@ class Groonga:
         os.makedirs(runtime, exist_ok=True)
         self.directory, self.runtime, self.database = directory, runtime, f"{directory}/db"
         self.url = f"http://127.0.0.1:{free_port()}"
-        if not os.path.exists(self.database):
-            self.shell(SCHEMA, "-n")
         self.script = f"{runtime}/start"
         port = self.url.rsplit(":", 1)[1]
         Path(self.script).write_text(
@@ -65,6 +65,9 @@ class Groonga:
         return [answer[1] for answer in answers]
 
     def begin(self) -> None:
+        if not os.path.exists(self.database):
+            os.makedirs(self.directory, exist_ok=True)
+            self.shell(SCHEMA, "-n")
         subprocess.run([self.script], check=True, timeout=60, stdout=subprocess.DEVNULL)
         end = time.monotonic() + 60
         while True:
@@ -90,10 +93,7 @@ class Groonga:
             os.kill(pid, number)
         except (OSError, ValueError):
             return
-        end = time.monotonic() + 60
-        while os.path.exists(f"/proc/{pid}"):
-            assert time.monotonic() < end, "the server does not end"
-            time.sleep(0.02)
+        wait_for_end(pid)
         if os.path.exists(f"{self.runtime}/pid"):
             os.unlink(f"{self.runtime}/pid")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pymysql
+from processes import wait_for_end
 
 from shadowset.writers.mariadb.files import server_process
 
@@ -72,10 +73,8 @@ class MariaDb:
         pid = server_process(self.data)
         if pid > 0:
             os.kill(pid, number)
-            end = time.monotonic() + 60
-            while server_process(self.data) or os.path.exists(f"/proc/{pid}"):
-                assert time.monotonic() < end, "the server does not end"
-                time.sleep(0.02)
+            wait_for_end(pid)
+            assert not server_process(self.data)
 
     def connect(self, **options: Any) -> pymysql.Connection[Any]:
         return pymysql.connect(unix_socket=self.socket, user="root", autocommit=True, **options)

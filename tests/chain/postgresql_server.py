@@ -43,13 +43,15 @@ class Cluster:
         os.makedirs(runtime, exist_ok=True)
         shutil.chown(runtime, OWNER, OWNER)
 
-    def __init__(self, data: str, runtime: str, port: int = 55432, wal: str = "", tablespace: str = "") -> None:
+    def __init__(
+        self, data: str, runtime: str, port: int = 55432, wal: str = "", tablespace: str = "", segment_mb: int = 16
+    ) -> None:
         self._place(data, runtime, port)
         for directory in filter(None, (data, wal, tablespace)):
             os.makedirs(directory, exist_ok=True)
             shutil.chown(directory, OWNER, OWNER)
         self.run("initdb", "-D", data, "-A", "trust", "-U", "postgres", "--data-checksums", "--no-sync",
-                 *(["-X", wal] if wal else []))  # fmt: skip
+                 f"--wal-segsize={segment_mb}",                  *(["-X", wal] if wal else []))  # fmt: skip
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": runtime,

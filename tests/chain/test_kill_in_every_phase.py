@@ -8,47 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from phase_writer import PhaseWriter
 from slow_control import SlowControl
 
-EVENTS = {
-    "prepare-backup": "PrepareForBackup",
-    "prepare-snapshot": "PrepareForSnapshot",
-    "freeze": "Freeze",
-    "thaw": "Thaw",
-    "post-snapshot": "PostSnapshot",
-    "backup-complete": "BackupComplete",
-}
 PHASES = ("prepare-backup", "prepare-snapshot", "freeze", "hold", "thaw", "post-snapshot", "backup-complete")
 VICTIMS = ("requester", "writer", "daemon", "provider")
-
-
-def start_writer(chain: Any, phase: str) -> Any:
-    os.makedirs(f"{chain.runtime}/phase", exist_ok=True)
-    for name in ("reached", "leave"):
-        if os.path.exists(f"{chain.runtime}/phase/{name}"):
-            os.unlink(f"{chain.runtime}/phase/{name}")
-    config = f"{chain.runtime}/phase/writer.toml"
-    with open(config, "w", encoding="utf-8") as file:
-        file.write(writer_text(chain, phase))
-    return chain.module("shadowset.writers.testwriter.main", config)
-
-
-def writer_text(chain: Any, phase: str) -> str:
-    """A writer with all files of both volumes; in its phase it leaves a mark and waits for leave to go on."""
-    files = "".join(f'{{ path = "{place}", filespec = "*", recursive = true }},' for place in chain.places.values())
-    text = (
-        'writer_name = "Phase Writer"\nfreeze_timeout_ms = 20000\n'
-        '[restore_method]\nmethod = "RESTORE_IF_CAN_REPLACE"\n'
-        f'[[component]]\ncomponent_type = "filegroup"\ncomponent_name = "files"\ncomponent_file = [{files}]\n'
-    )
-    if phase in EVENTS:
-        text += f'[[action]]\nwriter_event = "{EVENTS[phase]}"\ntimes = 1\n'
-        text += f'mark = "{chain.runtime}/phase/reached"\nwait_for = "{chain.runtime}/phase/leave"\n'
-    return text
-
-
-def registered(chain: Any) -> bool:
-    return any(entry["name"] == "Phase Writer" and entry["connected"] for entry in chain.cli("writers"))
 
 
 def online(chain: Any) -> bool:
@@ -60,8 +24,8 @@ class Attempt:
 
     def __init__(self, chain: Any, phase: str, slow: SlowControl, wait_until: Any) -> None:
         self._chain, self._phase, self._slow, self._wait_until = chain, phase, slow, wait_until
-        self._writer = start_writer(chain, phase)
-        wait_until("the writer to be registered", lambda: registered(chain))
+        self._writer = PhaseWriter(chain, phase)
+        wait_until("the writer to be registered", self._writer.registered)
         self._provider = chain.describe("one").pid
         if phase == "hold":
             slow.arm()
@@ -75,13 +39,12 @@ class Attempt:
             assert self._slow.held.wait(30), "the second provider was never asked to hold"
             self._wait_until("the first volume's hold", lambda: self._chain.describe("one").holding)
         else:
-            mark = f"{self._chain.runtime}/phase/reached"
-            self._wait_until(f"the set to reach {self._phase}", lambda: os.path.exists(mark))
+            self._wait_until(f"the set to reach {self._phase}", self._writer.reached)
 
     def kill(self, victim: str) -> None:
         pids = {
             "requester": self._requester.pid,
-            "writer": self._writer.pid,
+            "writer": self._writer.process.pid,
             "daemon": self._chain.daemon.pid,
             "provider": self._provider,
         }
@@ -90,13 +53,11 @@ class Attempt:
     def let_go(self) -> None:
         """Let everybody who is left go on, to whatever end."""
         self._slow.leave.set()
-        with open(f"{self._chain.runtime}/phase/leave", "w", encoding="ascii"):
-            pass
+        self._writer.leave()
         self._requester.wait(90)
 
     def close(self) -> None:
-        self._writer.kill()
-        self._writer.wait(10)
+        self._writer.close()
 
 
 def robbed(chain: Any, phase: str, victim: str, slow: SlowControl, wait_until: Any) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 pytest.importorskip("redis", reason="not installed: redis")
 
-import redis
+from redis_server import Redis, installed
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
@@ -32,51 +32,9 @@ from shadowset.writers.server_settings import read_settings
 E = WriterEvent
 
 
-class Redis:
-    """A server; the program is found under its other name, which comes without a service."""
-
-    def __init__(self, top: str, append: bool) -> None:
-        self.top, self.data, self.socket = top, f"{top}/data", f"{top}/s"
-        os.makedirs(self.data, exist_ok=True)
-        program = f"{top}/redis-server"
-        os.symlink(shutil.which("redis-server") or shutil.which("redis-check-rdb") or "", program)
-        self.script = f"{top}/start"
-        Path(self.script).write_text(
-            f"#!/bin/sh\n{program} --port 0 --unixsocket {self.socket} --dir {self.data} --daemonize yes"
-            f" --appendonly {'yes' if append else 'no'} --save '' --pidfile {top}/pid --logfile {top}/log\n"
-        )
-        os.chmod(self.script, 0o755)
-        self.begin()
-
-    def begin(self) -> None:
-        subprocess.run([self.script], check=True, timeout=60)
-        end = time.monotonic() + 30
-        while True:
-            try:
-                self.client().ping()
-            except redis.RedisError:
-                assert time.monotonic() < end, "the server takes no connection"
-                time.sleep(0.02)
-            else:
-                return
-
-    def client(self) -> Any:
-        return redis.Redis(unix_socket_path=self.socket, decode_responses=True)
-
-    def end(self) -> None:
-        try:
-            pid = self.client().info("server")["process_id"]
-        except redis.RedisError:
-            return
-        os.kill(pid, signal.SIGKILL)
-        end = time.monotonic() + 30
-        while os.path.exists(f"/proc/{pid}") and time.monotonic() < end:
-            time.sleep(0.02)
-
-
 @pytest.fixture(params=["append-only", "saved"])
 def server(request: pytest.FixtureRequest) -> Iterator[Redis]:
-    if shutil.which("redis-check-rdb") is None:
+    if not installed():
         pytest.skip("not installed: redis-tools")
     top = tempfile.mkdtemp(prefix="ss-redis-", dir="/tmp")
     made = Redis(top, request.param == "append-only")
@@ -89,14 +47,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def side(server: Redis, processes: Any, coordinator: Any, tmp_path: Path) -> Any:
-    config = tmp_path / "redis.toml"
-    config.write_text(
-        f'[[server]]\nsocket = "{server.socket}"\ndata_directory = "{server.data}"\n'
-        f'start_command = ["{server.script}"]\n'
-        f'stop_command = ["sh", "-c", "kill $(cat {server.top}/pid)"]\n'
-    )
-    process = processes.start("-m", "shadowset.writers.redis.main", "--config", str(config))
+def side(server: Redis, processes: Any, coordinator: Any) -> Any:
+    process = processes.start("-m", "shadowset.writers.redis.main", "--config", server.writer_config())
     found = coordinator.writer()
     found.process = process
     return found

@@ -1,0 +1,413 @@
+"""Applications under load, all in the same shape: each takes one number after the other and can tell those it has.
+
+So one invariant holds for every application and every copy: the numbers in it are 0 to *n* without a gap, and *n* lies
+between the last number that was answered before the set and the last one that was begun when it was done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from processes import wait_for_end
+
+MODULE = "shadowset.writers"
+PAUSE_SECONDS = 0.02  # of each load between two numbers, or the machine does nothing else
+
+
+class Application(ABC):
+    """One application with its data below ``place`` and its sockets and scripts in ``runtime``."""
+
+    name = ""
+    writer_name = ""
+    crash_safe = True
+
+    def __init__(self, place: str, runtime: str) -> None:
+        self.data, self.runtime = f"{place}/{self.name}", f"{runtime}/{self.name}"
+        os.mkdir(self.runtime)
+        os.chmod(self.runtime, 0o755)
+
+    @classmethod
+    def missing(cls) -> str:
+        """What is not installed; empty when nothing is."""
+        return ""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Makes it unless it is there, and waits until it takes numbers."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """SIGKILL; nothing when it does not run."""
+
+    @abstractmethod
+    def put(self, number: int) -> None:
+        """Takes a number; from any one thread."""
+
+    @abstractmethod
+    def numbers(self) -> list[int]:
+        """What it has, in order. It runs."""
+
+    @abstractmethod
+    def writer(self) -> list[str]:
+        """The command of its writer."""
+
+    def check(self) -> None:
+        """The application's own check of its files. It may be stopped afterwards."""
+        assert os.listdir(self.data)
+
+    def destroy(self) -> None:
+        """Kills it and takes all its files."""
+        self.kill()
+        for entry in os.scandir(self.data):
+            shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
+
+
+def module(name: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"{MODULE}.{name}.main", *arguments]
+
+
+class PostgreSql(Application):
+    name, writer_name = "postgresql", "PostgreSQL Writer"
+
+    @classmethod
+    def missing(cls) -> str:
+        try:
+            from postgresql_server import binaries
+        except ImportError as error:
+            return str(error)
+        return "" if binaries() else "postgresql"
+
+    def start(self) -> None:
+        from postgresql_server import Cluster
+
+        if not os.path.exists(self.data):
+            self.server = Cluster(self.data, self.runtime, segment_mb=1)
+            self.server.sql("CREATE TABLE taken (number INT PRIMARY KEY)")
+        self.server.wait_for_sessions()
+        self._session: Any = None
+
+    def kill(self) -> None:
+        from postgresql_server import server_process
+
+        if pid := server_process(self.data):
+            os.kill(pid, signal.SIGKILL)
+            wait_for_end(pid)
+
+    def put(self, number: int) -> None:
+        import psycopg
+
+        if self._session is None:
+            self._session = psycopg.connect(self.server.connection, autocommit=True)
+        self._session.execute("INSERT INTO taken VALUES (%s)", (number,))
+
+    def numbers(self) -> list[int]:
+        return [row[0] for row in self.server.sql("SELECT number FROM taken ORDER BY 1")]
+
+    def check(self) -> None:
+        self.server.sql("CREATE EXTENSION IF NOT EXISTS amcheck")
+        self.server.sql("SELECT bt_index_check('taken_pkey', true)")
+        self.server.end("fast")
+        self.server.run("pg_checksums", "--check", "-D", self.data)
+
+    def writer(self) -> list[str]:
+        from postgresql_server import writer_command, writer_config
+
+        return writer_command(writer_config(f"{self.runtime}/writer.toml", self.server))
+
+
+class MariaDbServer(Application):
+    name, writer_name = "mariadb", "MariaDB Writer"
+    ENGINES = ("InnoDB", "Aria")  # MyISAM is not for servers that are killed
+
+    @classmethod
+    def missing(cls) -> str:
+        try:
+            from mariadb_server import installed
+        except ImportError as error:
+            return str(error)
+        return "" if installed() else "mariadb-server-core"
+
+    def start(self) -> None:
+        from mariadb_server import MariaDb
+
+        self._session: Any = None
+        if os.path.exists(self.data):
+            if not self._pid():
+                self.server.begin()
+            self.server.wait_for_sessions()
+            return
+        self.server = MariaDb(self.data, self.runtime)
+        self.server.sql("CREATE DATABASE bank")
+        for engine in self.ENGINES:
+            self.server.sql(f"CREATE TABLE {engine} (number INT PRIMARY KEY) ENGINE={engine}", database="bank")
+
+    def _pid(self) -> int:
+        from mariadb_server import server_process
+
+        return server_process(self.data)
+
+    def kill(self) -> None:
+        self.server.end()
+
+    def put(self, number: int) -> None:
+        if self._session is None:
+            self._session = self.server.connect(database="bank")
+        with self._session.cursor() as cursor:
+            for engine in self.ENGINES:
+                cursor.execute(f"INSERT IGNORE INTO {engine} VALUES (%s)", (number,))
+
+    def numbers(self) -> list[int]:
+        rows = [
+            [row[0] for row in self.server.sql(f"SELECT number FROM {engine} ORDER BY 1", database="bank")]
+            for engine in self.ENGINES
+        ]
+        differ = sorted(set(rows[0]) ^ set(rows[1]))
+        assert differ in ([], rows[0][-1:]), f"of {len(rows[0])} numbers, one table has these alone: {differ[:9]}"
+        return sorted(set(rows[0]) & set(rows[1]))
+
+    def check(self) -> None:
+        for engine in self.ENGINES:
+            said = self.server.sql(f"CHECK TABLE {engine}", database="bank")
+            assert [row[3] for row in said] == ["OK"], said
+
+    def writer(self) -> list[str]:
+        from mariadb_server import writer_command, writer_config
+
+        return writer_command(writer_config(f"{self.runtime}/writer.toml", self.server))
+
+
+class RedisServer(Application):
+    name, writer_name = "redis", "Redis Writer"
+
+    @classmethod
+    def missing(cls) -> str:
+        try:
+            import redis_server
+        except ImportError as error:
+            return str(error)
+        return "" if redis_server.installed() else "redis-tools"
+
+    def start(self) -> None:
+        from redis_server import Redis
+
+        if hasattr(self, "server"):
+            self.server.begin()
+        else:
+            self.server = Redis(self.runtime, append=True, data=self.data)
+        self._session: Any = None
+
+    def kill(self) -> None:
+        self.server.end()
+
+    def put(self, number: int) -> None:
+        if self._session is None:
+            self._session = self.server.client()
+        self._session.sadd("taken", number)
+
+    def numbers(self) -> list[int]:
+        return sorted(int(number) for number in self.server.client().smembers("taken"))
+
+    def writer(self) -> list[str]:
+        return module("redis", "--config", self.server.writer_config())
+
+
+class GroongaServer(Application):
+    name, writer_name = "groonga", "Groonga Writer"
+    crash_safe = False
+
+    @classmethod
+    def missing(cls) -> str:
+        from groonga_server import installed
+
+        return "" if installed() else "groonga-bin"
+
+    def start(self) -> None:
+        from groonga_server import Groonga
+
+        if not hasattr(self, "server"):
+            self.server = Groonga(self.data, self.runtime)
+        elif not self._answers():
+            if os.path.exists(self.server.database):
+                self.server.shell("lock_clear\n")  # a killed server leaves its own
+            self.server.begin()
+
+    def _answers(self) -> bool:
+        try:
+            self.server.ask("status")
+        except OSError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        self.server.end()
+
+    def put(self, number: int) -> None:
+        self.server.put(number)
+
+    def numbers(self) -> list[int]:
+        (_count, _columns, *rows) = self.server.ask("select?table=Docs&limit=-1&output_columns=number")[0]
+        return sorted(row[0] for row in rows)
+
+    def check(self) -> None:
+        self.server.end(signal.SIGTERM)
+        self.server.check()
+
+    def writer(self) -> list[str]:
+        from groonga_server import writer_command, writer_config
+
+        return writer_command(writer_config(f"{self.runtime}/writer.toml", self.server))
+
+
+class Embedded(Application):
+    """An application that keeps its data by a library: ``embedded_application.py`` in a process of its own."""
+
+    def start(self) -> None:
+        os.makedirs(self.data, exist_ok=True)
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("embedded_application.py")), self.name, self.data],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def _ask(self, words: str) -> Any:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(words + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise OSError(f"the {self.name} application is gone")
+        return json.loads(line)
+
+    def put(self, number: int) -> None:
+        self._ask(f"put {number}")
+
+    def numbers(self) -> list[int]:
+        found: list[int] = self._ask("numbers")
+        return found
+
+
+class Sqlite(Embedded):
+    name, writer_name = "sqlite", "SQLite Writer"
+
+    def check(self) -> None:
+        self.kill()
+        connection = sqlite3.connect(f"{self.data}/taken.db")
+        with contextlib.closing(connection):
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+    def writer(self) -> list[str]:
+        return module("sqlite", f"{self.data}/*.db")
+
+
+EVERY: tuple[type[Application], ...] = (PostgreSql, MariaDbServer, RedisServer, Sqlite, GroongaServer)
+
+
+class Load(threading.Thread):
+    """Gives an application one number after the other."""
+
+    def __init__(self, application: Application) -> None:
+        super().__init__(daemon=True)
+        self.application, self.problem, self.longest = application, "", 0.0
+        self.done = max(application.numbers(), default=-1)
+        self._stop_it = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._stop_it.is_set():
+            started = time.monotonic()
+            try:
+                self.application.put(self.done + 1)
+            except Exception as error:  # of six drivers
+                self.problem = repr(error)
+                return
+            self.longest = max(self.longest, time.monotonic() - started)
+            self.done += 1
+            self._stop_it.wait(PAUSE_SECONDS)
+
+    def wait_for_more(self, count: int = 5) -> int:
+        before, end = self.done, time.monotonic() + 90
+        while self.done < before + count:
+            assert self.is_alive(), f"{self.application.name}: {self.problem}"
+            assert time.monotonic() < end, f"{self.application.name} stands still"
+            time.sleep(0.01)
+        return self.done
+
+    def stop(self) -> None:
+        self._stop_it.set()
+        self.join(120)
+        assert not self.is_alive(), f"{self.application.name} stands still"
+
+
+class Fleet:
+    """All applications that can be had here, on one volume, with their writers and load."""
+
+    def __init__(
+        self, chain: Any, wait_until: Callable[..., Any], kinds: tuple[type[Application], ...] = EVERY
+    ) -> None:
+        self.chain, self.wait_until = chain, wait_until
+        self.top = tempfile.mkdtemp(prefix="ss-fleet-", dir="/tmp")
+        os.chmod(self.top, 0o755)
+        self.applications = [kind(chain.places["data"], self.top) for kind in kinds if not kind.missing()]
+        self.left_out = {kind.name: kind.missing() for kind in kinds if kind.missing()}
+        self.loads: dict[str, Load] = {}
+        self.writers: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self) -> None:
+        for each in self.applications:
+            each.start()
+            self.start_writer(each)
+        self.wait_for_writers()
+        self.load()
+
+    def start_writer(self, application: Application) -> None:
+        self.writers[application.name] = self.chain.start(*application.writer())
+
+    def wait_for_writers(self) -> None:
+        wanted = {each.writer_name for each in self.applications}
+        self.wait_until("all writers", lambda: wanted <= self.connected())
+
+    def connected(self) -> set[str]:
+        return {entry["name"] for entry in self.chain.cli("writers") if entry["connected"]}
+
+    def load(self) -> None:
+        self.loads = {each.name: Load(each) for each in self.applications}
+        self.wait_for_more()
+
+    def wait_for_more(self) -> dict[str, int]:
+        return {name: load.wait_for_more() for name, load in self.loads.items()}
+
+    def stop_load(self) -> None:
+        for load in self.loads.values():
+            load.stop()
+
+    def close(self) -> None:
+        for load in self.loads.values():
+            load._stop_it.set()
+        for each in self.applications:
+            with contextlib.suppress(Exception):
+                each.kill()
+        shutil.rmtree(self.top, ignore_errors=True)
+
+
+def check_numbers(name: str, numbers: list[int], before: int, after: int) -> None:
+    """The invariant."""
+    gaps = sorted(set(range(len(numbers))) - set(numbers))
+    assert not gaps, f"{name} has gaps: {gaps[:5]}"
+    assert before < len(numbers) <= after + 2, f"{name} has {len(numbers)} numbers, not {before + 1} to {after + 2}"

@@ -1,0 +1,67 @@
+"""A Redis server of a test's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+from processes import wait_for_end
+
+
+def installed() -> bool:
+    return shutil.which("redis-check-rdb") is not None
+
+
+class Redis:
+    """A server; the program is found under its other name, which comes without a service."""
+
+    def __init__(self, top: str, append: bool, data: str = "") -> None:
+        self.top, self.data, self.socket = top, data or f"{top}/data", f"{top}/s"
+        os.makedirs(self.data, exist_ok=True)
+        program = f"{top}/redis-server"
+        os.symlink(shutil.which("redis-server") or shutil.which("redis-check-rdb") or "", program)
+        self.script = f"{top}/start"
+        Path(self.script).write_text(
+            f"#!/bin/sh\n{program} --port 0 --unixsocket {self.socket} --dir {self.data} --daemonize yes"
+            f" --appendonly {'yes' if append else 'no'} --save '' --pidfile {top}/pid --logfile {top}/log\n"
+        )
+        os.chmod(self.script, 0o755)
+        self.begin()
+
+    def begin(self) -> None:
+        subprocess.run([self.script], check=True, timeout=60)
+        end = time.monotonic() + 30
+        while True:
+            try:
+                self.client().ping()
+            except redis.RedisError:
+                assert time.monotonic() < end, "the server takes no connection"
+                time.sleep(0.02)
+            else:
+                return
+
+    def client(self) -> Any:
+        return redis.Redis(unix_socket_path=self.socket, decode_responses=True)
+
+    def end(self) -> None:
+        try:
+            pid = self.client().info("server")["process_id"]
+        except redis.RedisError:
+            return
+        os.kill(pid, signal.SIGKILL)
+        wait_for_end(pid)
+
+    def writer_config(self) -> str:
+        path = f"{self.top}/writer.toml"
+        Path(path).write_text(
+            f'[[server]]\nsocket = "{self.socket}"\ndata_directory = "{self.data}"\n'
+            f'start_command = ["{self.script}"]\n'
+            f'stop_command = ["sh", "-c", "kill $(cat {self.top}/pid)"]\n'
+        )
+        return path
