@@ -31,7 +31,8 @@ SUBPROGRAMS = {
     "shadowset-provider-revert": "shadowset.nbd_provider.revert_command",
 }
 SEE_ALSO = (
-    "shadowset", "shadowsetd", "shadowset-provider", "shadowset-attach", "shadowset-export", "shadowset-fuse"
+    "shadowset", "shadowsetd", "shadowset-provider", "shadowset-attach", "shadowset-export", "shadowset-remote",
+    "shadowset-fuse"
 )  # fmt: skip
 
 

@@ -60,6 +60,7 @@ class Connection:
         self._negotiation: Negotiation | None = Negotiation(directory, tls)
         self._keys = keys
         self._tls: TlsStream | None = None
+        self._known = False
         self._transmission: Transmission | None = None
         self._buffer = RequestBuffer()
         self._replies = Replies()
@@ -227,6 +228,9 @@ class Connection:
     def _negotiate(self) -> None:
         negotiation = self._negotiation
         assert negotiation is not None
+        if self._tls is not None and not self._known:
+            self._known = True
+            negotiation.known_as(self._tls.names)
         self._replies.raw(negotiation.feed(self._buffer.take()))
         if negotiation.ended:
             self._leaving = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from shadowset.nbd_provider import protocol
 from shadowset.nbd_provider.block_status import Context
@@ -94,3 +94,11 @@ class Directory(Protocol):
 
     def find(self, name: str) -> Export | None:
         """One of them; an empty name asks for the default one."""
+
+
+@runtime_checkable
+class GuardedDirectory(Directory, Protocol):
+    """A directory that is another one to each client."""
+
+    def seen_by(self, names: frozenset[str]) -> Directory:
+        """What a client may see that TLS has shown to have these names."""

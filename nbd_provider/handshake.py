@@ -8,7 +8,7 @@ import struct
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Context
-from shadowset.nbd_provider.exports import Directory, Export
+from shadowset.nbd_provider.exports import Directory, Export, GuardedDirectory
 from shadowset.nbd_provider.handover_state import NegotiationState
 from shadowset.nbd_provider.requests import ProtocolError
 from shadowset.vss.codes import VssError
@@ -102,6 +102,11 @@ class Negotiation:
         self.secure = True
         self.structured = False
         self._contexts = []
+
+    def known_as(self, names: frozenset[str]) -> None:
+        """The client's names, after the handshake; where it matters who asks, it sees what these may see."""
+        if isinstance(self._directory, GuardedDirectory):
+            self._directory = self._directory.seen_by(names)
 
     def open_contexts(self) -> list[tuple[int, Context]]:
         """The metadata contexts that were chosen for the export, by id."""

@@ -64,7 +64,12 @@ def psk_context(path: str) -> ssl.SSLContext:
         raise VssError(Code.E_INVALIDARG, message)
     keys = read_keys(path)
     context.set_ciphers(PSK_CIPHERS)
-    set_callback(lambda identity: keys.get(identity or "", b""))
+
+    def find(identity: str | None) -> bytes:
+        context.identity = identity or ""
+        return keys.get(context.identity, b"")
+
+    set_callback(find)
     return context
 
 
@@ -85,10 +90,18 @@ def read_keys(path: str) -> dict[str, bytes]:
     return keys
 
 
-def _new_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+class _Context(ssl.SSLContext):
+    """``identity``: the user whose pre-shared key was last asked for."""
+
+    identity = ""
+
+
+def _new_context() -> _Context:
+    """Without tickets: each connection says anew who it is, and what was revoked meanwhile counts."""
+    context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
+    context.num_tickets = 0
     return context
 
 
@@ -104,8 +117,29 @@ class TlsStream:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._context = context
+        self._identity = ""
         self._ready = False
         self._unsent = memoryview(b"")
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Who the client is, after the handshake: common name and DNS names of its certificate, or its key's user."""
+        certificate = self._tls.getpeercert() or {}
+        found = {self._identity}
+        for pairs in (*certificate.get("subject", ()), certificate.get("subjectAltName", ())):
+            found |= {str(value) for kind, value in pairs if kind in ("commonName", "DNS")}
+        return frozenset(found - {""})
+
+    def _shake_hands(self) -> None:
+        """The user is told by the context, in the midst of this call."""
+        if isinstance(self._context, _Context):
+            self._context.identity = ""
+        try:
+            self._tls.do_handshake()
+            self._ready = True
+        finally:
+            self._identity = getattr(self._context, "identity", "") or self._identity
 
     @property
     def wants_write(self) -> bool:
@@ -120,8 +154,7 @@ class TlsStream:
         self._incoming.write(data)
         try:
             if not self._ready:
-                self._tls.do_handshake()
-                self._ready = True
+                self._shake_hands()
             return self._decrypt(view)
         except ssl.SSLWantReadError:
             raise BlockingIOError from None

@@ -13,6 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -220,3 +221,37 @@ def random_image(provider: Provider) -> bytes:
 @pytest.fixture
 def provider_class() -> type[Provider]:
     return Provider
+
+
+def _openssl(*arguments: str, directory: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True, timeout=60)
+
+
+def authority(directory: str, name: str) -> None:
+    _openssl(
+        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+        "-keyout", f"{name}-key.pem", "-out", f"{name}-cert.pem", "-subj", f"/CN={name}",
+        "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=keyCertSign,cRLSign",
+        directory=directory,
+    )  # fmt: skip
+
+
+def issue(directory: str, signer: str, name: str, usage: str, dns: str = "localhost") -> None:
+    _openssl(
+        "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-keyout", f"{name}-key.pem", "-out", f"{name}.csr", "-subj", f"/CN={name}", directory=directory,
+    )  # fmt: skip
+    Path(f"{directory}/{name}.ext").write_text(
+        f"subjectAltName=DNS:{dns},IP:127.0.0.1\nextendedKeyUsage={usage}\nkeyUsage=digitalSignature\n"
+    )
+    _openssl(
+        "x509", "-req", "-in", f"{name}.csr", "-CA", f"{signer}-cert.pem", "-CAkey", f"{signer}-key.pem",
+        "-CAcreateserial", "-days", "2", "-out", f"{name}-cert.pem", "-extfile", f"{name}.ext", directory=directory,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def certificates() -> SimpleNamespace:
+    """``authority(directory, name)`` and ``issue(directory, signer, name, usage, dns)``: NAME-cert.pem and -key.pem."""
+    need("openssl")
+    return SimpleNamespace(authority=authority, issue=issue)

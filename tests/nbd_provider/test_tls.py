@@ -23,45 +23,18 @@ from shadowset.vss.codes import VssError
 DIRECTORIES = ("server", "client", "stranger", "anonymous")
 
 
-def openssl(*arguments: str, directory: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True, timeout=60)
-
-
-def authority(directory: str, name: str) -> None:
-    openssl(
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-        "-keyout", f"{name}-key.pem", "-out", f"{name}-cert.pem", "-subj", f"/CN={name}",
-        "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=keyCertSign,cRLSign",
-        directory=directory,
-    )  # fmt: skip
-
-
-def certificate(directory: str, signer: str, name: str, usage: str) -> None:
-    openssl(
-        "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-        "-keyout", f"{name}-key.pem", "-out", f"{name}.csr", "-subj", f"/CN={name}", directory=directory,
-    )  # fmt: skip
-    Path(f"{directory}/{name}.ext").write_text(
-        f"subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage={usage}\nkeyUsage=digitalSignature\n"
-    )
-    openssl(
-        "x509", "-req", "-in", f"{name}.csr", "-CA", f"{signer}-cert.pem", "-CAkey", f"{signer}-key.pem",
-        "-CAcreateserial", "-days", "2", "-out", f"{name}-cert.pem", "-extfile", f"{name}.ext", directory=directory,
-    )  # fmt: skip
-
-
 @pytest.fixture
-def keys(workdir: str, tools: Any) -> str:
+def keys(workdir: str, tools: Any, certificates: Any) -> str:
     """Directories ``server``, ``client``, ``stranger`` (of another authority) and ``anonymous`` with their keys."""
     tools("openssl")
     place = f"{workdir}/keys"
     for name in ("", *DIRECTORIES):
         os.mkdir(f"{place}/{name}")
     for name in ("ca", "other"):
-        authority(place, name)
-    certificate(place, "ca", "server", "serverAuth")
-    certificate(place, "ca", "client", "clientAuth")
-    certificate(place, "other", "stranger", "clientAuth")
+        certificates.authority(place, name)
+    certificates.issue(place, "ca", "server", "serverAuth")
+    certificates.issue(place, "ca", "client", "clientAuth")
+    certificates.issue(place, "other", "stranger", "clientAuth")
     authority_text = Path(f"{place}/ca-cert.pem").read_text()
     for name in DIRECTORIES:
         Path(f"{place}/{name}/ca-cert.pem").write_text(authority_text)
