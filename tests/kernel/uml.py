@@ -68,15 +68,31 @@ def missing() -> str:
 
 
 def run(
-    script: str | Path, *arguments: str, modules: tuple[str, ...] = (), memory: str = "1G", timeout: float = 150
+    script: str | Path,
+    *arguments: str,
+    modules: tuple[str, ...] = (),
+    memory: str = "1G",
+    timeout: float = 150,
+    disks: tuple[int, ...] = (),
 ) -> Result:
-    """Runs ``script`` with this Python, as root, in a fresh guest; ends by itself or after ``timeout`` seconds."""
+    """Runs ``script`` with this Python, as root, in a fresh guest; ends by itself or after ``timeout`` seconds.
+
+    ``disks`` are the sizes in bytes of empty disks, ``/dev/ubda`` and so on, that do not lie in the guest's memory.
+    """
     with tempfile.TemporaryDirectory(prefix="ss-uml-", dir="/tmp") as directory:
         init = Path(directory) / "init"
         init.write_text(_init_text(Path(script).resolve(), arguments, modules))
         init.chmod(0o755)
-        console = _boot(directory, init, memory, timeout)
+        with tempfile.TemporaryDirectory(prefix="ss-uml-disks-", dir="/var/tmp") as place:
+            images = [_image(f"{place}/{number}", size) for number, size in enumerate(disks)]
+            console = _boot(directory, init, memory, timeout, images)
     return _result(console)
+
+
+def _image(path: str, size: int) -> str:
+    with open(path, "wb") as file:
+        file.truncate(size)
+    return path
 
 
 def _init_text(script: Path, arguments: tuple[str, ...], modules: tuple[str, ...]) -> str:
@@ -98,9 +114,10 @@ def _kept() -> list[str]:
     return sorted(place for place in places if place.startswith(("/tmp/", "/mnt/")))
 
 
-def _boot(directory: str, init: Path, memory: str, timeout: float) -> str:
+def _boot(directory: str, init: Path, memory: str, timeout: float, disks: list[str]) -> str:
     command = [KERNEL, f"mem={memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}"]
     command += ["con=null", "con0=fd:0,fd:1", "quiet", f"uml_dir={directory}", "panic=1"]
+    command += [f"ubd{number}={path}" for number, path in enumerate(disks)]
     log = Path(directory) / "console"
     with log.open("wb") as output:
         guest = subprocess.Popen(
