@@ -10,7 +10,10 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of /proc/self/mountinfo; ``device`` is ``major:minor``, ``root`` what of its file system is mounted."""
+    """One line of /proc/self/mountinfo; ``device`` is ``major:minor``, ``root`` what of its file system is mounted.
+
+    Where it is ``shared``, what is mounted on it shows up in other namespaces.
+    """
 
     mount_id: int
     device: str
@@ -18,6 +21,7 @@ class Mount:
     path: str
     fs_type: str
     source: str
+    shared: bool = False
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
@@ -28,7 +32,8 @@ def parse_mountinfo(text: str) -> list[Mount]:
         head, tail = before.split(" "), after.split(" ")
         if separator and len(head) >= 6 and len(tail) >= 2:
             path, root, source = map(_plain, (head[4], head[3], tail[1]))
-            mounts.append(Mount(int(head[0]), head[2], root, path, tail[0], source))
+            shared = any(word.startswith("shared:") for word in head[6:])
+            mounts.append(Mount(int(head[0]), head[2], root, path, tail[0], source, shared))
     return mounts
 
 

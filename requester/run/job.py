@@ -34,8 +34,14 @@ from shadowset.vss.paths import Paths
 from shadowset.vss.requester_protocol import SetRecord, VolumeInfo, WriterStatus
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-NAMESPACE = ("unshare", "--mount", "--propagation", "slave")
+NAMESPACE = ("unshare", "--mount", "--propagation", "unchanged")
+USER_NAMESPACE = ("--user", "--map-current-user", "--keep-caps")
 DIES_WITH_US = ("setpriv", "--pdeathsig", "TERM")
+NO_NAMESPACE = "a mount namespace cannot be made here; run where root may mount"
+NO_USER_NAMESPACE = (
+    "this host lets only root make a mount namespace (see kernel.unprivileged_userns_clone, "
+    "user.max_user_namespaces, AppArmor; in a chroot it is always so); run as root, or use shadowset create --exec"
+)
 
 
 class RunReport(msgspec.Struct, kw_only=True):
@@ -85,9 +91,6 @@ class RunJob:
 
     def run(self) -> RunReport:
         """Do it. Errors: VssError, with nothing left behind; ``ran`` tells on which side of the command it was."""
-        if os.geteuid():
-            message = "mounting copies over their volumes needs root; run as root, or use shadowset create --exec"
-            raise VssError(Code.E_ACCESSDENIED, message)
         with Administration(self._paths, client="shadowset run") as administration:
             known = administration.volume_list()
             registered = administration.list_writers()
@@ -209,7 +212,9 @@ def run_inside(
 
     It is ended when this process is. Signals that would end this process go to the command instead.
     """
-    wrapped = [*DIES_WITH_US, *NAMESPACE, sys.executable, "-m", "shadowset.requester.run.inside"]
+    unprivileged = USER_NAMESPACE if os.geteuid() else ()
+    # after unshare, since another user namespace makes the kernel forget who is to be told of our death
+    wrapped = [*NAMESPACE, *unprivileged, *DIES_WITH_US, sys.executable, "-m", "shadowset.requester.run.inside"]
     began, begins = os.pipe()
     try:
         arguments = [*wrapped, str(begins), json.dumps(dict(mounts)), *command]
@@ -231,5 +236,5 @@ def run_inside(
             signal.signal(number, handler)
     with open(began, "rb") as pipe:
         if status > 0 and not pipe.read():
-            raise VssError(Code.E_ACCESSDENIED, "a mount namespace cannot be made here; run where root may mount")
+            raise VssError(Code.E_ACCESSDENIED, NO_USER_NAMESPACE if unprivileged else NO_NAMESPACE)
     return status if status >= 0 else 128 - status
