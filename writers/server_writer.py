@@ -117,6 +117,10 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
     def process(self, data: str) -> int:
         """The process of the server that runs on a data directory; 0 when none does."""
 
+    def takes_part(self, data: str) -> bool:
+        """Whether there is somebody to come to terms with, or the files lie still."""
+        return bool(self.process(data))
+
     @abstractmethod
     def open(self, settings: SettingsT, data: str) -> Held:
         """A session with the running server of ``data``. Errors: VssError."""
@@ -179,7 +183,7 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
                 message = f"of {data}, {', '.join(sorted(torn))} lies on no volume of the set; add its volume"
                 message += ", or the copy is torn"
                 event.set_failure(Code.VSS_E_WRITERERROR_INCONSISTENTSNAPSHOT, message)
-            if self.process(data):
+            if self.takes_part(data):
                 held = self.open(known[data], data)
                 with self._guard:
                     self._held[data] = held

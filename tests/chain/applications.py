@@ -24,6 +24,9 @@ from typing import Any
 
 from processes import wait_for_end
 
+from shadowset.vss.codes import VssError
+from shadowset.writers.index.library import library_of
+
 MODULE = "shadowset.writers"
 PAUSE_SECONDS = 0.02  # of each load between two numbers, or the machine does nothing else
 
@@ -81,7 +84,7 @@ def module(name: str, *arguments: str) -> list[str]:
 
 
 class PostgreSql(Application):
-    name, writer_name = "postgresql", "PostgreSQL Writer"
+    name, writer_name = "postgresql", "PostgreSQL Writer (test)"
 
     @classmethod
     def missing(cls) -> str:
@@ -275,21 +278,37 @@ class GroongaServer(Application):
 class Embedded(Application):
     """An application that keeps its data by a library: ``embedded_application.py`` in a process of its own."""
 
+    process: subprocess.Popen[str] | None = None
+
     def start(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            return
         os.makedirs(self.data, exist_ok=True)
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("embedded_application.py")), self.name, self.data],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
+        self._answer()
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            for pipe in (self.process.stdin, self.process.stdout):
+                with contextlib.suppress(OSError):
+                    pipe.close()  # type: ignore[union-attr]
+            self.process = None
 
     def _ask(self, words: str) -> Any:
-        assert self.process.stdin is not None and self.process.stdout is not None
+        if self.process is None:
+            raise OSError(f"the {self.name} application was killed")
+        assert self.process.stdin is not None
         self.process.stdin.write(words + "\n")
         self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self.process is not None and self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise OSError(f"the {self.name} application is gone")
@@ -316,7 +335,36 @@ class Sqlite(Embedded):
         return module("sqlite", f"{self.data}/*.db")
 
 
-EVERY: tuple[type[Application], ...] = (PostgreSql, MariaDbServer, RedisServer, Sqlite, GroongaServer)
+class SearchIndex(Embedded):
+    """An index without the database behind it."""
+
+    @classmethod
+    def missing(cls) -> str:
+        try:
+            library_of(cls.name)
+        except VssError as error:
+            return error.message
+        return ""
+
+    def check(self) -> None:
+        done = subprocess.run([*self.writer(), "--check"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def writer(self) -> list[str]:
+        config = f"{self.runtime}/writer.toml"
+        Path(config).write_text(f'name = "{self.name}"\n[[index]]\nkind = "{self.name}"\npath = "{self.data}"\n')
+        return module("index", "--config", config)
+
+
+class Xapian(SearchIndex):
+    name, writer_name = "xapian", "Search Index Writer (xapian)"
+
+
+class Tantivy(SearchIndex):
+    name, writer_name = "tantivy", "Search Index Writer (tantivy)"
+
+
+EVERY: tuple[type[Application], ...] = (PostgreSql, MariaDbServer, RedisServer, Sqlite, GroongaServer, Xapian, Tantivy)
 
 
 class Load(threading.Thread):
@@ -355,6 +403,11 @@ class Load(threading.Thread):
         assert not self.is_alive(), f"{self.application.name} stands still"
 
 
+def label(writer: str, entry: dict[str, Any]) -> str:
+    """A writer with its instance, as sets show it."""
+    return f"{writer} ({entry['instance_name']})" if entry["instance_name"] else writer
+
+
 class Fleet:
     """All applications that can be had here, on one volume, with their writers and load."""
 
@@ -384,7 +437,7 @@ class Fleet:
         self.wait_until("all writers", lambda: wanted <= self.connected())
 
     def connected(self) -> set[str]:
-        return {entry["name"] for entry in self.chain.cli("writers") if entry["connected"]}
+        return {label(entry["name"], entry) for entry in self.chain.cli("writers") if entry["connected"]}
 
     def load(self) -> None:
         self.loads = {each.name: Load(each) for each in self.applications}

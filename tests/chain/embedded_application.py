@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+import time
 from typing import Any
 
 
@@ -23,11 +24,68 @@ class Sqlite:
         return [row[0] for row in self._connection.execute("SELECT number FROM taken ORDER BY 1")]
 
 
-KINDS: dict[str, Any] = {"sqlite": Sqlite}
+class Xapian:
+    """A document for each number; whoever has the lock is waited for."""
+
+    def __init__(self, directory: str) -> None:
+        from shadowset.writers.index.xapian_library import load
+
+        self._xapian, self._directory = load(), directory
+        self._xapian.WritableDatabase(directory, self._xapian.DB_CREATE_OR_OPEN | self._xapian.DB_RETRY_LOCK).close()
+
+    def put(self, number: int) -> None:
+        database = self._xapian.WritableDatabase(self._directory, self._xapian.DB_OPEN | self._xapian.DB_RETRY_LOCK)
+        document = self._xapian.Document()
+        document.set_data(str(number))
+        document.add_term(f"Q{number}")
+        database.replace_document(f"Q{number}", document)
+        database.commit()
+        database.close()
+
+    def numbers(self) -> list[int]:
+        database = self._xapian.Database(self._directory)
+        return sorted(int(database.get_document(posting.docid).get_data()) for posting in database.postlist(""))
+
+
+class Tantivy:
+    """A document for each number, with a writer of its own; a busy lock is an error, and tried again."""
+
+    def __init__(self, directory: str) -> None:
+        import tantivy
+
+        builder = tantivy.SchemaBuilder()
+        builder.add_integer_field("number", stored=True, indexed=True)
+        self._tantivy, self._index = tantivy, tantivy.Index(builder.build(), path=directory)
+
+    def _writer(self) -> Any:
+        while True:
+            try:
+                return self._index.writer(15_000_000, 1)
+            except ValueError as error:
+                if "LockBusy" not in str(error):
+                    raise
+                time.sleep(0.01)
+
+    def put(self, number: int) -> None:
+        writer = self._writer()
+        writer.delete_documents_by_term("number", number)
+        writer.add_document(self._tantivy.Document(number=number))
+        writer.commit()
+        writer.wait_merging_threads()
+
+    def numbers(self) -> list[int]:
+        self._index.reload()
+        searcher = self._index.searcher()
+        hits = searcher.search(self._tantivy.Query.all_query(), max(1, searcher.num_docs)).hits
+        return sorted(searcher.doc(address)["number"][0] for _score, address in hits)
+
+
+KINDS: dict[str, Any] = {"sqlite": Sqlite, "tantivy": Tantivy, "xapian": Xapian}
 
 
 def main() -> None:
     application = KINDS[sys.argv[1]](sys.argv[2])
+    print("null", flush=True)
     for line in sys.stdin:
         call, *number = line.split()
         answer = application.put(int(number[0])) if call == "put" else application.numbers()

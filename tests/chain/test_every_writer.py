@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from applications import Application, Fleet, check_numbers
+from applications import Application, Fleet, check_numbers, label
 from phase_writer import PhaseWriter
 
 ROUNDS = 20
@@ -65,7 +65,7 @@ def a_round(fleet: Fleet, number: int) -> list[tuple[Any, ...]]:
         each.destroy()
     restored = chain.cli("restore", backup)
     assert restored["succeeded"], restored
-    sizes = {entry["writer"]: entry["bytes"] for entry in done["components"]}
+    sizes = {label(entry["writer"], entry): entry["bytes"] for entry in done["components"]}
     rows = []
     for each in fleet.applications:
         count = verified(each, before[each.name], after[each.name])

@@ -1,0 +1,1 @@
+"""A writer for search indexes that applications keep by a library: Xapian and tantivy."""
