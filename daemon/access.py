@@ -37,6 +37,7 @@ class Rule:
     by_group: bool
     number: int
     role: Role
+    delete: bool = True
 
 
 class Access:
@@ -50,10 +51,17 @@ class Access:
         """Errors: E_INVALIDARG with a sentence that names the file and the key."""
         return cls([rule for path in toml_files(directory) for rule in _rules(path)])
 
+    def _of(self, peer: Peer) -> list[Rule]:
+        own = [each for each in self.rules if not each.by_group and each.number == peer.uid]
+        return own or [each for each in self.rules if each.by_group and each.number in peer.groups]
+
+    def may_delete(self, peer: Peer) -> bool:
+        """Whether a requester may delete shadow copies, and make room at their cost."""
+        return all(each.delete for each in self._of(peer))
+
     def check(self, peer: Peer, role: Role) -> None:
         """Errors: E_ACCESSDENIED."""
-        own = [each.role for each in self.rules if not each.by_group and each.number == peer.uid]
-        found = own or [each.role for each in self.rules if each.by_group and each.number in peer.groups]
+        found = [each.role for each in self._of(peer)]
         what = "a requester" if role is Role.REQUESTER else "a writer"
         if found:
             if Role.DENY in found or not any(each & role for each in found):
@@ -85,16 +93,19 @@ def _rules(path: str) -> list[Rule]:
 
 
 def _rule(path: str, where: str, table: dict[str, Any]) -> Rule:
-    for name in table.keys() - {"user", "group", "access"}:
-        raise refuse(path, f"{where}: there is no key {name!r}; known are 'user', 'group' and 'access'")
+    for name in table.keys() - {"user", "group", "access", "delete"}:
+        raise refuse(path, f"{where}: there is no key {name!r}; known are 'user', 'group', 'access' and 'delete'")
     if ("user" in table) == ("group" in table):
         raise refuse(path, f"{where}: give one of the keys 'user' and 'group'")
     word = table.get("access")
     role = ROLES.get(word) if isinstance(word, str) else None
     if role is None:
         raise refuse(path, f"{where}: key 'access' must be one of {', '.join(ROLES)}")
+    delete = table.get("delete", True)
+    if not isinstance(delete, bool):
+        raise refuse(path, f"{where}: key 'delete' must be true or false")
     key = "user" if "user" in table else "group"
-    return Rule(key == "group", _number(path, where, key, table[key]), role)
+    return Rule(key == "group", _number(path, where, key, table[key]), role, delete)
 
 
 def _number(path: str, where: str, key: str, value: object) -> int:

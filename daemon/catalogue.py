@@ -17,9 +17,9 @@ import msgspec
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import SnapshotState
-from shadowset.vss.requester_protocol import EventRecord, SetRecord, SnapshotProperties
+from shadowset.vss.requester_protocol import DeletedCopy, EventRecord, SetRecord, SnapshotProperties
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEPT_EVENTS = 10_000
 KEPT_FAILED_SETS = 100
 
@@ -34,6 +34,18 @@ CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE events (id INTEGER PRIMARY KEY AUTOINCREMENT, time_ns INTEGER NOT NULL, name TEXT NOT NULL,
     message TEXT NOT NULL, volume TEXT NOT NULL, set_id TEXT NOT NULL);
 """
+
+_UPGRADES = {
+    1: """
+ALTER TABLE events ADD COLUMN actor TEXT NOT NULL DEFAULT '';
+CREATE TABLE deleted (snapshot_id TEXT PRIMARY KEY REFERENCES snapshots(snapshot_id) ON DELETE CASCADE,
+    left_ms INTEGER NOT NULL, actor TEXT NOT NULL, deleted_ns INTEGER NOT NULL);
+""",
+}
+"""What makes the next version out of each earlier one; a new catalogue goes through all of them."""
+
+GONE, ASIDE = 1, 2
+"""Values of ``deleting``: to be deleted by the provider as soon as it can; deleted, but to be taken back if wanted."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,10 @@ class Catalogue:
                 f"start the newer shadowsetd that wrote it",
             )
         if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version=1; COMMIT;")
+            version = 1
+        for before in range(version, SCHEMA_VERSION):
+            self._db.executescript(f"BEGIN; {_UPGRADES[before]} PRAGMA user_version={before + 1}; COMMIT;")
 
     def close(self) -> None:
         """Close the file."""
@@ -183,14 +198,46 @@ class Catalogue:
 
     def deleting(self, volume: str) -> list[str]:
         """Copies of a volume that its provider must still delete."""
-        rows = self._db.execute("SELECT snapshot_id FROM snapshots WHERE deleting = 1 AND volume = ?", (volume,))
+        rows = self._db.execute("SELECT snapshot_id FROM snapshots WHERE deleting = ? AND volume = ?", (GONE, volume))
         return [row[0] for row in rows]
 
     def mark_deleting(self, snapshot_ids: Iterable[str]) -> None:
         """From here on these copies do not exist for anybody; their provider will be told until it has done it."""
         with self._transaction():
             for snapshot_id in snapshot_ids:
-                self._db.execute("UPDATE snapshots SET deleting = 1 WHERE snapshot_id = ?", (snapshot_id,))
+                self._db.execute("DELETE FROM deleted WHERE snapshot_id = ?", (snapshot_id,))
+                self._db.execute("UPDATE snapshots SET deleting = ? WHERE snapshot_id = ?", (GONE, snapshot_id))
+
+    def put_aside(self, snapshot_id: str, left_ms: int, actor: str, deleted_ns: int) -> None:
+        """From here on this copy does not exist for anybody, and can be taken back for ``left_ms``."""
+        with self._transaction():
+            self._db.execute("UPDATE snapshots SET deleting = ? WHERE snapshot_id = ?", (ASIDE, snapshot_id))
+            self._db.execute(
+                "INSERT OR REPLACE INTO deleted VALUES (?, ?, ?, ?)", (snapshot_id, left_ms, actor, deleted_ns)
+            )
+
+    def take_back(self, snapshot_id: str) -> None:
+        """A copy that was put aside exists again."""
+        with self._transaction():
+            self._db.execute("DELETE FROM deleted WHERE snapshot_id = ?", (snapshot_id,))
+            self._db.execute("UPDATE snapshots SET deleting = 0 WHERE snapshot_id = ?", (snapshot_id,))
+
+    def aside(self, volume: str = "") -> list[DeletedCopy]:
+        """Copies that can be taken back, of one volume or of all."""
+        rows = self._db.execute(
+            "SELECT properties, left_ms, deleted_ns, actor FROM snapshots JOIN deleted USING (snapshot_id)"
+            " WHERE deleting = ?1 AND (?2 = '' OR volume = ?2)",
+            (ASIDE, volume),
+        )
+        return [DeletedCopy(msgspec.json.decode(row[0], type=SnapshotProperties), *row[1:]) for row in rows]
+
+    def is_aside(self, snapshot_id: str) -> bool:
+        """Whether this copy was deleted and can be taken back."""
+        return any(row.copy.snapshot_id == snapshot_id for row in self.aside())
+
+    def age_aside(self, passed_ms: int) -> None:
+        """So much of the time in which they can be taken back has passed for all of them."""
+        self._db.execute("UPDATE deleted SET left_ms = left_ms - ?", (passed_ms,))
 
     def forget_snapshot(self, snapshot_id: str) -> None:
         """The provider has deleted it."""
@@ -204,18 +251,20 @@ class Catalogue:
 
     # ---- events ----
 
-    def add_event(self, name: str, message: str, volume: str = "", set_id: str = "", time_ns: int = 0) -> None:
+    def add_event(
+        self, name: str, message: str, volume: str = "", set_id: str = "", time_ns: int = 0, actor: str = ""
+    ) -> None:
         """Append to the event list; the oldest go when it is full."""
         cursor = self._db.execute(
-            "INSERT INTO events (time_ns, name, message, volume, set_id) VALUES (?, ?, ?, ?, ?)",
-            (time_ns or time.time_ns(), name, message, volume, set_id),
+            "INSERT INTO events (time_ns, name, message, volume, set_id, actor) VALUES (?, ?, ?, ?, ?, ?)",
+            (time_ns or time.time_ns(), name, message, volume, set_id, actor),
         )
         self._db.execute("DELETE FROM events WHERE id <= ?", ((cursor.lastrowid or 0) - KEPT_EVENTS,))
 
     def events(self, after: int = 0) -> list[EventRecord]:
         """Events with a higher id, oldest first."""
         rows = self._db.execute(
-            "SELECT id, time_ns, name, message, volume, set_id FROM events WHERE id > ? ORDER BY id", (after,)
+            "SELECT id, time_ns, name, message, volume, set_id, actor FROM events WHERE id > ? ORDER BY id", (after,)
         )
         return [EventRecord(*row) for row in rows]
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from shadowset.daemon.access import Access, Role
+from shadowset.daemon.actor import author
 from shadowset.daemon.catalogue import Catalogue
 from shadowset.daemon.clock import now
 from shadowset.daemon.commands import Commands
@@ -31,7 +32,7 @@ from shadowset.daemon.quiet import Quiet
 from shadowset.daemon.registry import Registry
 from shadowset.daemon.requester_session import RequesterSession
 from shadowset.daemon.scratch import ScratchCopies
-from shadowset.daemon.server import Connection, Listener
+from shadowset.daemon.server import Connection, Listener, Peer
 from shadowset.daemon.service_calls import ServiceCalls
 from shadowset.daemon.snapshots import Snapshots
 from shadowset.daemon.volume_checks import check_own_files
@@ -46,8 +47,16 @@ log = logging.getLogger(__name__)
 
 LOOK_AFTER_S = 10.0
 GREETING_S = 1.0
+REFUSALS_EVERY_S = 3600.0
 Sockets = Mapping[str, socket.socket]
-CHANGES_OF_COPIES = ("set-created", "snapshot-deleted", "snapshot-lost", "volume-added", "volume-removed")
+CHANGES_OF_COPIES = (
+    "set-created",
+    "snapshot-deleted",
+    "snapshot-undeleted",
+    "snapshot-lost",
+    "volume-added",
+    "volume-removed",
+)
 
 
 class Coordinator:
@@ -88,6 +97,7 @@ class Coordinator:
         self._service = ServiceCalls(self.house, self._snapshots)
         self._devices = DeviceLayer(paths, commands, self._event)
         self._background: set[asyncio.Task[None]] = set()
+        self._refused: dict[tuple[int, Role], float] = {}
         self._requesters: Listener[rp.Call] = Listener(
             paths.requester_socket,
             rp.ToCoordinator,
@@ -138,7 +148,8 @@ class Coordinator:
 
     async def _serve_requester(self, connection: Connection[rp.Call]) -> None:
         await self._admit(connection, Role.REQUESTER)
-        await RequesterSession(self.house, self._service, connection).run()
+        may_delete = self._access.may_delete(connection.peer)
+        await RequesterSession(self.house, self._service, connection, may_delete).run()
 
     async def _serve_writer(self, connection: Connection[FromWriter]) -> None:
         await self._admit(connection, Role.WRITER)
@@ -148,12 +159,20 @@ class Coordinator:
         """Errors: E_ACCESSDENIED, after the greeting: a client that could not send it would not read why."""
         try:
             self._access.check(connection.peer, role)
-        except VssError:
+        except VssError as error:
+            self._note_refusal(connection.peer, role, error)
             try:
                 await asyncio.wait_for(connection.receive(), GREETING_S)
             except (TimeoutError, FrameError):
                 pass
             raise
+
+    def _note_refusal(self, peer: Peer, role: Role, error: VssError) -> None:
+        """Once an hour for each user and role: a unit that is started again and again would fill the list."""
+        last = self._refused.get((peer.uid, role), -REFUSALS_EVERY_S)
+        if now() - last >= REFUSALS_EVERY_S:
+            self._refused[peer.uid, role] = now()
+            self._event("access-denied", f"{error.message}; it was process {peer.pid} {peer.executable}")
 
     async def until_idle(self) -> None:
         """Return when nobody has been connected for ``exit_idle_ms``; never, unless a socket would start us again.
@@ -193,21 +212,25 @@ class Coordinator:
         self._event(name, message, volume)
 
     def _event(self, name: str, message: str, volume: str = "", set_id: str = "") -> None:
-        log.log(event_level(name), "%s: %s", name, message, extra={"journal": event_fields(name, volume, set_id)})
+        by = author(name)
+        extra = {"journal": event_fields(name, volume, set_id, by)}
+        log.log(event_level(name), "%s: %s%s", name, message, by and f" (by {by})", extra=extra)
         if name in CHANGES_OF_COPIES:
             self._run_in_background(self._show_previous())
         if self.house.quiet.active:
-            self._run_in_background(self._late_event(name, message, volume, set_id, time.time_ns()))
+            self._run_in_background(self._late_event(name, message, volume, set_id, time.time_ns(), by))
         else:
-            self.house.catalogue.add_event(name, message, volume, set_id)
+            self.house.catalogue.add_event(name, message, volume, set_id, actor=by)
 
     async def _show_previous(self) -> None:
         await self.house.quiet.writable()
         await self._snapshots.previous.sync()
 
-    async def _late_event(self, name: str, message: str, volume: str, set_id: str, time_ns: int) -> None:
+    async def _late_event(
+        self, name: str, message: str, volume: str, set_id: str, time_ns: int, actor: str = ""
+    ) -> None:
         await self.house.quiet.writable()
-        self.house.catalogue.add_event(name, message, volume, set_id, time_ns)
+        self.house.catalogue.add_event(name, message, volume, set_id, time_ns, actor)
 
     def _run_in_background(self, work: object) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]

@@ -25,7 +25,7 @@ def leads_to_journal(environment: Mapping[str, str]) -> bool:
     return environment.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
 
 
-def event_fields(name: str, volume: str, set_id: str) -> dict[str, str]:
+def event_fields(name: str, volume: str, set_id: str, actor: str = "") -> dict[str, str]:
     """What a record of an event carries to the journal, as ``extra`` of logging."""
     fields = {
         "MESSAGE_ID": message_id(name),
@@ -34,6 +34,7 @@ def event_fields(name: str, volume: str, set_id: str) -> dict[str, str]:
         "SHADOWSET_EVENT_NUMBER": str(kind_of(name).number),
         "SHADOWSET_VOLUME": volume,
         "SHADOWSET_SET": set_id,
+        "SHADOWSET_BY": actor,
     }
     return {field: value for field, value in fields.items() if value}
 

@@ -16,7 +16,8 @@ class Limits:
     ``creation_idle_ms`` is how long a requester may make no call between start-snapshot-set and do-snapshot-set, when
     others may be waiting for its volumes; then its backup is aborted. ``exit_idle_ms`` is how long the daemon stays
     without a client under socket activation; 0, which cannot be set, is for ever. ``release_wait_ms`` is how
-    long an auto-release copy may outlive its session while it is read. ``sets_at_once`` is how many sets
+    long an auto-release copy may outlive its session while it is read. ``deletion_grace_ms`` is how long deleted
+    copies can be taken back; 0, which cannot be set, is not at all. ``sets_at_once`` is how many sets
     that share nothing are made side by side.
     """
 
@@ -40,6 +41,7 @@ class Limits:
     exit_idle_ms: int = 0
     release_wait_ms: int = 3_600_000
     sessions: int = 64
+    deletion_grace_ms: int = 0
     sets_at_once: int = 8
     volumes_per_set: int = 64
     writer_windows: dict[str, int] = field(default_factory=dict)

@@ -140,7 +140,8 @@ class Providers:
         """Leave a provider out from now on. Errors: VSS_E_PROVIDER_NOT_REGISTERED, VSS_E_PROVIDER_IN_USE."""
         provider = self.get(provider_id)
         name = self._names[provider.info.provider_id]
-        copies = sum(copy.provider_id == provider.info.provider_id for copy in self._catalogue.snapshots())
+        all_copies = [*self._catalogue.snapshots(), *(row.copy for row in self._catalogue.aside())]
+        copies = sum(copy.provider_id == provider.info.provider_id for copy in all_copies)
         if copies or provider is self.builtin:
             why = f"has {copies} shadow copies; delete them first" if copies else "is the built-in one and stays"
             raise VssError(Code.VSS_E_PROVIDER_IN_USE, f"provider {provider.info.name} {why}")

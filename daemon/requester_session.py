@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from shadowset import __version__
+from shadowset.daemon.actor import ACTOR, Actor, login_of
 from shadowset.daemon.backup_session import BackupSession
 from shadowset.daemon.house import House
 from shadowset.daemon.registry import canonical_guid
@@ -47,7 +48,11 @@ C = TypeVar("C", bound=rp.ComponentCall)
 class RequesterSession:
     """Serves one connection."""
 
-    def __init__(self, house: House, service: ServiceCalls, connection: Connection[rp.Call]) -> None:
+    def __init__(
+        self, house: House, service: ServiceCalls, connection: Connection[rp.Call], may_delete: bool = True
+    ) -> None:
+        self._may_delete = may_delete
+        self._login = login_of(connection.peer.pid)
         self._house = house
         self._service = service
         self._connection = connection
@@ -168,6 +173,7 @@ class RequesterSession:
 
     async def _perform(self, call: rp.Call) -> Any:
         self._sequence.check(call)
+        ACTOR.set(Actor(self._connection.peer, self._client, self._may_delete, self._login))
         try:
             value = await self._handlers[type(call)](call)
         except BaseException:

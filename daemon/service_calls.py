@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from shadowset.daemon.actor import require_may_delete
+from shadowset.daemon.aside import refuse_removal, refuse_shrinking
 from shadowset.daemon.delta import query_delta
 from shadowset.daemon.house import House
 from shadowset.daemon.imports import import_copy
@@ -34,6 +36,8 @@ class ServiceCalls:
             rp.Query: self._query,
             rp.DeleteSnapshots: self._delete,
             rp.KeepSnapshot: self._keep,
+            rp.ListDeleted: self._list_deleted,
+            rp.UndeleteSnapshot: self._undelete,
             rp.QuerySnapshotDelta: self._query_delta,
             rp.ExposeSnapshot: self._expose,
             rp.UnexposeSnapshot: self._unexpose,
@@ -71,9 +75,18 @@ class ServiceCalls:
         return await self.snapshots.query(call.snapshot_id, call.set_id, call.volume)
 
     async def _delete(self, call: rp.DeleteSnapshots) -> rp.DeleteResult:
+        require_may_delete("nothing is deleted")
         return await self.snapshots.delete(call.object_id, call.object_type, call.force)
 
+    async def _list_deleted(self, call: rp.ListDeleted) -> list[rp.DeletedCopy]:
+        return self.snapshots.aside.listed(call.volume)
+
+    async def _undelete(self, call: rp.UndeleteSnapshot) -> rp.SnapshotProperties:
+        return await self.snapshots.undelete(call.snapshot_id)
+
     async def _keep(self, call: rp.KeepSnapshot) -> rp.SnapshotProperties:
+        if call.hold_until_ns is not None and call.hold_until_ns < self.snapshots.get(call.snapshot_id).hold_until_ns:
+            require_may_delete("the hold is not shortened")
         return await self.snapshots.keep(call.snapshot_id, call.priority, call.hold_until_ns)
 
     async def _query_delta(self, call: rp.QuerySnapshotDelta) -> ChangedRanges:
@@ -163,6 +176,9 @@ class ServiceCalls:
             number = "1 shadow copy" if len(copies) == 1 else f"{len(copies)} shadow copies"
             message = f"volume {call.name} has {number}, which would be lost; delete them first, or force the removal"
             raise VssError(Code.VSS_E_VOLUME_IN_USE, message)
+        if copies:
+            require_may_delete(f"volume {call.name} is not removed")
+        refuse_removal(self._house, call.name, self.snapshots.aside)
         for copy in copies:
             result = await self.snapshots.delete(copy.snapshot_id, ObjectType.SNAPSHOT, call.force)
             if result.not_deleted:
@@ -179,6 +195,8 @@ class ServiceCalls:
 
     async def _storage_configure(self, call: rp.StorageConfigure) -> rp.StorageInfo:
         name = self._house.volumes.resolve(call.volume).name
+        now = await self._house.volumes.storage(name)
+        refuse_shrinking(self._house, now, call.max_size, call.policy, self.snapshots.aside)
         return await self._house.volumes.configure_storage(name, call.max_size, call.policy, call.warn_percent)
 
     async def _storage_move(self, call: rp.StorageMove) -> rp.StorageMoveStatus:

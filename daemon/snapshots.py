@@ -8,6 +8,7 @@ import time
 
 import msgspec
 
+from shadowset.daemon.aside import Aside
 from shadowset.daemon.catalogue import VolumeRow
 from shadowset.daemon.control_link import ControlLink
 from shadowset.daemon.expose import Exposer, is_dead, is_mount_point, logical_sector_size
@@ -58,6 +59,7 @@ class Snapshots:
         self._trees = Trees(house.catalogue, house.limits.command_ms)
         self._changing = asyncio.Lock()
         self._away: set[str] = set()
+        self.aside = Aside(house.catalogue, house.limits.deletion_grace_ms)
         self.releases = Releases(house, self._release_now, self._conceal)
 
     def get(self, snapshot_id: str) -> SnapshotProperties:
@@ -94,15 +96,18 @@ class Snapshots:
         result = DeleteResult(0)
         for copy in copies:
             try:
-                await self.delete_one(copy, force)
+                result.recoverable_until_ns = await self.delete_one(copy, force)
                 result.deleted += 1
             except VssError as error:
                 if not result.not_deleted:
                     result.not_deleted, result.message = copy.snapshot_id, error.message
         return result
 
-    async def delete_one(self, copy: SnapshotProperties, force: bool, cause: str = "was deleted") -> None:
-        """Errors: VSS_E_VOLUME_IN_USE for an exposed copy without ``force``; VSS_E_BAD_STATE for one that is held."""
+    async def delete_one(self, copy: SnapshotProperties, force: bool, cause: str = "was deleted") -> int:
+        """Until when it can be taken back, in Unix nanoseconds; 0 when it cannot.
+
+        Errors: VSS_E_VOLUME_IN_USE for an exposed copy without ``force``; VSS_E_BAD_STATE for one that is held.
+        """
         async with self._changing:
             refuse_held(copy)
             refuse_reverting(self._house, copy)
@@ -113,14 +118,49 @@ class Snapshots:
                     "unmount it ('shadowset umount') or delete it with force ('--force')",
                 )
             await self._house.copy_devices.detach(copy, force)
-            await despite_cancel(self._delete(copy, cause))
+            return await despite_cancel(self._put_aside(copy) if self.aside.takes(copy) else self._delete(copy, cause))
 
-    async def _delete(self, copy: SnapshotProperties, cause: str) -> None:
+    async def _put_aside(self, copy: SnapshotProperties) -> int:
         await self._take_away(copy)
         await self.previous.drop(copy.snapshot_id)
         await self._house.quiet.writable()
+        until = self.aside.put(copy)
+        how = f"'shadowset undelete {copy.snapshot_id}' takes it back for {self.aside.grace_ms // 1000} s"
+        self._event("snapshot-deleted", copy, f"was deleted; {how}")
+        await self._unsurface(copy)
+        return until
+
+    async def _unsurface(self, copy: SnapshotProperties) -> None:
+        try:
+            await self._house.providers.get(copy.provider_id).unsurface(copy)
+        except VssError as error:
+            log.warning("%s", error)
+
+    async def undelete(self, snapshot_id: str) -> SnapshotProperties:
+        """Take a deleted copy back. Errors: VSS_E_OBJECT_NOT_FOUND when it is too late; the provider's."""
+        async with self._changing:
+            copy = self.aside.find(snapshot_id)
+            await self._house.providers.get(copy.provider_id).surface(copy)
+            await self._house.quiet.writable()
+            self._house.catalogue.take_back(snapshot_id)
+        self._event("snapshot-undeleted", copy, "was taken back")
+        return self.get(snapshot_id)
+
+    async def purge(self) -> None:
+        """Those whose time is over go for good."""
+        await self._house.quiet.writable()
+        for copy in self.aside.due():
+            async with self._changing:
+                if self._house.catalogue.is_aside(copy.snapshot_id):
+                    await despite_cancel(self._delete(copy, "was deleted for good: its time to be taken back is over"))
+
+    async def _delete(self, copy: SnapshotProperties, cause: str) -> int:
+        await self._take_away(copy)
+        await self.previous.drop(copy.snapshot_id)
+        await self._house.quiet.writable()
+        again = self._house.catalogue.is_aside(copy.snapshot_id)
         self._house.catalogue.mark_deleting([copy.snapshot_id])
-        self._event("snapshot-deleted", copy, cause)
+        self._event("snapshot-purged" if again else "snapshot-deleted", copy, cause)
         try:
             provider = self._house.providers.get(copy.provider_id)
             await provider.unsurface(copy)
@@ -128,9 +168,10 @@ class Snapshots:
         except VssError as error:
             if error.code != Code.VSS_E_OBJECT_NOT_FOUND:
                 log.warning("%s; it is deleted when the provider is back", error)
-                return
+                return 0
         await self._house.quiet.writable()
         self._house.catalogue.forget_snapshot(copy.snapshot_id)
+        return 0
 
     async def keep(self, snapshot_id: str, priority: int | None, hold_until_ns: int | None) -> SnapshotProperties:
         """Another priority or hold, where not None; durable with the provider before the catalogue tells of it.
@@ -354,6 +395,8 @@ class Snapshots:
         catalogue = self._house.catalogue
         copies = {copy.snapshot_id: copy for copy in catalogue.snapshots(volume=volume)}
         deleting = set(catalogue.deleting(volume))
+        aside = {row.copy.snapshot_id: row.copy for row in catalogue.aside(volume)}
+        copies |= aside
         present = {info.copy_id for info in told if not info.lost}
         for info in told:
             if info.set_id in self._house.creation.set_ids:
@@ -384,15 +427,20 @@ class Snapshots:
         await provider.unsurface(copy)
         self._event("snapshot-lost", copy, "is gone from its shadow storage: its provider had to give it up")
 
+    def _known(self, volume: str) -> set[str]:
+        aside = (row.copy for row in self._house.catalogue.aside(volume))
+        return {copy.snapshot_id for copy in (*self._house.catalogue.snapshots(volume=volume), *aside)}
+
     async def look_after(self) -> None:
         """One round over all volumes that are online: notice copies that were lost to overflow, and dead devices."""
+        await self.purge()
         await self._mend()
         await self.previous.sync()
         for row in self._house.volumes.rows():
             self._house.volumes.look_after_device(row.name)
             if self._house.creation.uses(row.name):
                 continue
-            known = {copy.snapshot_id for copy in self._house.catalogue.snapshots(volume=row.name)}
+            known = self._known(row.name)
             try:
                 runtime = self._house.volumes.get(row.name)
                 link = runtime.online()
@@ -421,8 +469,9 @@ class Snapshots:
         if self._house.creation.uses(volume):
             return
         try:
+            known = {copy.snapshot_id for copy in copies} & self._known(volume)
             told = await provider.copies(volume)
-            await self.reconcile(provider, volume, told, {copy.snapshot_id for copy in copies})
+            await self.reconcile(provider, volume, told, known)
             if volume in self._away:
                 for copy in self._house.catalogue.snapshots(volume=volume):
                     await provider.surface(copy)

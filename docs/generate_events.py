@@ -25,6 +25,7 @@ MESSAGE_IDs never change; a new event gets a new number. Under systemd each stan
 | `MESSAGE_ID`, `SHADOWSET_EVENT`, `SHADOWSET_EVENT_NUMBER` | which event |
 | `PRIORITY` | 3 error, 4 warning, 5 notice, 6 info |
 | `SHADOWSET_VOLUME`, `SHADOWSET_SET` | what it is about, where it is about one |
+| `SHADOWSET_BY` | who asked for it: user, log-in and process as the kernel says, and what the program calls itself |
 
 The last column names the events under which administrators of Windows know the like of it. They are not the same: what
 Windows reports as a shadow copy aborted for one of many reasons is here one event whose sentence gives the cause.

@@ -116,6 +116,17 @@ class Administration:
         assert isinstance(delta, ChangedRanges)
         return delta
 
+    def list_deleted(self, volume: str = "") -> list[protocol.DeletedCopy]:
+        """Deleted copies that can be taken back, the soonest to go first."""
+        deleted: list[protocol.DeletedCopy] = self.connection.call(protocol.ListDeleted, volume=volume)
+        return deleted
+
+    def undelete_snapshot(self, snapshot_id: str) -> protocol.SnapshotProperties:
+        """Take a deleted copy back. Errors: VSS_E_OBJECT_NOT_FOUND when it is too late."""
+        copy = self.connection.call(protocol.UndeleteSnapshot, snapshot_id=snapshot_id)
+        assert isinstance(copy, protocol.SnapshotProperties)
+        return copy
+
     def revert_to_snapshot(self, snapshot_id: str) -> protocol.RevertStatus:
         """Start to take a detached volume back to a copy. Errors: VSS_E_VOLUME_IN_USE, VSS_E_REVERT_IN_PROGRESS."""
         status = self.connection.call(protocol.RevertToSnapshot, snapshot_id=snapshot_id)

@@ -42,6 +42,8 @@ EVENTS: dict[str, EventKind] = {
     "exposed-again": EventKind(115, INFO, "a copy is mounted again after its device object had died"),
     "release-delayed": EventKind(116, NOTICE, "an auto-release copy outlives its session, since it is read"),
     "release-forced": EventKind(117, WARNING, "an auto-release copy went although it was still read"),
+    "snapshot-undeleted": EventKind(118, NOTICE, "a deleted copy was taken back"),
+    "snapshot-purged": EventKind(119, NOTICE, "the time in which a deleted copy could be taken back is over"),
     # shadow storage
     "copy-lost": EventKind(
         200, ERROR, "a provider gave a copy up; the cause is in it", "volsnap 14, volsnap 33, volsnap 36"
@@ -75,6 +77,7 @@ EVENTS: dict[str, EventKind] = {
     "provider-failed": EventKind(402, ERROR, "a registered provider cannot be used", "VSS 12293"),
     "devices-lost": EventKind(403, ERROR, "device objects are away"),
     "devices-back": EventKind(404, INFO, "device objects are there again"),
+    "access-denied": EventKind(406, WARNING, "somebody may not be what he asked to be; once an hour each", "VSS 8194"),
     "express-writer-refused": EventKind(405, WARNING, "a metadata document in express-writers.d is left out"),
 }
 

@@ -160,5 +160,6 @@ def _show_events(events: list[EventRecord], as_json: bool) -> None:
             about = f" {event.volume}" if event.volume else ""
             number = kind_of(event.name).number
             head = f"{event.id:>6}  {time_text(event.time_ns)}  {number:>3} {event.name}{about}"
-            say(printable(f"{head}: {event.message}"))
+            by = f" (by {event.actor})" if event.actor else ""
+            say(printable(f"{head}: {event.message}{by}"))
     sys.stdout.flush()

@@ -22,9 +22,9 @@ def recorded(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and node.args:
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            first = node.args[0]
-            if name in RECORDERS and isinstance(first, ast.Constant) and isinstance(first.value, str):
-                yield first.value
+            first = node.args[0] if name in RECORDERS else ast.Constant(None)
+            either = (first.body, first.orelse) if isinstance(first, ast.IfExp) else (first,)
+            yield from (each.value for each in either if isinstance(each, ast.Constant) and isinstance(each.value, str))
 
 
 def of_the_storage() -> set[str]:

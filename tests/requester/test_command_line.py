@@ -63,7 +63,7 @@ ALL = dict(parsers(cli.parser()))
 
 def test_all_commands_are_there() -> None:
     assert set(ALL) == {
-        "metrics", "doctor", "explain", "setup", "config", "config show",
+        "metrics", "undelete", "doctor", "explain", "setup", "config", "config show",
         "", "serve", "status", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
         "volume resize",
         "volume handover",

@@ -86,7 +86,7 @@ def test_every_call_of_a_session_has_a_method() -> None:
         rp.VolumeList,
         rp.StorageList, rp.StorageConfigure, rp.StorageMove, rp.QueryStorageMove, rp.CancelStorageMove,
         rp.KeepSnapshot, rp.RevertToSnapshot, rp.QueryRevertStatus,
-        rp.QuerySnapshotDelta,
+        rp.QuerySnapshotDelta, rp.ListDeleted, rp.UndeleteSnapshot,
     }  # fmt: skip
     expected = {call_name(call).replace("-", "_") for call in rp.ToCoordinator.__args__ if call not in administrative}
     assert set(CALLS) == expected

@@ -22,6 +22,18 @@ class DeleteSnapshots(Call, tag="delete-snapshots"):
     force: bool = False
 
 
+class ListDeleted(Call, tag="list-deleted"):
+    """Result: list of DeletedCopy, of one volume or of all."""
+
+    volume: str = ""
+
+
+class UndeleteSnapshot(Call, tag="undelete-snapshot"):
+    """Take a deleted copy back. Result: SnapshotProperties. Errors: VSS_E_OBJECT_NOT_FOUND when it is too late."""
+
+    snapshot_id: str
+
+
 class KeepSnapshot(Call, tag="keep-snapshot"):
     """Change what is not null: ``priority`` 0 to 255, the lowest goes first when the storage is full; until
     ``hold_until_ns`` the copy is not deleted and not lost for space, 0 ends its hold. Result: SnapshotProperties.

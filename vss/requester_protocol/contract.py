@@ -17,6 +17,7 @@ from shadowset.vss.requester_protocol.administration import (
     GetSet,
     ImportSnapshot,
     KeepSnapshot,
+    ListDeleted,
     ListEvents,
     ListProviders,
     ListWriters,
@@ -29,6 +30,7 @@ from shadowset.vss.requester_protocol.administration import (
     StorageConfigure,
     StorageList,
     StorageMove,
+    UndeleteSnapshot,
     UnexposeSet,
     UnexposeSnapshot,
     UnregisterProvider,
@@ -84,6 +86,7 @@ from shadowset.vss.requester_protocol.session import (
     StartSnapshotSet,
 )
 from shadowset.vss.requester_protocol.values import (
+    DeletedCopy,
     DeleteResult,
     EventRecord,
     ImportedCopy,
@@ -157,6 +160,8 @@ ToCoordinator = (
     | ImportSnapshot
     | RegisterProvider
     | UnregisterProvider
+    | ListDeleted
+    | UndeleteSnapshot
     | ListEvents
     | VolumeAdd
     | VolumeAttach
@@ -201,6 +206,8 @@ RESULTS: dict[type[Call], Any] = {
     ListProviders: list[ProviderInfo],
     ImportSnapshot: ImportedCopy,
     RegisterProvider: ProviderInfo,
+    ListDeleted: list[DeletedCopy],
+    UndeleteSnapshot: SnapshotProperties,
     ListEvents: list[EventRecord],
     VolumeAdd: VolumeInfo,
     VolumeAttach: VolumeInfo,

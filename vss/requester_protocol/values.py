@@ -206,15 +206,19 @@ class ImportedCopy(msgspec.Struct):
 
 
 class DeleteResult(msgspec.Struct):
-    """How many were deleted, and the first one that was not."""
+    """How many were deleted, and the first one that was not.
+
+    Until ``recoverable_until_ns`` those that were can be taken back; 0 where they cannot.
+    """
 
     deleted: int
     not_deleted: str = ""
     message: str = ""
+    recoverable_until_ns: int = 0
 
 
 class EventRecord(msgspec.Struct):
-    """One entry of the coordinator's event list."""
+    """One entry of the coordinator's event list; ``actor`` is who caused it, where a call did."""
 
     id: int
     time_ns: int
@@ -222,6 +226,16 @@ class EventRecord(msgspec.Struct):
     message: str
     volume: str = ""
     set_id: str = ""
+    actor: str = ""
+
+
+class DeletedCopy(msgspec.Struct):
+    """A deleted shadow copy that can be taken back for ``left_ms`` of time in which the coordinator runs."""
+
+    copy: SnapshotProperties
+    left_ms: int
+    deleted_ns: int
+    actor: str
 
 
 class ServiceInfo(msgspec.Struct):
