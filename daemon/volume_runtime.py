@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from shadowset.daemon.bridges import bridge_lost
+from shadowset.daemon.bridges import bridge_of
 from shadowset.daemon.catalogue import VolumeRow
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.control_link import ControlLink
@@ -60,6 +60,7 @@ class VolumeRuntime:
         self._child: subprocess.Popen[bytes] | None = None
         self._identity: str | None = None
         self._device_lost = self._device_due = False
+        self._bridge_restarts = bridge_of(tools.paths.volume(row.name)).restarts
         self.deaths = Deaths()
 
     @property
@@ -72,7 +73,7 @@ class VolumeRuntime:
     @property
     def device_trouble(self) -> str:
         """What is wrong with the device and what to do about it, or ""."""
-        if not (self.device and bridge_lost(self._tools.paths.volume(self.name))):
+        if not (self.device and bridge_of(self._tools.paths.volume(self.name)).lost):
             return ""
         return f"volume {self.name}: its device {self.device} is dead; unmount, detach and attach it again"
 
@@ -82,6 +83,11 @@ class VolumeRuntime:
         if trouble and not self._device_lost:
             self._tools.event("attach-lost", trouble, self.name)
         self._device_lost = bool(trouble)
+        bridge = bridge_of(self._tools.paths.volume(self.name))
+        if bridge.restarts > self._bridge_restarts and not trouble:
+            message = f"the bridge of volume {self.name} {bridge.cause} and was started again; its device goes on"
+            self._tools.event("bridge-restarted", message, self.name)
+        self._bridge_restarts = bridge.restarts
 
     async def mend_device(self) -> None:
         """Give the device the connection that it lacks, after an attempt that failed or because the kernel lost it."""
@@ -270,6 +276,13 @@ class VolumeRuntime:
         message = f"volume {self.name} is served by another process, version {told.version}"
         self._tools.event("provider-replaced", f"{message}; requests waited {told.stall_ms:g} ms", self.name)
         return told
+
+    async def hand_over_device(self) -> float:
+        """Whatever is between device and provider goes on with the installed code; how many milliseconds nothing was
+        answered, 0 where the kernel does all. Errors: VssError, and what was there goes on."""
+        if not self.row.attached:
+            return 0.0
+        return float(json.loads(await self.run_attach("handover") or "{}").get("stall_ms", 0))
 
     async def _handed_over(self, pid: int, child: subprocess.Popen[bytes]) -> VolumeDescription:
         end = time.monotonic() + HANDOVER_S

@@ -321,7 +321,8 @@ class Volumes:
             runtime = self.get(name)
             before = runtime.description.version if runtime.description else ""
             told = await despite_cancel(runtime.hand_over())
-        return VolumeHandover(name, told.pid, told.version, before, told.stall_ms)
+            device_ms = await despite_cancel(runtime.hand_over_device())
+        return VolumeHandover(name, told.pid, told.version, before, told.stall_ms, device_ms)
 
     async def remove(self, name: str, force: bool) -> None:
         """Stop protecting a volume whose copies are gone. Errors: VSS_E_VOLUME_IN_USE while attached, unless forced.

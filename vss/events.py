@@ -71,6 +71,7 @@ EVENTS: dict[str, EventKind] = {
     "recursion": EventKind(310, ERROR, "a volume lies inside another one"),
     "provider-failing": EventKind(311, ERROR, "a volume's provider dies again and again"),
     "provider-replaced": EventKind(312, INFO, "a volume is served by another process after a handover"),
+    "bridge-restarted": EventKind(313, ERROR, "the process under a volume's loop device was started again"),
     # service
     "provider-registered": EventKind(400, INFO, "a provider of a package was registered"),
     "provider-unregistered": EventKind(401, INFO, "a provider is left out"),

@@ -3,7 +3,9 @@
 One thread takes FUSE requests for the file ``disk`` and passes them on as NBD requests, all under way together. When
 the server goes away the bridge connects again and repeats what has no answer, so applications only wait; after the
 dead time requests fail with EIO until a server is back. It ends when its mount is taken away, and on no signal: a
-service manager that stops everything must not take the disk from under a mounted file system.
+service manager that stops everything must not take the disk from under a mounted file system. When it is killed, its
+keeper starts another one on the same mount, which repeats what the kernel has no answer to; a request may be done twice
+then, as after a lost connection.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 
 from shadowset.nbd_provider import protocol
-from shadowset.nbd_provider.attach import client, fuse
+from shadowset.nbd_provider.attach import bridge_state, client, fuse, keeper
+from shadowset.nbd_provider.attach.bridge_state import Serving
 from shadowset.nbd_provider.attach.disk import Disk
 from shadowset.nbd_provider.attach.pipeline import Pipeline, Request
 from shadowset.nbd_provider.attach.protect import protect
@@ -38,6 +42,7 @@ _FIRST_BACKOFF_S = 0.02
 _LONGEST_BACKOFF_S = 1.0
 _RECONNECT_TIMEOUT_S = 2.0
 _TICK_S = 1.0
+_END_S = 10.0
 
 log = logging.getLogger("shadowset.bridge")
 
@@ -45,24 +50,35 @@ Connector = Callable[[float], tuple[socket.socket, client.Export]]
 
 
 class Bridge:
-    """The event loop over one FUSE descriptor and one NBD connection, which is made at once.
+    """The event loop over one FUSE descriptor and one NBD connection.
 
-    ``ready(export)`` is called when the kernel has accepted the mount. Errors: NbdError.
+    ``ready(export, resend)`` is called when the kernel has accepted the mount, and when the disk has grown. With
+    ``known``, the export that another bridge has served, a server is waited for; without it one has to be there.
+    ``look`` is called now and then, and when one of the descriptors of ``watched`` is readable. Errors: NbdError.
     """
 
-    def __init__(self, connector: Connector, dead_time: float, ready: Callable[[client.Export], None]) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        dead_time: float,
+        ready: Callable[[client.Export, bool], None],
+        known: Serving | None = None,
+    ) -> None:
         self._fd = -1
         self._connector = connector
         self._dead_time = dead_time
         self._ready = ready
-        sock, self._export = connector(client.NEGOTIATION_TIMEOUT_S)
+        self._resend = known is not None
+        self.watched: Callable[[], list[int]] = list
+        self.look: Callable[[], None] = lambda: None
+        sock, self._export = (None, known.export) if known else connector(client.NEGOTIATION_TIMEOUT_S)
         self._disk = Disk(self._export.size, self._export.minimum_block, self._has_grown)
         self._pool = [memoryview(bytearray(_BUFFER_BYTES)) for _ in range(_BUFFERS)]
         self._pipeline = Pipeline(self._done)
-        self._pipeline.attach(sock)
+        if sock is not None:
+            self._pipeline.attach(sock)
         self._dead = False
-        self._lost_at = 0.0
-        self._next_try = 0.0
+        self._lost_at = self._next_try = time.monotonic()
         self._backoff = _FIRST_BACKOFF_S
         self._complaint = ""
         self._mounted = True
@@ -78,6 +94,7 @@ class Bridge:
         self._fd = fd
         while self._mounted:
             self._watch()
+            self.look()
             fuse_ready, nbd_events = self._poll()
             if fuse_ready:
                 self._take()
@@ -89,6 +106,8 @@ class Bridge:
         poller = select.poll()
         if self._pool:
             poller.register(self._fd, select.POLLIN)
+        for descriptor in self.watched():
+            poller.register(descriptor, select.POLLIN)
         sock = self._pipeline.sock
         if sock is not None:
             poller.register(sock, select.POLLIN | (select.POLLOUT if self._pipeline.wants_to_send else 0))
@@ -163,6 +182,7 @@ class Bridge:
             return False
         log.info("the disk grows from %d to %d bytes", self._disk.size, size)
         self._export = export
+        self._ready(export, self._resend)
         return True
 
     def _take(self) -> None:
@@ -208,9 +228,11 @@ class Bridge:
         except OSError as error:
             self._reply(unique, error.errno or errno.EIO)
             return
+        if opcode == fuse.INIT:
+            self._resend = fuse.offers_resend(bytes(body))
         self._reply(unique, 0, answer)
         if opcode == fuse.INIT:
-            self._ready(self._export)
+            self._ready(self._export, self._resend)
 
     def _read(self, unique: int, body: memoryview, _buffer: memoryview) -> bool:
         _handle, offset, size = fuse.READ_IN.unpack_from(body)
@@ -309,39 +331,99 @@ def _serve(arguments: argparse.Namespace) -> None:
             raise
         return sock, export
 
-    def ready(export: client.Export) -> None:
+    def ready(export: client.Export, resend: bool) -> None:
         read_only = export.can(protocol.FLAG_READ_ONLY)
-        _announce({"size": export.size, "sector_size": export.sector_size, "read_only": read_only})
+        first = bridge_state.load_serving(arguments.directory) is None
+        bridge_state.save_serving(arguments.directory, bridge_state.serving(export, resend))
+        if first:
+            _announce({"size": export.size, "sector_size": export.sector_size, "read_only": read_only})
 
-    bridge = Bridge(connector, arguments.dead_time, ready)
+    known = bridge_state.load_serving(arguments.directory) if arguments.resume or arguments.replaces else None
+    bridge = Bridge(connector, arguments.dead_time, ready, known)
+    Companion(arguments).join(bridge)
     for refusal in protect(arguments.group):
         log.info("without protection by %s", refusal)
     gc.freeze()
-    fd = fuse.mount(arguments.mount)
     log.info("serving %s of %s at %s", arguments.export, arguments.nbd, arguments.mount)
-    bridge.run(fd)
+    if known is not None:
+        _go_on(arguments, known)
+    bridge.run(arguments.fd)
     log.info("the mount is gone: good bye")
+
+
+def _go_on(arguments: argparse.Namespace, known: Serving) -> None:
+    """In place of a bridge that has died, or that has to now. Errors: OSError."""
+    begun = time.monotonic()
+    if arguments.replaces:
+        _end(arguments.replaces)
+    fuse.resend(arguments.fd)
+    stall = (time.monotonic() - begun) * 1000 if arguments.replaces else 0.0
+    bridge_state.save_serving(arguments.directory, bridge_state.serving(known.export, known.resend, stall))
+
+
+def _end(pid: int) -> None:
+    try:
+        watch = os.pidfd_open(pid)
+        signal.pidfd_send_signal(watch, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    select.select([watch], [], [], _END_S)
+    os.close(watch)
+
+
+class Companion:
+    """The keeper, which is started again when it has died."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._arguments = arguments
+        self._child: subprocess.Popen[bytes] | None = None
+        self._next_look = 0.0
+        self._watch = self._open(arguments.keeper)
+
+    def join(self, bridge: Bridge) -> None:
+        """Let the bridge's loop look after it."""
+        bridge.watched = lambda: [self._watch] if self._watch >= 0 else []
+        bridge.look = self._look
+
+    @staticmethod
+    def _open(pid: int) -> int:
+        try:
+            return os.pidfd_open(pid)
+        except ProcessLookupError:
+            return -1
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now < self._next_look or (self._watch >= 0 and not select.select([self._watch], [], [], 0)[0]):
+            return
+        if self._watch >= 0:
+            os.close(self._watch)
+        if self._child is not None:
+            self._child.poll()
+        self._next_look = now + _LONGEST_BACKOFF_S
+        self._child = keeper.start(self._arguments, self._arguments.fd)
+        self._watch = self._open(self._child.pid)
+        log.warning("the keeper has died; process %d keeps the mount now", self._child.pid)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the bridge in the foreground; exits 0 after the mount was taken away, 1 when it could not start."""
     parser = argparse.ArgumentParser(prog="shadowset-bridge")
-    parser.add_argument("--nbd", required=True)
-    parser.add_argument("--export", required=True)
-    parser.add_argument("--mount", required=True)
-    parser.add_argument("--group", required=True)
-    parser.add_argument("--dead-time", type=float, default=DEAD_TIME_S)
+    keeper.add_common(parser)
+    parser.add_argument("--keeper", type=int, required=True)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--replaces", type=int, default=0)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+    os.set_inheritable(arguments.fd, False)
     try:
         _serve(arguments)
     except VssError as error:
         _announce({"error": error.message})
         return 1
     except BrokenPipeError:
-        fuse.unmount(arguments.mount)
         return 1
     return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import sys
 
 from shadowset.vss.codes import Code, VssError
 
@@ -61,6 +62,11 @@ _INIT_ASYNC_DIO = 1 << 15
 _INIT_MAX_PAGES = 1 << 22
 _WANTED = _INIT_ASYNC_READ | _INIT_BIG_WRITES | _INIT_ASYNC_DIO | _INIT_MAX_PAGES
 
+_MINOR_OF_RESEND = 40
+_INIT_EXTENDED = 1 << 30
+_INIT2_HAS_RESEND = 1 << 7
+_NOTIFY_RESEND = 7
+
 _OPEN_DIRECT_IO = 1 << 0
 _OPEN_PARALLEL_DIRECT_WRITES = 1 << 6
 
@@ -83,6 +89,19 @@ def init_reply(body: bytes) -> bytes:
     pages = BIGGEST_TRANSFER // os.sysconf("SC_PAGESIZE")
     head = (7, min(minor, _MINOR_SPOKEN), readahead, offered & _WANTED)
     return _INIT_OUT.pack(*head, _BACKGROUND, _BACKGROUND * 3 // 4, BIGGEST_TRANSFER, 1, pages, 0, 0, 0, 0)
+
+
+def offers_resend(body: bytes) -> bool:
+    """Whether INIT tells of a kernel that hands out again what a dead process has not answered."""
+    _major, minor, _readahead, offered = _INIT_IN.unpack_from(body)
+    if minor < _MINOR_OF_RESEND or not offered & _INIT_EXTENDED or len(body) < _INIT_IN.size + 4:
+        return False
+    return bool(int.from_bytes(body[_INIT_IN.size : _INIT_IN.size + 4], sys.byteorder) & _INIT2_HAS_RESEND)
+
+
+def resend(fd: int) -> None:
+    """Let the kernel hand out again all that was taken from ``fd`` and not answered. Errors: OSError."""
+    os.write(fd, OUT_HEADER.pack(OUT_HEADER.size, _NOTIFY_RESEND, 0))
 
 
 def attributes(inode: int, mode: int, size: int, block: int) -> bytes:

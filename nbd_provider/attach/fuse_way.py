@@ -12,7 +12,8 @@ import sys
 import time
 from typing import Any
 
-from shadowset.nbd_provider.attach import fuse, loop, protect, state, usage
+from shadowset.nbd_provider.attach import bridge_state, fuse, keeper, loop, protect, state, usage
+from shadowset.nbd_provider.attach.bridge_state import Serving
 from shadowset.nbd_provider.attach.client import NEGOTIATION_TIMEOUT_S
 from shadowset.nbd_provider.attach.disk import FILE_NAME
 from shadowset.nbd_provider.attach.state import Attachment
@@ -21,10 +22,11 @@ from shadowset.vss.processes import start_time
 
 _START_S = NEGOTIATION_TIMEOUT_S + 10.0
 _END_S = 10.0
+_HANDOVER_S = 30.0
 
 
 def attach(directory: str, attachment: Attachment, dead_time: float) -> None:
-    """Fills in ``device``, ``pid`` and ``started`` of ``attachment`` and saves it on the way.
+    """Fills in ``device``, ``pid`` and ``started`` (the keeper's) of ``attachment`` and saves it on the way.
 
     Errors: VssError; what is there by then is found and removed by ``clean``.
     """
@@ -43,7 +45,7 @@ def attach(directory: str, attachment: Attachment, dead_time: float) -> None:
 def works(directory: str, attachment: Attachment) -> bool:
     """Whether bridge, mount and loop device are all there. Does not ask the server, which may be restarting."""
     return (
-        _bridge_runs(attachment)
+        bridge_state.load_status(directory).runs
         and usage.mounted_at(_mount(directory))
         and loop.backing_file(attachment.device) == f"{_mount(directory)}/{FILE_NAME}"
     )
@@ -75,8 +77,7 @@ def clean(directory: str, attachment: Attachment | None, name: str, abort: bool)
         loop.detach_loop(device)
     while usage.mounted_at(mount) and fuse.unmount(mount):
         pass
-    if attachment is not None and _bridge_runs(attachment):
-        _end(attachment)
+    _end(directory, attachment)
     protect.leave(_group(name))
     _remove_files(directory)
 
@@ -91,6 +92,7 @@ def _devices(mount: str, attachment: Attachment | None) -> list[str]:
 
 
 def _remove_files(directory: str) -> None:
+    bridge_state.forget(directory)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(f"{directory}/bridge.log")
     with contextlib.suppress(FileNotFoundError):
@@ -105,12 +107,17 @@ def _group(name: str) -> str:
     return f"shadowset-bridge-{name}"
 
 
-def _bridge_runs(attachment: Attachment) -> bool:
-    return attachment.pid > 0 and start_time(attachment.pid) == attachment.started != 0
+def _running(directory: str, attachment: Attachment | None) -> list[int]:
+    """Keeper and bridge, as far as they are there."""
+    status = bridge_state.load_status(directory)
+    known = {(status.keeper, status.keeper_started), (status.bridge, status.bridge_started)}
+    if attachment is not None:
+        known.add((attachment.pid, attachment.started))
+    return [pid for pid, started in known if pid > 0 and start_time(pid) == started != 0]
 
 
 def _spawn(directory: str, attachment: Attachment, dead_time: float) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "shadowset.nbd_provider.attach.bridge"]
+    command = [sys.executable, "-m", "shadowset.nbd_provider.attach.keeper", "--directory", directory]
     command += ["--nbd", attachment.nbd, "--export", attachment.export, "--mount", _mount(directory)]
     command += ["--group", _group(attachment.name), "--dead-time", str(dead_time)]
     with open(f"{directory}/bridge.log", "ab") as log:
@@ -145,12 +152,32 @@ def _last_line(directory: str) -> str:
     return next((line for line in reversed(lines) if line.strip()), "it said nothing")
 
 
-def _end(attachment: Attachment) -> None:
-    """The bridge ends by itself without its mount; a bridge that does not is killed."""
+def _end(directory: str, attachment: Attachment | None) -> None:
+    """Both end by themselves without their mount; what does not is killed."""
     deadline = time.monotonic() + _END_S
-    while _bridge_runs(attachment):
+    while running := _running(directory, attachment):
         if time.monotonic() > deadline:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(attachment.pid, signal.SIGKILL)
+            for pid in running:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             return
         time.sleep(0.01)
+
+
+def hand_over(directory: str, name: str) -> Serving:
+    """Keeper and bridge go on with the installed code; returns what serves. Errors: VssError; the old one goes on."""
+    before, status = bridge_state.load_serving(directory), bridge_state.load_status(directory)
+    if before is None or not before.resend:
+        message = f"volume {name}: this kernel cannot give a new bridge what the old one has taken (Linux 6.9 can)"
+        raise VssError(Code.VSS_E_NOT_SUPPORTED, message)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(status.keeper, keeper.REPLACE)
+    deadline = time.monotonic() + _HANDOVER_S
+    while True:
+        now = bridge_state.load_serving(directory)
+        if now is not None and now.pid != before.pid and bridge_state.load_status(directory).bridge == now.pid:
+            return now
+        if time.monotonic() > deadline:
+            message = f"the bridge of volume {name} was not replaced: {_last_line(directory)}"
+            raise VssError(Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, message)
+        time.sleep(0.02)

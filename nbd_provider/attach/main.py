@@ -82,6 +82,22 @@ def resize(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def handover(arguments: argparse.Namespace) -> int:
+    """Whatever stands between kernel and provider goes on with the installed code; prints ``{"pid", "stall_ms"}``.
+
+    The kernel's nbd has no such process: then both are 0. Errors: VssError, and what was there goes on.
+    """
+    directory, _ = _directory(arguments, make=False)
+    with state.lock(directory):
+        attachment = _working(directory, arguments.name)
+        pid, stall = 0, 0.0
+        if attachment.via == "fuse":
+            facts = fuse_way.hand_over(directory, attachment.name)
+            pid, stall = facts.pid, facts.stall_ms
+    print(json.dumps({"pid": pid, "stall_ms": round(stall, 3)}))
+    return 0
+
+
 def _size_of_export(attachment: Attachment) -> int:
     """In whole sectors, as a device has it. Errors: VssError when the device is larger."""
     sock, export = client.connect(attachment.nbd, attachment.export)
@@ -237,6 +253,7 @@ def parser() -> argparse.ArgumentParser:
         detach: "undo it",
         reconnect: "after a restart",
         resize: "after the export has grown",
+        handover: "go on with the installed code",
     }
     for call, text in texts.items():
         command = commands.add_parser(call.__name__, help=text)

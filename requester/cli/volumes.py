@@ -202,7 +202,8 @@ def run_handover(options: argparse.Namespace) -> int:
     with Administration(client="shadowset volume handover", timeout=60) as administration:
         done = administration.volume_hand_over(options.name)
     version = f"version {done.version}" + (f" (was {done.before})" if done.before not in ("", done.version) else "")
-    sentence = f"Volume {done.name} is served by process {done.pid}, {version}; requests waited {done.stall_ms:.1f} ms."
+    waits = f"{done.stall_ms:.1f} ms" + (f" and {done.device_stall_ms:.1f} ms" if done.device_stall_ms else "")
+    sentence = f"Volume {done.name} is served by process {done.pid}, {version}; requests waited {waits}."
     answer(options.json, done, printable(sentence))
     return 0
 

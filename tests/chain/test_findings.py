@@ -68,12 +68,18 @@ def test_a_reused_device_number_is_not_taken_for_the_volume(chain: Any, wait_unt
     chain.raw("volume", "remove", "v", "--force")
 
 
-def test_a_device_whose_bridge_was_killed_is_reported_until_it_is_attached_again(chain: Any, wait_until: Any) -> None:
+def test_a_device_without_bridge_and_keeper_is_reported_until_it_is_attached_again(chain: Any, wait_until: Any) -> None:
     Path(f"{chain.directory}/v.img").write_bytes(bytes(8 << 20))
     chain.cli("volume", "add", "v", f"{chain.directory}/v.img")
     chain.cli("volume", "attach", "v", "--via", "fuse")
-    bridge = json.loads(Path(f"{chain.paths.volume('v')}/attach.json").read_text())["pid"]
-    os.kill(bridge, signal.SIGKILL)
+    bridge = json.loads(Path(f"{chain.paths.volume('v')}/bridge.json").read_text())
+    os.kill(bridge["bridge"], signal.SIGKILL)  # alone: its keeper starts another one
+    wait_until("the event", lambda: [e for e in chain.cli("events") if e["name"] == "bridge-restarted"])
+    assert Path(chain.cli("volume", "list")[0]["device"]).read_bytes() == bytes(8 << 20)
+    bridge = json.loads(Path(f"{chain.paths.volume('v')}/bridge.json").read_text())
+    os.kill(bridge["keeper"], signal.SIGSTOP)
+    os.kill(bridge["bridge"], signal.SIGKILL)
+    os.kill(bridge["keeper"], signal.SIGKILL)
     wait_until("the list to say it", lambda: chain.cli("volume", "list")[0]["state"] == "failed")
     assert "detach and attach it again" in chain.cli("volume", "list")[0]["message"]
     attaching = chain.raw("volume", "attach", "v")

@@ -83,7 +83,8 @@ def test_handover_and_kill_under_a_mounted_file_system(chain: Any) -> None:
         done = chain.cli("volume", "handover", "live")
         assert done["pid"] != pid and provider_of(chain)["pid"] == done["pid"]
         wait_for("the old process to end", lambda old=pid: not os.path.exists(f"/proc/{old}"))
-        stalls.append(done["stall_ms"])
+        assert done["device_stall_ms"] >= 0
+        stalls.append((done["stall_ms"], done["device_stall_ms"]))
     os.kill(provider_of(chain)["pid"], signal.SIGKILL)
     wait_for("the restart", lambda: provider_of(chain)["restarts"] == 1 and provider_of(chain)["state"] == "online")
     writer.goes_on()

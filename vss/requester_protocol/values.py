@@ -125,13 +125,15 @@ class VolumeInfo(msgspec.Struct):
 
 
 class VolumeHandover(msgspec.Struct):
-    """The process and version that serve a volume now, the version before, and how long requests waited."""
+    """The process and version that serve a volume now, the version before, and how long requests waited for it, and for
+    another bridge where its device is a FUSE file."""
 
     name: str
     pid: int
     version: str
     before: str
     stall_ms: float
+    device_stall_ms: float = 0.0
 
 
 class ProviderInfo(msgspec.Struct, frozen=True):

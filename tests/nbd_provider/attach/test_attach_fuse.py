@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from shadowset.nbd_provider.attach import loop, state
+from shadowset.nbd_provider.attach import bridge_state, loop, state
 from shadowset.vss import provider_protocol as m
 
 pytestmark = pytest.mark.host
@@ -266,10 +266,20 @@ def test_an_export_that_cannot_be_a_device_is_refused(place: Any) -> None:
     assert place.leftovers() == []
 
 
+def kill_both(place: Any) -> None:
+    """Bridge and keeper, so that neither starts the other one again."""
+    status = bridge_state.load_status(place.runtime)
+    os.kill(status.keeper, signal.SIGSTOP)
+    os.kill(status.bridge, signal.SIGKILL)
+    os.kill(status.keeper, signal.SIGKILL)
+    while bridge_state.load_status(place.runtime).runs:
+        time.sleep(0.01)
+
+
 def test_what_a_dead_bridge_leaves_is_removed_by_the_next_attach(place: Any) -> None:
     server = place.server(8 * MIB)
     first = place.attach(server.socket)
-    os.kill(first["pid"], signal.SIGKILL)
+    kill_both(place)
     second = place.attach(server.socket)
     assert second["pid"] != first["pid"]
     Path(second["device"]).write_bytes(b"z" * 4096)
@@ -282,7 +292,7 @@ def test_a_dead_bridge_under_a_mounted_file_system_is_reported(place: Any, run: 
     answer = place.attach(server.socket)
     run(["mkfs.ext4", "-q", answer["device"]])
     place.mount(answer["device"])
-    os.kill(answer["pid"], signal.SIGKILL)
+    kill_both(place)
     refused = place.try_attach(server.socket)
     assert refused.returncode == 1 and place.mount_point in refused.stderr
     place.unmount()
@@ -332,6 +342,7 @@ def test_signals_do_not_end_the_bridge(place: Any) -> None:
     answer = place.attach(place.server(8 * MIB).socket)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(answer["pid"], number)
+        os.kill(bridge_state.load_status(place.runtime).bridge, number)
     Path(answer["device"]).write_bytes(b"z" * 4096)
     assert place.attach(f"{place.directory}/nbd.sock") == answer
 
