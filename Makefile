@@ -1,6 +1,7 @@
 # make demo   the product doing its main job on two real volumes (root, Debian or a relative)
 # make test   all tests (root on Debian 12: nothing is skipped)
 # make test-long  what takes minutes: whole guests, twenty rounds of every writer, kills (PYTEST_ARGS as for test)
+# make test-farm  the farm of Plone sites, with what it needs (root; minutes, and 400 MB in .venv-farm)
 # make check  formatting, lint and types
 # make bench  every figure beside its bar, against other NBD servers too, with table and plot
 # make manual man pages and shell completions of all programs, below build/manual
@@ -26,6 +27,11 @@ test: check
 test-long: check
 	@$(BIN)/python -m pytest --long $(PYTEST_ARGS)
 
+test-farm:
+	@$(RUN_AS_ROOT)
+	@PYTHON=$(PYTHON) tests/install.sh farm
+	@SHADOWSET_PLONE=.venv-farm $(BIN)/python -m pytest tests/chain/test_plone_farm.py $(PYTEST_ARGS)
+
 check:
 	@PYTHON=$(PYTHON) tests/install.sh test
 	$(BIN)/ruff format --check .
@@ -46,5 +52,5 @@ deb:
 	@$(BIN)/python package/build_deb.py dist
 
 clean:
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) .venv-farm build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
 	find . -name __pycache__ -not -path './.git/*' -exec rm -rf {} +

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Install what `make demo`, `make test`, `make bench` or `make deb` needs: Debian packages (as root) and a virtual environment.
-# Usage: PYTHON=/usr/bin/python3 tests/install.sh demo|test|bench|deb
+# Usage: PYTHON=/usr/bin/python3 tests/install.sh demo|test|farm|bench|deb
 # Exit status 2 with one sentence when something is missing that cannot be installed.
 set -eu
 
@@ -15,9 +15,10 @@ samba="samba smbclient samba-common-bin samba-vfs-modules samba-testsuite"
 case $lane in
 demo) packages=$common extras=farm ;;
 test) packages="$common $compiler $tests $samba" extras=farm,index,manual,mariadb,metrics,postgresql,redis,test ;;
+farm) packages="$common $compiler $tests" extras=farm,index,manual,mariadb,metrics,postgresql,redis,test ;;
 deb) packages="python3-venv groff-base $compiler" extras=manual,mariadb,metrics,redis,test ;;
 bench) packages="$common $compiler $tests qemu-system-common" extras=farm,index,manual,mariadb,metrics,postgresql,redis,test,bench ;;
-*) echo "install.sh: $lane is none of demo, test, bench and deb" >&2; exit 2 ;;
+*) echo "install.sh: $lane is none of demo, test, farm, bench and deb" >&2; exit 2 ;;
 esac
 
 fail() {
@@ -70,4 +71,15 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extras]" ||
         fail "the Python packages cannot be installed; look at the message above"
     touch "$stamp"
+fi
+
+if [ "$lane" = farm ]; then
+    stamp=.venv-farm/.installed
+    if [ ! -e "$stamp" ] || [ tests/farm-requirements.txt -nt "$stamp" ]; then
+        echo "installing Plone into .venv-farm (minutes)"
+        [ -x .venv-farm/bin/python ] || "$python" -m venv .venv-farm || fail "$python cannot make a virtual environment"
+        .venv-farm/bin/python -m pip install --quiet --disable-pip-version-check -r tests/farm-requirements.txt ||
+            fail "Plone cannot be installed; look at the message above"
+        touch "$stamp"
+    fi
 fi

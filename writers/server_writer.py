@@ -113,6 +113,13 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
         """Databases that other writers may depend on. They have no files of their own, and come with their server."""
         return []
 
+    def flags(self, data: str) -> int:
+        """Bits of ComponentFlag for one server's component."""
+        return self.component_flags
+
+    def complete(self, held: Held, event: CurrentEvent) -> None:
+        """The copies are made: writes into them what they lack. Errors: VssError."""
+
     @abstractmethod
     def process(self, data: str) -> int:
         """The process of the server that runs on a data directory; 0 when none does."""
@@ -142,7 +149,7 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
                 logical_path,
                 caption=f"{self.kind} {data}",
                 selectable_for_restore=True,
-                flags=self.component_flags,
+                flags=self.flags(data),
             )
             for directory, filespec, recursive in self.file_sets(data):
                 component.add_files(directory, filespec, recursive)
@@ -212,6 +219,8 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
 
     def on_post_snapshot(self, event: CurrentEvent) -> None:
         now = self._now()
+        for each in now.values():
+            self.complete(each, event)
         for component in event.components:
             data = component_path(component.logical_path, component.name)
             if data in self._parts:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,6 +14,10 @@ from shadowset.vss.codes import Code, VssError
 
 POLL_SECONDS = 0.1
 LAST_WORDS = 300
+
+# A writer waits for its signals, and so has them blocked; what it starts would have them blocked too, for ever.
+UNBLOCK = "import os, signal, sys; signal.pthread_sigmask(signal.SIG_SETMASK, ()); os.execvp(sys.argv[1], sys.argv[1:])"
+AS_STARTED_BY_HAND = (sys.executable, "-S", "-c", UNBLOCK)
 
 Cancelled = Callable[[], bool]
 
@@ -41,11 +47,19 @@ def make_way(
 def run_command(command: list[str], seconds: float, code: Code) -> None:
     """Runs a configured command, without a shell. Errors: VssError with ``code`` and the command's last words."""
     name = command[0]
+    if shutil.which(name) is None:
+        raise VssError(code, f"{name} cannot be run (there is no such program); check the configuration")
     try:
         # a started server inherits the descriptors: with a pipe, this would wait until it ends
         with open(os.devnull, "r+b") as null, tempfile.TemporaryFile() as log:
             done = subprocess.run(
-                command, stdin=null, stdout=log, stderr=log, timeout=seconds, check=False, start_new_session=True
+                [*AS_STARTED_BY_HAND, *command],
+                stdin=null,
+                stdout=log,
+                stderr=log,
+                timeout=seconds,
+                check=False,
+                start_new_session=True,
             )
             log.seek(max(0, log.seek(0, os.SEEK_END) - LAST_WORDS))
             words = " ".join(log.read().decode(errors="replace").split())

@@ -24,7 +24,7 @@ COPY_OF_HOST = Path(__file__).with_name("copy_of_host.sh")
 ROOMS = sorted(path.name for path in (ROOT / "src/shadowset").iterdir() if path.is_symlink() and path.name != "systemd")
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 LEAVE_OUT = shutil.ignore_patterns(
-    ".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "*.so"
+    ".git", ".venv*", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "*.so"
 )
 
 

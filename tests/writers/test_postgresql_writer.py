@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from postgresql_server import Cluster, binaries, writer_config
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
-from shadowset.vss.enums import ComponentType, FileRestoreStatus, Level, RollForward, WriterEvent
+from shadowset.vss.enums import ComponentFlag, ComponentType, FileRestoreStatus, Level, RollForward, WriterEvent
 from shadowset.vss.writer_protocol import EventVolume
 from shadowset.writers.naming import component_identity, component_path
 from shadowset.writers.postgresql.files import (
@@ -193,6 +194,89 @@ def test_a_running_server_is_stopped_and_the_copy_rolled_forward(side: Any, clus
         wanted[0].file_restore_status = FileRestoreStatus.ALL
         side.ok(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
         assert [row[0] for row in cluster.sql("SELECT x FROM t ORDER BY 1")] == rows
+
+
+@pytest.fixture
+def backup_side(cluster: Cluster, processes: Any, coordinator: Any, tmp_path: Path) -> Any:
+    config = writer_config(str(tmp_path / "postgresql.toml"), cluster, more="backup_mode = true\n")
+    processes.start("-m", MAIN, "--config", config)
+    return coordinator.writer()
+
+
+def wait_for_no_slot(cluster: Cluster) -> None:
+    end = time.monotonic() + 30
+    while cluster.sql("SELECT 1 FROM pg_replication_slots"):
+        assert time.monotonic() < end, "the slot stays"
+        time.sleep(0.05)
+
+
+def two_places(cluster: Cluster, number: int) -> None:
+    """As many transactions that write the same to a table in either place."""
+    for _ in range(number):
+        cluster.sql("BEGIN; UPDATE here SET x = x + 1; UPDATE there SET x = x + 1; COMMIT")
+
+
+def copy_of_two_instants(cluster: Cluster, top: Path) -> EventVolume:
+    """What a backup of two volumes that are not cut together has; the tablespace lies in ``away``."""
+    os.chmod(top, 0o755)
+    directory = os.path.dirname(cluster.data)
+    subprocess.run(["cp", "-a", cluster.data, f"{top}/main"], check=True)
+    two_places(cluster, 20)
+    cluster.sql("CHECKPOINT")
+    subprocess.run(["cp", "-a", f"{directory}/away", f"{top}/away"], check=True)
+    two_places(cluster, 20)
+    return EventVolume("top", [directory], recovery_path=str(top))
+
+
+def sums_in(top: Path, runtime: str) -> tuple[int, int]:
+    """What a server says that is started on a copy, as it would be after a restore."""
+    for link in (top / "main/pg_tblspc").iterdir():
+        link.unlink()
+        link.symlink_to(top / "away")
+    (top / "main/postmaster.pid").unlink(missing_ok=True)
+    other = Cluster.existing(f"{top}/main", runtime, 55460)
+    try:
+        ((here, there),) = other.sql("SELECT (SELECT sum(x) FROM here), (SELECT sum(x) FROM there)")
+    finally:
+        other.end()
+    return int(here or 0), int(there or 0)
+
+
+def test_backup_mode_mends_a_copy_of_two_instants(backup_side: Any, cluster: Cluster, runtime: str) -> None:
+    os.chmod(runtime, 0o755)
+    with_label, without = Path(runtime, "with"), Path(runtime, "without")
+    rows = "AS SELECT generate_series(1, 100) x"
+    cluster.sql(f"CREATE TABLE here {rows}; CREATE TABLE there TABLESPACE away {rows}")
+    component, _member = backup_side.ok(E.IDENTIFY).metadata.components
+    assert component.flags == ComponentFlag.BACKUP_RECOVERY
+    prepare(backup_side, cluster)
+    backup_side.ok(E.FREEZE)
+    with_label.mkdir()
+    volume = copy_of_two_instants(cluster, with_label)
+    backup_side.ok(E.THAW)
+    subprocess.run(["cp", "-a", with_label, without], check=True)
+    answer = backup_side.ok(E.POST_SNAPSHOT, components=chosen(cluster), volumes=[volume])
+    facts = json.loads(answer.components[0].backup_metadata)
+    assert facts["method"] == "backup mode" and facts["label"].startswith("START WAL LOCATION") and facts["stop"]
+    wait_for_no_slot(cluster)
+
+    here, there = sums_in(with_label, f"{runtime}/pg")
+    assert here == there >= 5050 + 100 * 20
+    here, there = sums_in(without, f"{runtime}/pg")
+    assert here != there, "without backup mode the copy is torn, so this test can fail"
+    cluster.sql("DROP TABLE here, there")
+
+
+def test_backup_mode_needs_a_place_in_the_copy_and_ends_with_the_session(backup_side: Any, cluster: Cluster) -> None:
+    prepare(backup_side, cluster)
+    backup_side.ok(E.FREEZE)
+    assert cluster.sql("SELECT temporary FROM pg_replication_slots") == [(True,)]
+    backup_side.ok(E.THAW)
+    answer = backup_side.ask(E.POST_SNAPSHOT, components=chosen(cluster))
+    assert answer.code == Code.VSS_E_WRITERERROR_NONRETRYABLE
+    assert f"{cluster.data} cannot be written to in the copy" in answer.message
+    backup_side.ok(E.ABORT)
+    wait_for_no_slot(cluster)
 
 
 def test_another_cluster_in_its_place_is_noticed(side: Any, cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ transaction.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pwd
@@ -53,6 +54,8 @@ def relink(component: Component, data: str) -> None:
 
     Errors: VSS_E_WRITERERROR_RECOVERY_FAILED for a link that would lead out of it.
     """
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"{data}/tablespace_map")  # at its start a server would lead the links back by it
     spaces = f"{data}/pg_tblspc"
     names = os.listdir(spaces) if os.path.isdir(spaces) else []
     for link in (f"{data}/pg_wal", *(f"{spaces}/{name}" for name in names)):

@@ -11,13 +11,17 @@ SOCKET_DIRECTORY = "/run/postgresql"
 
 
 class ClusterSettings(ServerSettings, kw_only=True):
-    """One cluster. ``scratch`` is where its files go when one of its databases is restored out of them."""
+    """One cluster. ``scratch`` is where its files go when one of its databases is restored out of them.
+
+    ``backup_mode`` is for a cluster whose volumes are not cut at one instant.
+    """
 
     connection: str = ""
     restore_command: str = ""
     bin_directory: str = ""
     scratch: str = ""
     check: bool = True
+    backup_mode: bool = False
 
     def problem(self) -> str:
         for name in ("bin_directory", "scratch"):

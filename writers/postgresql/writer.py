@@ -8,8 +8,9 @@ import os
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
-from shadowset.vss.enums import BackupSchema, RestoreTarget
+from shadowset.vss.enums import BackupSchema, ComponentFlag, RestoreTarget
 from shadowset.writers.naming import component_path
+from shadowset.writers.postgresql.backup_mode import BackupSession
 from shadowset.writers.postgresql.files import (
     POSTGRESQL_WRITER_ID,
     POSTGRESQL_WRITER_NAME,
@@ -20,7 +21,7 @@ from shadowset.writers.postgresql.one_database import Transfer, moved_to, relink
 from shadowset.writers.postgresql.restore import prepare_recovery, start_and_check
 from shadowset.writers.postgresql.server import Server
 from shadowset.writers.postgresql.settings import ClusterSettings, Settings, discover
-from shadowset.writers.sdk import MetadataBuilder
+from shadowset.writers.sdk import CurrentEvent, MetadataBuilder
 from shadowset.writers.server_writer import FileSet, Held, ServerWriter, found_servers
 from shadowset.writers.service import Cancelled
 
@@ -66,7 +67,8 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
         if not settings.connection:
             message = f"the server of {data} runs, and there is no connection for it in the configuration; add it"
             raise VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message)
-        server = Server(settings.connection, data)
+        kind = BackupSession if settings.backup_mode else Server
+        server = kind(settings.connection, data)
         if server.data_directory != data:
             server.close()
             message = f"the connection for {data} leads to that of {server.data_directory}; mend the configuration"
@@ -92,6 +94,13 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
                 for number, (directory, filespec, recursive) in enumerate(self.file_sets(data)):
                     place = f"{scratch}/{os.path.basename(data)}/{number}"
                     metadata.add_alternate_location_mapping(directory, filespec, recursive, place)
+
+    def flags(self, data: str) -> int:
+        return ComponentFlag.BACKUP_RECOVERY if self.settings_of(data).backup_mode else 0
+
+    def complete(self, held: Held, event: CurrentEvent) -> None:
+        if isinstance(held, BackupSession):
+            held.finish(event.recovery_path)
 
     # --- restore
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from shadowset.vss.codes import Code, VssError
+from shadowset.writers.sqlite.holders import write_lock_holders
 from shadowset.writers.sqlite.naming import SIDE_FILES
 
 POLL_SECONDS = 0.05
@@ -34,7 +35,8 @@ def translate(path: str, action: str, error: sqlite3.Error) -> VssError:
     """SQLite's error as the writer's: what is busy may be tried again, everything else needs somebody's hand."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        message = f"the database {path} is busy, so {action} failed ({error}); try again when its writer is done"
+        who = " and ".join(map(str, write_lock_holders(path))) or "its writer"
+        message = f"the database {path} is busy, so {action} failed ({error}); try again when {who} is done"
         return VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message, code)
     message = f"the database {path} does not let {action} happen ({error}); check the file and its permissions"
     return VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message, code)
@@ -50,8 +52,8 @@ class HeldDatabase:
         self._helper: sqlite3.Connection | None = None
         try:
             self._holder = connect(path, busy_seconds)
-            self._helper = connect(path, busy_seconds)
-            self.wal = self._helper.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+            self.wal = self._holder.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+            self._helper = connect(path, busy_seconds) if self.wal else None
         except sqlite3.Error as error:
             self.close()
             raise translate(path, "opening", error) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import resource
 import sys
 import tomllib
 from typing import Any
@@ -70,6 +71,12 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
+def allow_many_files() -> None:
+    """A held database takes up to six descriptors; the usual limit of 1024 is there for programs that use select()."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs until SIGTERM or SIGINT. Exit status 1 with one sentence when it cannot."""
     try:
@@ -81,6 +88,7 @@ def main(argv: list[str] | None = None) -> int:
             busy_timeout_ms=settings.get("busy_timeout_ms", 5000),
             freeze_timeout_ms=settings.get("freeze_timeout_ms", 60_000),
         )
+        allow_many_files()
         run_until_signal(writer)
     except VssError as error:
         print(f"shadowset-writer-sqlite: {error}", file=sys.stderr)

@@ -7,7 +7,6 @@ database without them may lack committed transactions or be corrupt. ``-shm`` is
 
 from __future__ import annotations
 
-import glob
 import json
 import logging
 import os
@@ -33,6 +32,7 @@ from shadowset.writers.sqlite.database import (
     remove_side_files,
     wait_until_free,
 )
+from shadowset.writers.sqlite.discovery import find_databases
 from shadowset.writers.sqlite.naming import SQLITE_WRITER_ID, SQLITE_WRITER_NAME
 
 LOG = logging.getLogger("shadowset.writer.sqlite")
@@ -77,20 +77,10 @@ class SqliteWriter(Writer):
         )  # the library may abort while a handler hangs; SQLite wants one thread at a time
 
     def databases(self) -> list[str]:
-        """The files that exist now; what is missing or cannot be a component is left out with a line in the log."""
-        found: dict[str, None] = {}
-        for pattern in self.patterns:
-            paths = [path for path in sorted(glob.glob(os.path.abspath(pattern))) if os.path.isfile(path)]
-            if not paths:
-                LOG.warning("no database matches %s: it is left out", pattern)
-            for path in paths:
-                try:
-                    component_identity(path)
-                except VssError as error:
-                    LOG.warning("%s", error.message)
-                else:
-                    found[os.path.realpath(path)] = None
-        return list(found)
+        """The files that exist now."""
+        with self._guard:
+            in_use = {held.path for held in self._held}
+        return find_databases(self.patterns, in_use)
 
     # --- backup
 
