@@ -43,6 +43,7 @@ ZODB = """<zodb_db {name}>
 </zodb_db>
 """
 PACK = """<relstorage>
+  keep-history false
   <postgresql>
     driver psycopg2
     dsn dbname=plone_c1 host={host} port={port} user=postgres
