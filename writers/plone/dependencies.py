@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.writers.groonga.files import GROONGA_WRITER_ID
+from shadowset.writers.index.writer import INDEX_WRITER_ID
 from shadowset.writers.mariadb.files import MARIADB_WRITER_ID
 from shadowset.writers.metadata_builder import ComponentBuilder
 from shadowset.writers.naming import component_identity
@@ -12,10 +13,12 @@ from shadowset.writers.postgresql.files import POSTGRESQL_WRITER_ID
 from shadowset.writers.sqlite.naming import SQLITE_WRITER_ID
 
 WRITERS = {
-    "postgresql": POSTGRESQL_WRITER_ID,
-    "mariadb": MARIADB_WRITER_ID,
-    "sqlite": SQLITE_WRITER_ID,
     "groonga": GROONGA_WRITER_ID,
+    "mariadb": MARIADB_WRITER_ID,
+    "postgresql": POSTGRESQL_WRITER_ID,
+    "sqlite": SQLITE_WRITER_ID,
+    "tantivy": INDEX_WRITER_ID,
+    "xapian": INDEX_WRITER_ID,
 }
 REMOTE = "\\\\"
 
