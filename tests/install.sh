@@ -11,10 +11,11 @@ venv=.venv
 compiler="gcc libc6-dev python3-dev"
 common="python3-venv e2fsprogs xfsprogs fuse3 mount util-linux kmod"
 tests="btrfs-progs dmsetup libnbd-bin python3-libnbd python3-xapian qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 groff-base postgresql mariadb-server-core mariadb-client-core redis-tools groonga-bin restic borgbackup rsync qemu-system-x86 busybox-static cpio fdisk cryptsetup-bin dosfstools"
+browser="chromium fonts-dejavu-core"
 samba="samba smbclient samba-common-bin samba-vfs-modules samba-testsuite"
 case $lane in
 demo) packages=$common extras=farm ;;
-test) packages="$common $compiler $tests $samba" extras=farm,index,manual,mariadb,metrics,postgresql,redis,test ;;
+test) packages="$common $compiler $tests $samba $browser" extras=farm,index,manual,mariadb,metrics,postgresql,redis,test ;;
 farm) packages="$common $compiler $tests" extras=farm,index,manual,mariadb,metrics,postgresql,redis,test ;;
 deb) packages="python3-venv groff-base $compiler" extras=manual,mariadb,metrics,redis,test ;;
 bench) packages="$common $compiler $tests qemu-system-common" extras=farm,index,manual,mariadb,metrics,postgresql,redis,test,bench ;;

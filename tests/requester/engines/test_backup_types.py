@@ -13,6 +13,7 @@ from shadowset.requester.backup import manifest as bundle
 from shadowset.requester.backup.kinds import Unsupported
 from shadowset.requester.backup.plan import Choice
 from shadowset.requester.cli.backup import report_text
+from shadowset.requester.restore.extract import extracted
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.documents import components_from_xml
 from shadowset.vss.enums import BackupType
@@ -156,6 +157,8 @@ def test_parts_of_files(service: Any) -> None:
     assert stored(service, "full", "listed")[1] == contents[100:150] + contents[:8]
     assert stored(service, "full", "whole")[1] == contents
     assert taken(service, "full")["ranges"] == "ranges-file"
+    with extracted(str(service.directory / "full"), f"{service.data}/listed") as source:
+        assert os.read(source, 500) == contents[:8] + bytes(92) + contents[100:150] + bytes(250)
 
 
 @pytest.mark.vss(61)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from shadowset.requester.backup import manifest as bundle
 from shadowset.requester.backup.plan import Choice, parse_selector
 from shadowset.requester.restore.engine import RestoreJob
+from shadowset.requester.restore.extract import extracted
 from shadowset.requester.restore.step import RestoreStep
 from shadowset.requester.restore.verify import verify
 from shadowset.requester.restore.wishes import Relocation, Wishes
@@ -84,6 +86,16 @@ def test_three_increments_come_back_in_order(service: Any) -> None:
     (service.data / "a.db").write_bytes(b"a, third")
     (service.data / "b.db").write_bytes(b"b again")
     then.append(make(service, "3", INCREMENTAL, "2"))
+    for number, expected in enumerate(then):
+        for name, content in expected.items():
+            with extracted(str(service.directory / str(number)), f"{service.data}/{name}") as source:
+                assert os.read(source, 100) == content
+        if "b.db" not in expected:
+            with (
+                pytest.raises(VssError, match="is in no component of"),
+                extracted(str(service.directory / str(number)), f"{service.data}/b.db"),
+            ):
+                pass
     heard = listen(writer)
     for number, expected in enumerate(then):
         lose_all(service.data)
