@@ -8,7 +8,7 @@ RESIDENT = Extension(
     define_macros=[("Py_LIMITED_API", "0x030b0000")],
     extra_compile_args=["-O2", "-g0"],
     py_limited_api=True,
-    optional=True,  # no compiler, no Python headers: reads of mapped files are left out
+    optional=True,  # no compiler, no Python headers: all reads are done in Python
 )
 
 setup(ext_modules=[RESIDENT], options={"bdist_wheel": {"py_limited_api": "cp311"}})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 from typing import Final
 
 from shadowset.nbd_provider.exports import Export
 from shadowset.nbd_provider.requests import Request
+from shadowset.nbd_provider.store import resident
 
 NEAR: Final = 2 << 20
 """How far after the last read a read may begin and still go on with it: clients ask in several connections."""
@@ -16,6 +18,30 @@ WINDOW: Final = 8 << 20
 STEP: Final = 2 << 20
 
 Result = tuple[Request, bytes | memoryview | Exception]
+
+
+def read_group(export: Export, requests: Sequence[Request], start: bool) -> tuple[list[Result], Sequence[Request]]:
+    """Start all of them at the disk, unless that was done, then ``read_some``."""
+    if resident.COMPILED and export.in_place is not None:
+        return _read_in_place(export.in_place, requests, start)
+    if start:
+        prefetch(export, requests)
+    return read_some(export, requests)
+
+
+def _read_in_place(fd: int, requests: Sequence[Request], start: bool) -> tuple[list[Result], Sequence[Request]]:
+    """The same by one call, during which no other thread of Python is disturbed."""
+    ranges = [(request.offset, request.length) for request in requests]
+    content = memoryview(bytearray(sum(length for _, length in ranges)))
+    count, error = resident.read_arrived(fd, ranges, content, start)
+    results: list[Result] = []
+    at = 0
+    for request in requests[:count]:
+        results.append((request, content[at : at + request.length]))
+        at += request.length
+    if error:
+        results.append((requests[count], OSError(error, os.strerror(error))))
+    return results, requests[len(results) :]
 
 
 def prefetch(export: Export, requests: Sequence[Request]) -> None:

@@ -22,6 +22,7 @@ class CopyExport:
     """A shadow copy, read-only."""
 
     gate: Gate | None = None
+    in_place: int | None = None
 
     def __init__(self, storage: str, origin: str, copy_id: UUID, name: str) -> None:
         self._reader = reader = CopyReader(storage, origin, copy_id)

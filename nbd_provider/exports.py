@@ -22,6 +22,8 @@ class Export(Protocol):
     name: str
     description: str
     flags: int
+    in_place: int | None
+    """A descriptor of a file that has all bytes in their places, whose reads need no second look."""
 
     @property
     def size(self) -> int:

@@ -26,6 +26,7 @@ class LiveExport:
     def __init__(self, volume: Volume) -> None:
         self._volume = volume
         self._fd = volume.origin.fd
+        self.in_place: int | None = self._fd
         self._may_try = hasattr(os, "RWF_NOWAIT")
         self._cache = PageCache(self._fd, volume.read)
         self._slow_modes: set[int] = set()

@@ -187,7 +187,10 @@ class Server:
         """One look at everything. Only those who were served can have changed, unless something else happened."""
         changed: set[int] = set()
         others = False
-        for fd, mask in sorted(self._epoll.poll(self._timeout()), key=self._is_nbd):
+        events = self._epoll.poll(self._timeout())
+        if len(events) > 1:
+            events.sort(key=self._is_nbd)
+        for fd, mask in events:
             if fd == self._wake:
                 os.eventfd_read(self._wake)
             elif fd in self._listeners:
@@ -196,12 +199,11 @@ class Server:
                 changed.add(fd)
                 others |= not self._serve(fd, mask)
         others |= self._threads.finish()
-        others |= self._pass_deadline()
-        others |= self._drop_silent()
-        if self._draining is None:
-            self.look()
-        else:
+        others |= self._pass_time()
+        if self._draining is not None:
             others |= self._drain(self._draining)
+        elif others:
+            self.look()
         for fd in list(self._clients) if others else changed:
             self._update(fd)
 
@@ -227,12 +229,17 @@ class Server:
         client = self._clients.get(event[0])
         return client is not None and isinstance(client[0], Connection)
 
-    def _pass_deadline(self) -> bool:
-        deadline = self.deadline()
-        if deadline is None or time.monotonic() < deadline:
-            return False
-        self.on_deadline()
-        return True
+    def _pass_time(self) -> bool:
+        """What is due by now; returns whether there was anything, which is once a second at least."""
+        now, deadline = time.monotonic(), self.deadline()
+        passed = deadline is not None and now >= deadline
+        if passed:
+            self.on_deadline()
+        if now >= self._next_look:
+            self._next_look = now + TICK
+            self._drop_silent(now)
+            passed = True
+        return passed
 
     def _timeout(self) -> float:
         deadline = self.deadline()
@@ -287,13 +294,8 @@ class Server:
             self._epoll.modify(fd, mask)
             self._clients[fd] = (client, mask, since)
 
-    def _drop_silent(self) -> bool:
-        """Once a second: a client that does not negotiate holds a place that others may need."""
-        now = time.monotonic()
-        if now < self._next_look:
-            return False
-        self._next_look = now + TICK
+    def _drop_silent(self, now: float) -> None:
+        """A client that does not negotiate holds a place that others may need."""
         for client, _, since in self._clients.values():
             if since < now - NEGOTIATION_SECONDS and isinstance(client, Connection) and client.negotiating:
                 client.close()
-        return True

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Context, Extent, first_extents
-from shadowset.nbd_provider.cold_reads import Result, Stream, prefetch, read_some
+from shadowset.nbd_provider.cold_reads import Result, Stream, read_group
 from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import Export
 from shadowset.nbd_provider.replies import Piece, Replies
@@ -330,9 +330,7 @@ class Transmission:
 
     def _read_group(self, group: Sequence[Request], start: bool) -> None:
         def work() -> tuple[list[Result], Sequence[Request]]:
-            if start:
-                prefetch(self._export, group)
-            return read_some(self._export, group)
+            return read_group(self._export, group, start)
 
         def done(outcome: Any) -> None:
             if isinstance(outcome, BaseException):

@@ -1,19 +1,24 @@
-/* Copying out of a mapped file, as far as its pages are in memory: the inner loop of reading a shadow copy.
+/* The inner loops of reading: what is in memory, from a mapped file or by a descriptor, and what arrives there together.
  *
  * preadv(2) looks up, takes and lets go each page of the page cache; for bytes that are mapped already that costs more
  * than copying them. A page that its disk cannot read again, or that its file has lost, raises SIGBUS: here it ends the
  * copying and not the process. */
 
+#define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define ASKED 1024
+#define LARGE 65536
 
 /* there before a handler looks at it */
 #define OF_THREAD static __thread __attribute__((tls_model("initial-exec")))
@@ -114,7 +119,128 @@ static PyObject *copy_resident(PyObject *self, PyObject *arguments)
     return copied < 0 ? NULL : PyBool_FromLong(copied);
 }
 
+/* ---- by a descriptor ---- */
+
+static ssize_t read_now(int fd, char *target, size_t length, off_t offset)
+{
+    struct iovec vector = {target, length};
+    return preadv2(fd, &vector, 1, offset, RWF_NOWAIT);
+}
+
+/* Where little is copied, letting others run meanwhile would cost more. */
+static PyObject *read_cached(PyObject *self, PyObject *arguments)
+{
+    Py_buffer target;
+    long long offset;
+    ssize_t count;
+    int fd;
+    if (!PyArg_ParseTuple(arguments, "iLw*:read_cached", &fd, &offset, &target))
+        return NULL;
+    if (target.len < LARGE)
+        count = read_now(fd, target.buf, target.len, offset);
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        count = read_now(fd, target.buf, target.len, offset);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&target);
+    if (count < 0 && errno != EAGAIN)
+        return PyErr_SetFromErrno(PyExc_OSError);
+    return PyBool_FromLong(count == target.len);
+}
+
+struct range {
+    long long offset;
+    Py_ssize_t length;
+};
+
+/* 0, or the error; a file that ends early is one. */
+static int read_whole(int fd, char *target, const struct range *range)
+{
+    Py_ssize_t done = 0;
+    while (done < range->length) {
+        ssize_t count = pread(fd, target + done, range->length - done, range->offset + done);
+        if (!count || (count < 0 && errno != EINTR))
+            return count ? errno : EIO;
+        done += count < 0 ? 0 : count;
+    }
+    return 0;
+}
+
+static Py_ssize_t read_ranges(int fd, const struct range *ranges, Py_ssize_t many, char *target, int start, int *error)
+{
+    Py_ssize_t done;
+    for (Py_ssize_t each = 0; start && each < many; each++)
+        posix_fadvise(fd, ranges[each].offset, ranges[each].length, POSIX_FADV_WILLNEED);
+    for (done = 0; done < many && !*error; done++) {
+        if (!done)
+            *error = read_whole(fd, target, ranges);
+        else {
+            ssize_t count = read_now(fd, target, ranges[done].length, ranges[done].offset);
+            if (count < 0 && errno != EAGAIN && errno != EOPNOTSUPP)
+                *error = errno;
+            else if (count < ranges[done].length)
+                return done;
+        }
+        target += ranges[done].length;
+    }
+    return *error ? done - 1 : done;
+}
+
+static struct range *take_ranges(PyObject *list, Py_ssize_t *many, Py_ssize_t room)
+{
+    struct range *ranges;
+    *many = PyList_Size(list);
+    ranges = *many > 0 ? PyMem_Malloc(*many * sizeof *ranges) : NULL;
+    if (!ranges) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "there are no ranges");
+        return NULL;
+    }
+    for (Py_ssize_t each = 0; each < *many; each++) {
+        struct range *range = &ranges[each];
+        PyObject *pair = PyList_GetItem(list, each);
+        if (!PyTuple_Check(pair))
+            PyErr_SetString(PyExc_TypeError, "a range is a tuple of offset and length");
+        else if (PyArg_ParseTuple(pair, "Ln", &range->offset, &range->length) && range->length >= 0
+                 && (room -= range->length) >= 0)
+            continue;
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "the ranges are larger than their target");
+        PyMem_Free(ranges);
+        return NULL;
+    }
+    return ranges;
+}
+
+static PyObject *read_arrived(PyObject *self, PyObject *arguments)
+{
+    Py_buffer target;
+    PyObject *list;
+    struct range *ranges;
+    Py_ssize_t many, done;
+    int fd, start, error = 0;
+    if (!PyArg_ParseTuple(arguments, "iO!w*p:read_arrived", &fd, &PyList_Type, &list, &target, &start))
+        return NULL;
+    ranges = take_ranges(list, &many, target.len);
+    if (ranges) {
+        Py_BEGIN_ALLOW_THREADS
+        done = read_ranges(fd, ranges, many, target.buf, start, &error);
+        Py_END_ALLOW_THREADS
+        PyMem_Free(ranges);
+    }
+    PyBuffer_Release(&target);
+    return ranges ? Py_BuildValue("ni", done, error) : NULL;
+}
+
 static PyMethodDef methods[] = {
+    {"read_cached", read_cached, METH_VARARGS,
+     "read_cached(fd, offset, target, /)\n\nFill target from the page cache, or say False. Errors: OSError."},
+    {"read_arrived", read_arrived, METH_VARARGS,
+     "read_arrived(fd, ranges, target, start, /)\n\n"
+     "Read (offset, length) ranges into target, one after the other: wait for the first, then take those that are in\n"
+     "memory, up to one that is not. With start, start all of them at the disk before. Returns how many were read and\n"
+     "the error number of the next one, or 0."},
     {"copy_resident", copy_resident, METH_VARARGS,
      "copy_resident(target, window, offset, ask=True, /)\n\n"
      "Fill target from a mapped file. False where a page is not in memory, or, with ask=False, cannot be read."},

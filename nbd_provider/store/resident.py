@@ -1,10 +1,11 @@
-"""Reading what lies in memory from files that are mapped, for places that are read more than once.
+"""Reading what lies in memory, by a descriptor or, where a place is read more than once, from a file that is mapped.
 
 The kernel reads a file by looking up, taking and letting go each page of its cache. What is mapped already costs only
 the copying, which is the smaller part. Mapping it costs as much as one read, so the first read of a place is plain.
 
 The copying is in C, where it can be asked beforehand whether the pages are there, and where a page that a disk cannot
-read again ends the copying in place of the process. Without the compiled module all reads are plain.
+read again ends the copying in place of the process. Without the compiled module all reads are plain. The module also
+reads what is not in memory, many ranges by one call, which leaves the other threads of Python alone.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from threading import Lock
 from typing import Final
 
 try:
-    from shadowset.nbd_provider.store._resident import copy_resident
+    from shadowset.nbd_provider.store import _resident
 except ImportError:  # there was no compiler
     COMPILED = False
 else:
     COMPILED = True
+    copy_resident, read_arrived = _resident.copy_resident, _resident.read_arrived
 
 WINDOW: Final = 32 << 20
 PLAIN_FIRST: Final = WINDOW
@@ -35,7 +37,7 @@ Pread = Callable[[int, int, memoryview], bool]
 """Fills memory from a descriptor at an offset; False when it will not fill all of it."""
 
 
-def read_cached(fd: int, offset: int, target: memoryview) -> bool:
+def read_cached_twin(fd: int, offset: int, target: memoryview) -> bool:
     """Fill ``target`` from the page cache, or say False when a disk would have to be waited for.
 
     Errors: OSError; EOPNOTSUPP where the file system cannot tell.
@@ -44,6 +46,9 @@ def read_cached(fd: int, offset: int, target: memoryview) -> bool:
         return os.preadv(fd, (target,), offset, os.RWF_NOWAIT) == len(target)
     except BlockingIOError:
         return False
+
+
+read_cached: Final[Pread] = _resident.read_cached if COMPILED else read_cached_twin
 
 
 class Windows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import random
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -176,3 +178,54 @@ def test_a_bus_error_elsewhere_is_what_it_was(path: str, steps: tuple[str, ...])
     )
     assert done.returncode == -signal.SIGBUS and done.stdout == "copied\n", done.stderr
     assert ("Bus error" in done.stderr) == ("trace" in steps)
+
+
+def test_both_ways_to_read_what_is_in_memory(path: str, fd: int) -> None:
+    """In C, and in Python where there was no compiler."""
+    for read in {resident.read_cached, resident.read_cached_twin}:
+        expected = Path(path).read_bytes()
+        for offset, length in ((0, SIZE), (511, PAGE), (SIZE - 1, 1)):
+            target = memoryview(bytearray(length))
+            assert read(fd, offset, target) and target == expected[offset : offset + length]
+        assert not read(fd, SIZE - 1, memoryview(bytearray(2))), "the file ends"
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            read(-1, 0, memoryview(bytearray(1)))
+        assert stops(read, fd)
+
+
+def stops(read: resident.Pread, fd: int) -> bool:
+    """Whether it does not wait for a page that has left the memory; one that is looked at elsewhere stays a moment."""
+    for _ in range(100):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        if not read(fd, 8 * PAGE, memoryview(bytearray(PAGE))):
+            return True
+    return False
+
+
+@compiled
+def test_reads_that_arrive_together(path: str, fd: int) -> None:
+    expected, chance = Path(path).read_bytes(), random.Random(4)
+    for start in (True, False) * 20:
+        ranges = [(at, min(chance.choice((1, 512, PAGE, 9999)), SIZE - at)) for at in chance.sample(range(SIZE), 9)]
+        if start:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        target = bytearray(sum(length for _, length in ranges))
+        count, error = resident.read_arrived(fd, ranges, target, start)
+        assert 1 <= count <= 9 and not error, "the first is waited for"
+        wanted = b"".join(expected[at : at + length] for at, length in ranges[:count])
+        assert target[: len(wanted)] == wanted
+
+
+@compiled
+def test_reads_that_arrive_with_an_error(fd: int) -> None:
+    target = bytearray(3 * PAGE)
+    os.pread(fd, SIZE, 0)
+    beyond = [(0, PAGE), (PAGE, PAGE), (SIZE - 1, PAGE)]
+    assert resident.read_arrived(fd, beyond, target, False) == (2, 0), "the last is left to another look"
+    assert resident.read_arrived(fd, beyond[2:], target, False) == (0, errno.EIO)
+    assert resident.read_arrived(-1, beyond, target, True) == (0, errno.EBADF)
+    for wrong in ([], [(0, 4 * PAGE)], [(0, -1)], [(0, PAGE), (0, 3 * PAGE)]):
+        with pytest.raises(ValueError, match="ranges"):
+            resident.read_arrived(fd, wrong, target, False)
+    with pytest.raises(TypeError):
+        resident.read_arrived(fd, [5], target, False)  # type: ignore[list-item]
