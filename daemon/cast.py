@@ -62,6 +62,7 @@ class Participant:
     progress: WriterProgress
     prepared_backup: bool = False
     window_end: float = 0.0
+    frozen_since: float = 0.0
 
     @property
     def level(self) -> Level:
@@ -106,6 +107,7 @@ class Cast:
         if answer.ok and answer.reply:
             trouble = _check_metadata(candidate, answer.reply.metadata)
         if not trouble:
+            candidate.writer.history.components = len(candidate.metadata.components)
             return True
         code = answer.failure.code or Code.VSS_E_WRITERERROR_NONRETRYABLE
         candidate.progress.fail(WriterEvent.IDENTIFY, Failure(int(code), 0, trouble), veto=True)
@@ -172,6 +174,7 @@ class Cast:
             participant.window_end = now() + deadline_ms / 1000
         answer = await link.ask(self._event(participant, event), deadline_ms)
         self._note(participant, answer)
+        _measure(participant, answer)
         if timeline and not link.silent:
             timeline.add(
                 link.label(), event.value, answer.started, answer.failure.code, answer.failure.message, answer.ended
@@ -225,6 +228,15 @@ class Cast:
         if event in (WriterEvent.PRE_RESTORE, WriterEvent.POST_RESTORE):
             return [each for each in components if each.selected_for_restore]
         return components
+
+
+def _measure(participant: Participant, answer: Answer) -> None:
+    """How long the writer is frozen: from the beginning of freeze to the end of what ended it."""
+    if answer.event is WriterEvent.FREEZE:
+        participant.frozen_since = answer.started
+    elif answer.event in (WriterEvent.THAW, WriterEvent.ABORT) and participant.frozen_since:
+        participant.writer.history.frozen_ms = (answer.ended - participant.frozen_since) * 1000
+        participant.frozen_since = 0.0
 
 
 def _no_metadata(writer: RegisteredWriter) -> WriterMetadata:

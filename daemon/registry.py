@@ -32,12 +32,22 @@ def canonical_guid(text: str) -> str:
 
 
 @dataclass
+class WriterHistory:
+    """What is known of a writer beyond its connection: components at its latest identify (-1: not asked yet), and how
+    long it was frozen the last time (0: never)."""
+
+    components: int = -1
+    frozen_ms: float = 0.0
+
+
+@dataclass
 class RegisteredWriter:
     """A connected writer and how its latest session left it."""
 
     link: WriterLink
     limits: Limits
     progress: WriterProgress = field(default_factory=WriterProgress)
+    history: WriterHistory = field(default_factory=WriterHistory)
 
     def window_ms(self, *wishes: int) -> int:
         """The longest time between freeze and thaw, from its hello, further ``wishes`` and the administrator."""
@@ -62,6 +72,8 @@ class RegisteredWriter:
             executable=peer.executable,
             connected=self.link.connected,
             freeze_window_ms=self.window_ms(*wishes),
+            components=self.history.components,
+            last_frozen_ms=self.history.frozen_ms,
         )
 
 
@@ -78,6 +90,7 @@ class Registry:
         self._express = express
         self._writers: dict[tuple[str, str], RegisteredWriter] = {}
         self._silent: dict[ExpressLink, RegisteredWriter] = {}
+        self._histories: dict[tuple[str, str], WriterHistory] = {}
 
     def __len__(self) -> int:
         return len(self._writers)
@@ -106,6 +119,7 @@ class Registry:
                 f"(pid {self._writers[key].link.peer.pid}); use a new instance id for each process",
             )
         writer = RegisteredWriter(WriterLink(hello, connection), self._limits)
+        writer.history = self._histories.setdefault((hello.writer_id, hello.instance_name), writer.history)
         self._writers[key] = writer
         return writer
 

@@ -235,7 +235,10 @@ class Writer:
         """Calls the handler of an event."""
         if event.event is WriterEvent.IDENTIFY:
             builder = MetadataBuilder(self.identity())
-            return self.on_identify(builder) or builder.build()
+            document = self.on_identify(builder) or builder.build()
+            if not document.components:
+                LOG.warning("%s: nothing to protect; check the configuration, and that its application runs", self.name)
+            return document
         handlers = {
             WriterEvent.PREPARE_BACKUP: self.on_prepare_backup,
             WriterEvent.PREPARE_SNAPSHOT: self.on_prepare_snapshot,

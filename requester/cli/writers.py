@@ -6,9 +6,11 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from shadowset.requester.cli import writer_actions
 from shadowset.requester.cli.options import Commands, add_command, add_json
 
 if TYPE_CHECKING:
+    from shadowset.vss.metadata import WriterMetadata
     from shadowset.vss.requester_protocol import EventRecord, WriterStatus
 
 FOLLOW_SECONDS = 1.0
@@ -21,11 +23,15 @@ def register(commands: Commands) -> None:
         "writers",
         run_writers,
         "list the writers, their state and their last error",
-        "List the registered writers: state, last error, level at which they freeze, the longest time they can stay\n"
-        "frozen, and the process that each one is.",
-        "shadowset writers",
+        "List the registered writers: state, level at which they freeze, the longest time they can stay frozen, how\n"
+        "long they were frozen the last time, how many components they had when they were last asked, the process\n"
+        "that each one is, and its last error. With --components they are asked now, and show what a set would\n"
+        "freeze; nothing is frozen.",
+        "shadowset writers\nshadowset writers detect --write\nshadowset writers test 'SQLite Writer'",
     )
+    writer_actions.register(writers.add_subparsers(title="actions", metavar="ACTION", required=False))
     writers.add_argument("--long", action="store_true", help="show every field, with ids and programs")
+    writers.add_argument("--components", action="store_true", help="ask the writers what they have, and show it")
     add_json(writers)
     events = add_command(
         commands,
@@ -43,11 +49,14 @@ def register(commands: Commands) -> None:
 def run_writers(options: argparse.Namespace) -> int:
     """List the writers."""
     from shadowset.requester.administration import Administration
-    from shadowset.requester.cli.output import emit_json, say
+    from shadowset.requester.cli.output import answer, emit_json, say
 
+    documents = identified() if options.components else []
     with Administration(client="shadowset writers") as administration:
         writers = administration.list_writers()
-    if options.json:
+    if options.components:
+        answer(options.json, documents, "\n\n".join(components_lines(writer, documents) for writer in writers))
+    elif options.json:
         emit_json(writers)
     elif not writers:
         say("No writer is registered.")
@@ -56,6 +65,35 @@ def run_writers(options: argparse.Namespace) -> int:
     else:
         say(writers_table(writers))
     return 0
+
+
+def identified() -> list[WriterMetadata]:
+    """What the writers say of themselves now."""
+    from shadowset.requester.backup_components import BackupComponents
+
+    with BackupComponents(client="shadowset writers") as calls:
+        calls.initialize_for_backup()
+        return calls.gather_writer_metadata().result()
+
+
+def components_lines(writer: WriterStatus, documents: list[WriterMetadata]) -> str:
+    """A writer, and below it each component with its places."""
+    from shadowset.requester.cli.output import printable
+
+    last = f", frozen for {frozen_text(writer)} the last time" if writer.last_frozen_ms else ", not frozen yet"
+    title = f"{writer.name} ({writer.instance_name})" if writer.instance_name else writer.name
+    lines = [f"{title}: {writer.level.name.lower()}, at most {window_text(writer)}{last}"]
+    found = [document for document in documents if document.instance_id == writer.instance_id]
+    components = [component for document in found for component in document.components]
+    for component in components:
+        lines.append(f"  {component.full_path}" + (f": {component.caption}" if component.caption else ""))
+        for files in component.file_sets:
+            lines.append(f"    {files.path}/{files.filespec}{' and below' if files.recursive else ''}")
+    if not found:
+        lines.append("  did not describe itself; see its log")
+    elif not components:
+        lines.append("  nothing to protect: check its configuration, and that its application runs")
+    return "\n".join(map(printable, lines))
 
 
 def error_text(writer: WriterStatus) -> str:
@@ -80,6 +118,18 @@ def window_text(writer: WriterStatus) -> str:
     return f"{(writer.freeze_window_ms or writer.freeze_timeout_ms) / 1000:g} s"
 
 
+def frozen_text(writer: WriterStatus) -> str:
+    """How long it was frozen the last time."""
+    return f"{writer.last_frozen_ms:.0f} ms" if writer.last_frozen_ms else ""
+
+
+def components_text(writer: WriterStatus) -> str:
+    """How many components it had when it was last asked; a writer without any has nothing to do."""
+    if writer.components < 0:
+        return ""
+    return str(writer.components) if writer.components else "none"
+
+
 def writers_table(writers: list[WriterStatus], indent: str = "") -> str:
     """Writers in a table."""
     from shadowset.requester.cli.output import table
@@ -90,12 +140,15 @@ def writers_table(writers: list[WriterStatus], indent: str = "") -> str:
             state_text(writer),
             writer.level.name.lower(),
             window_text(writer),
+            frozen_text(writer),
+            components_text(writer),
             str(writer.pid or ""),
             error_text(writer),
         ]
         for writer in writers
     ]
-    return table(["WRITER", "STATE", "LEVEL", "LIMIT", "PID", "LAST ERROR"], rows, right=(3, 4), indent=indent)
+    headings = ["WRITER", "STATE", "LEVEL", "LIMIT", "LAST", "COMPONENTS", "PID", "LAST ERROR"]
+    return table(headings, rows, right=(3, 4, 5, 6), indent=indent)
 
 
 def writer_text(writer: WriterStatus) -> str:
@@ -112,6 +165,8 @@ def writer_text(writer: WriterStatus) -> str:
             ("Last error", error_text(writer)),
             ("Level", writer.level.name.lower()),
             ("Freeze time-out", window_text(writer)),
+            ("Last frozen for", frozen_text(writer)),
+            ("Components", components_text(writer)),
             ("Process", f"{writer.pid}, user {writer.uid}" if writer.pid else ""),
             ("Program", writer.executable),
         ]

@@ -67,7 +67,7 @@ def test_all_commands_are_there() -> None:
         "", "serve", "status", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
         "volume resize",
         "volume handover",
-        "create", "list", "show", "mount", "umount", "device", "delete", "writers", "providers", "events",
+        "create", "list", "show", "mount", "umount", "device", "delete", "writers", "writers detect", "writers test", "providers", "events",
         "backup", "restore",
         "storage", "storage list", "storage set", "storage move", "hold", "priority",
         "documents", "documents lint", "documents show", "documents json", "documents xml", "documents schema",

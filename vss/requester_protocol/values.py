@@ -12,6 +12,8 @@ class WriterStatus(msgspec.Struct):
     """A writer in this session (GetWriterStatus), with what an administrator needs to find its process.
 
     ``freeze_timeout_ms`` is what the writer asked for, ``freeze_window_ms`` what the coordinator gives it.
+    ``components`` is how many it told of when it was last asked, -1 when it was not asked yet; ``last_frozen_ms`` is
+    how long it was frozen the last time, 0 for never. Both since the coordinator started.
     """
 
     writer_id: str
@@ -27,6 +29,8 @@ class WriterStatus(msgspec.Struct):
     executable: str = ""
     connected: bool = True
     freeze_window_ms: int = 0
+    components: int = -1
+    last_frozen_ms: float = 0.0
 
 
 class SnapshotProperties(msgspec.Struct):

@@ -1,0 +1,1 @@
+"""Which applications run on this host, and what their writers would be configured with."""
