@@ -79,20 +79,21 @@ def parser() -> argparse.ArgumentParser:
         service,
         setup,
         storage,
+        top,
         transport,
         volumes,
         writers,
     )
 
-    top = argparse.ArgumentParser(
+    whole = argparse.ArgumentParser(
         prog="shadowset",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    top.add_argument("--version", action="version", version=f"shadowset {__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    whole.add_argument("--version", action="version", version=f"shadowset {__version__}")
+    commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for module in (
         service,
         setup,
@@ -120,11 +121,12 @@ def parser() -> argparse.ArgumentParser:
         revert,
         samba,
         metrics,
+        top,
         page,
         documents,
     ):
         module.register(commands)
-    return top
+    return whole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -77,6 +77,19 @@ def test_the_page_shows_what_there_is(database: str, chain: Any, wait_until: Any
     assert not Path(path).exists(), "the socket goes with its server"
 
 
+def test_the_live_view_shows_rates(database: str, chain: Any) -> None:
+    load = "import sys,os,time\nf=os.open(sys.argv[1],os.O_RDWR|os.O_CREAT)\n"
+    load += "while True: os.pwrite(f,os.urandom(1<<20),0); os.fsync(f); time.sleep(.05)\n"
+    chain.start(sys.executable, "-c", load, f"{chain.places['one']}/busy")
+    found = chain.raw("top", "--once", "--interval", "1")
+    assert found.returncode == 0, found.stderr
+    row = next(line for line in found.stdout.splitlines() if line.startswith("one "))
+    assert re.search(r"online +0 +[\d.]+ K?B/s +[\d.]+ [KM]iB/s +[1-9]\d*/s", row), found.stdout
+    assert "SQLite Writer" in found.stdout and "volume-attached" in found.stdout
+    assert chain.cli("top")["devices"]["one"]["written"] > 1 << 20
+    assert "0.1 to 3600" in chain.raw("top", "--interval", "0").stderr
+
+
 def _stored(backups: str, path: str) -> tuple[str, ...]:
     root = Path(f"{backups}/first/files")
     (found,) = [each for each in root.rglob("*.db") if str(each).endswith(path)]
