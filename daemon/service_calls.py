@@ -15,6 +15,7 @@ from shadowset.daemon.house import House
 from shadowset.daemon.imports import import_copy
 from shadowset.daemon.revert import revert, revert_status
 from shadowset.daemon.snapshots import Snapshots, refuse_held
+from shadowset.daemon.supported import supported_volumes
 from shadowset.daemon.volumes import move_status
 from shadowset.vss import requester_protocol as rp
 from shadowset.vss.codes import Code, VssError
@@ -61,6 +62,7 @@ class ServiceCalls:
             rp.VolumeHandOver: self._volume_hand_over,
             rp.VolumeRemove: self._volume_remove,
             rp.VolumeList: self._volume_list,
+            rp.QueryVolumesSupported: self._volumes_supported,
             rp.StorageList: self._storage_list,
             rp.StorageConfigure: self._storage_configure,
             rp.StorageMove: self._storage_move,
@@ -187,6 +189,9 @@ class ServiceCalls:
 
     async def _volume_list(self, call: rp.VolumeList) -> list[rp.VolumeInfo]:
         return await self._house.volumes.list()
+
+    async def _volumes_supported(self, call: rp.QueryVolumesSupported) -> list[rp.SupportedVolume]:
+        return await supported_volumes(self._house)
 
     async def _storage_list(self, call: rp.StorageList) -> list[rp.StorageInfo]:
         volumes = self._house.volumes

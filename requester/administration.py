@@ -68,6 +68,11 @@ class Administration:
         volumes: list[protocol.VolumeInfo] = self.connection.call(protocol.VolumeList)
         return volumes
 
+    def query_volumes_supported(self) -> list[protocol.SupportedVolume]:
+        """Mounted volumes that can be copied without being protected first."""
+        volumes: list[protocol.SupportedVolume] = self.connection.call(protocol.QueryVolumesSupported)
+        return volumes
+
     def storage_list(self, volume: str = "") -> list[protocol.StorageInfo]:
         """The shadow storage of all volumes, or of one."""
         storages: list[protocol.StorageInfo] = self.connection.call(protocol.StorageList, volume=volume)

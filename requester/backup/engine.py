@@ -41,7 +41,7 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.documents import components_from_xml
 from shadowset.vss.enums import Context
 from shadowset.vss.paths import Paths
-from shadowset.vss.requester_protocol import SetRecord, VolumeInfo, WriterStatus
+from shadowset.vss.requester_protocol import SetRecord, WriterStatus
 
 
 class BackupReport(msgspec.Struct, kw_only=True):
@@ -120,14 +120,18 @@ class BackupJob:
         self._earlier = self._open_base()
         with Administration(self._paths, client="shadowset backup") as administration:
             volumes = administration.volume_list()
+            others = administration.query_volumes_supported()
             registered = administration.list_writers()
-        self._volume_map = VolumeMap(volumes, read_mounts())
+        self._volume_map = VolumeMap(volumes, read_mounts(), others)
+        self._protected_map = VolumeMap(volumes, read_mounts())
+        self._mount_points = {volume.name: volume.mount_points for volume in volumes}
+        self._mount_points |= {volume.name: volume.mount_points for volume in others}
         with BackupComponents(self._paths, "shadowset backup", on_notice=self._observer.notice) as calls:
             plan = self._plan(calls, registered)
             refuse_target_on(self._where, plan, self._volume_map)
             target = Target(self._where, self._pool)
             try:
-                return self._run(calls, plan, target, volumes, began)
+                return self._run(calls, plan, target, began)
             except BaseException:
                 if not self._saved:
                     target.discard()
@@ -152,6 +156,11 @@ class BackupJob:
         self._left_out = files_not_to_backup(self._paths.not_to_backup, {writer.name for writer in self._writers})
         try:
             plan = make_plan(self._writers, self._volume_map, self._variables, choice, kinds)
+            one_by_one = sorted(self._volume_map.not_held & set(plan.volumes))
+            if len(one_by_one) > 1:
+                self._silent.append(_not_together(one_by_one))
+                self._volume_map = self._protected_map
+                plan = make_plan(self._writers, self._volume_map, self._variables, choice, kinds)
             return leaving_out(plan, self._left_out)
         except VssError as error:
             raise VssError(error.code, "; ".join([error.message, *self._silent])) from None
@@ -168,9 +177,7 @@ class BackupJob:
         excluded = without_selectors_of(silent, self._writers, self._choice.excluded)
         return dataclasses.replace(self._choice, excluded=excluded)
 
-    def _run(
-        self, calls: BackupComponents, plan: JobPlan, target: Target, volumes: list[VolumeInfo], began: float
-    ) -> BackupReport:
+    def _run(self, calls: BackupComponents, plan: JobPlan, target: Target, began: float) -> BackupReport:
         self._verdicts = Verdicts(plan)
         record, snapshots = self._cut(calls, plan)
         exposed = {name: calls.expose_snapshot(snapshot_id) for name, snapshot_id in snapshots.items()}
@@ -180,7 +187,7 @@ class BackupJob:
             copies.take(plan, bases, self._verdicts, self._observer)
         self._tell_results(calls, plan)
         manifest = self._manifest(plan, record, copies)
-        mounts = {volume.name: volume.mount_points for volume in volumes}
+        mounts = self._mount_points
         manifest.volumes = [
             bundle.ManifestVolume(name=name, snapshot_id=snapshot_id, mount_points=mounts[name])
             for name, snapshot_id in snapshots.items()
@@ -289,10 +296,16 @@ class BackupJob:
         )
 
 
+def _not_together(names: list[str]) -> str:
+    return (
+        f"{', '.join(names)} cannot be cut at one instant, so none of them is copied; choose components of one of them"
+    )
+
+
 def refuse_target_on(target: str, plan: JobPlan, volume_map: VolumeMap) -> None:
     """Refuse a target on a volume of the set, which would wait for itself while it is frozen. Errors: E_INVALIDARG."""
     place = volume_map.locate(os.path.abspath(target))
-    if place is not None and place.volume in plan.volumes:
+    if place is not None and place.volume in plan.volumes and place.volume not in volume_map.not_held:
         raise VssError(
             Code.E_INVALIDARG,
             f"the target {target} lies on volume {place.volume}, which this backup cuts; choose a place on another "

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field, replace
 from shadowset.requester.backup.leftovers import is_temporary
 from shadowset.requester.backup.manifest import DIRECTORY, PARENT, REGULAR, STORED, SYMLINK
 from shadowset.requester.backup.plan import PlannedComponent, Root
+from shadowset.vss.codes import Code, VssError
 from shadowset.vss.filespec import FileSelection, created_during_backup, name_matches, normal_path
 from shadowset.vss.metadata import ExcludedFiles
 from shadowset.vss.ranges import Range
 
 EVERYTHING = ("*", "*.*")
+EMPTY_SUBVOLUME = 2
+"""The inode number of what btrfs leaves in a snapshot where a subvolume was; that of a root directory elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,13 @@ def _look_through(
         for name in names:
             read_path, seen_as = f"{directory}/{name}", f"{live.rstrip('/')}/{name}"
             status = os.lstat(read_path)
-            below = stat.S_ISDIR(status.st_mode) and root.files.recursive and status.st_dev == device
-            below = below and seen_as not in others
+            below = stat.S_ISDIR(status.st_mode) and root.files.recursive and seen_as not in others
+            if below and root.place and status.st_ino == EMPTY_SUBVOLUME:
+                message = (
+                    f"{seen_as} is a subvolume of its own, which the copy does not have; mount it, or leave it out"
+                )
+                raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, message)
+            below = below and status.st_dev == device
             if below:
                 pending.append((read_path, seen_as))
             kind = _kind(root, name, status)

@@ -1,12 +1,13 @@
-"""Which protected volume a path lies on, and where below the volume's root."""
+"""Which volume a path lies on, and where below the volume's root."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shadowset.vss.mountinfo import Mount, parse_mountinfo
-from shadowset.vss.requester_protocol import VolumeInfo
+from shadowset.vss.requester_protocol import SupportedVolume, VolumeInfo
 
 MOUNTINFO = "/proc/self/mountinfo"
 
@@ -31,32 +32,46 @@ def is_below(path: str, directory: str) -> bool:
 
 
 class VolumeMap:
-    """Protected volumes laid over the mount table."""
+    """Protected volumes, and others that can be copied as they are, laid over the mount table."""
 
-    def __init__(self, volumes: list[VolumeInfo], mounts: list[Mount]) -> None:
+    def __init__(self, volumes: list[VolumeInfo], mounts: list[Mount], others: Sequence[SupportedVolume] = ()) -> None:
         self._mounts: dict[str, Mount] = {}
         self._volumes: dict[str, str] = {}
-        self.names = [volume.name for volume in volumes]
+        self._whole: set[str] = set()
+        self.names = [volume.name for volume in volumes] + [volume.name for volume in others]
+        self.not_held = frozenset(volume.name for volume in others if not volume.holds)
         for mount in mounts:
             self._mounts[mount.path] = mount
         for volume in volumes:
-            for mount_point in volume.mount_points:
-                self._volumes[mount_point] = volume.name
-                self._mounts.setdefault(mount_point, Mount(0, "", "/", mount_point, "", ""))
+            self._add(volume.name, volume.mount_points)
+        for other in others:
+            self._add(other.name, other.mount_points)
+            self._whole.update(other.mount_points)
+
+    def _add(self, name: str, mount_points: list[str]) -> None:
+        for mount_point in mount_points:
+            self._volumes[mount_point] = name
+            self._mounts.setdefault(mount_point, Mount(0, "", "/", mount_point, "", ""))
 
     def locate(self, path: str) -> Place | None:
-        """Where the absolute ``path`` lies (symbolic links followed); None when on no protected volume."""
+        """Where the absolute ``path`` lies (symbolic links followed); None when it is on no volume.
+
+        A subvolume that is no mount of its own is on none: the copy of what holds it has an empty directory there.
+        """
         resolved = os.path.realpath(path)
         mount = self._mount_of(resolved)
         volume = self._volumes.get(mount.path) if mount else None
         if mount is None or volume is None:
             return None
+        whole = mount.path in self._whole
+        if whole and _device(resolved) != _device(mount.path):
+            return None
         inside = os.path.relpath(resolved, mount.path)
-        parts = [part for part in (mount.root.strip("/"), "" if inside == "." else inside) if part]
-        return Place(volume, "/".join(parts))
+        root = "" if whole else mount.root.strip("/")
+        return Place(volume, "/".join(part for part in (root, "" if inside == "." else inside) if part))
 
     def nested(self, path: str) -> list[str]:
-        """Mount points strictly below ``path``, on protected volumes or not."""
+        """Mount points strictly below ``path``, on a volume or not."""
         resolved = os.path.realpath(path)
         return sorted(point for point in self._mounts if point != resolved and is_below(point, resolved))
 
@@ -67,3 +82,12 @@ class VolumeMap:
                 return None
             directory = os.path.dirname(directory)
         return self._mounts[directory]
+
+
+def _device(path: str) -> int:
+    """The device number of the nearest thing that is there."""
+    while True:
+        try:
+            return os.stat(path).st_dev
+        except (FileNotFoundError, NotADirectoryError):
+            path = os.path.dirname(path)

@@ -31,7 +31,7 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import BackupType, Context
 from shadowset.vss.mountinfo import Mount
 from shadowset.vss.paths import Paths
-from shadowset.vss.requester_protocol import SetRecord, VolumeInfo, WriterStatus
+from shadowset.vss.requester_protocol import SetRecord, SupportedVolume, VolumeInfo, WriterStatus
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 NAMESPACE = ("unshare", "--mount", "--propagation", "unchanged")
@@ -93,15 +93,17 @@ class RunJob:
         """Do it. Errors: VssError, with nothing left behind; ``ran`` tells on which side of the command it was."""
         with Administration(self._paths, client="shadowset run") as administration:
             known = administration.volume_list()
+            others = administration.query_volumes_supported()
             registered = administration.list_writers()
         table = read_mounts()
-        self._volume_map = VolumeMap(known, table)
+        self._volume_map = VolumeMap(known, table, others)
         names = chosen_volumes(self._asked, known, self._volume_map)
         with BackupComponents(self._paths, "shadowset run", on_notice=self._observer.notice) as calls:
             plan = self._plan(calls, names, registered)
             verdicts = Verdicts(plan)
             record = self._cut(calls, plan, verdicts)
-            status, mounts = self._execute(calls, record, known, table)
+            places = mount_places(known, table, others)
+            status, mounts = self._execute(calls, record, places)
             self._complete(calls, plan, verdicts, status)
             for copy in record.snapshots:
                 calls.unexpose_snapshot(copy.snapshot_id)
@@ -156,10 +158,10 @@ class RunJob:
         return record
 
     def _execute(
-        self, calls: BackupComponents, record: SetRecord, known: list[VolumeInfo], table: list[Mount]
+        self, calls: BackupComponents, record: SetRecord, places: list[tuple[str, str, str]]
     ) -> tuple[int, dict[str, str]]:
         copies = {copy.original_volume: calls.expose_snapshot(copy.snapshot_id) for copy in record.snapshots}
-        mounts = mounts_over(known, table, copies)
+        mounts = mounts_over(places, copies)
         self._observer.phase("running the command")
         environment = {**os.environ, **self._environment, **environment_of(record, copies)}
         status = run_inside(self._command, mounts, environment, self._output)
@@ -180,7 +182,7 @@ def chosen_volumes(asked: list[str], known: list[VolumeInfo], volume_map: Volume
         mounted = [volume.name for volume in known if volume.mount_points]
         if mounted:
             return mounted
-        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, "no protected volume is mounted; add, attach and mount one")
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, "no protected volume is mounted; mount one, or name a subvolume")
     names = []
     for word in asked:
         place = volume_map.locate(word) if "/" in word else None
@@ -191,14 +193,19 @@ def chosen_volumes(asked: list[str], known: list[VolumeInfo], volume_map: Volume
     return list(dict.fromkeys(names))
 
 
-def mounts_over(known: list[VolumeInfo], table: list[Mount], copies: Mapping[str, str]) -> dict[str, str]:
-    """What to mount where: mount point of a live volume → directory of its copy; outer ones before inner ones."""
+def mount_places(
+    known: list[VolumeInfo], table: list[Mount], others: Sequence[SupportedVolume] = ()
+) -> list[tuple[str, str, str]]:
+    """Of each mount point: itself, the volume, and which directory of the volume's copy is there."""
     roots = {mount.path: mount.root for mount in table}
+    found = [(point, volume.name, roots.get(point, "/")) for volume in known for point in volume.mount_points]
+    return found + [(point, volume.name, "/") for volume in others for point in volume.mount_points]
+
+
+def mounts_over(places: list[tuple[str, str, str]], copies: Mapping[str, str]) -> dict[str, str]:
+    """What to mount where: mount point of a live volume → directory of its copy; outer ones before inner ones."""
     found = {
-        point: f"{copies[volume.name]}/{roots.get(point, '/').strip('/')}".rstrip("/")
-        for volume in known
-        if volume.name in copies
-        for point in volume.mount_points
+        point: f"{copies[volume]}/{root.strip('/')}".rstrip("/") for point, volume, root in places if volume in copies
     }
     return dict(sorted(found.items()))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -176,3 +179,83 @@ def test_what_cannot_be_copied_is_said(chain: Any, subvolumes: Subvolumes) -> No
     assert done.returncode and "read-only" in done.stderr
     with pytest.raises(OSError, match="Read-only"):
         (subvolumes.data / "file").touch()
+
+
+def database(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("create table t(x)")
+        connection.execute("insert into t values('as it was')")
+        connection.commit()
+
+
+def content(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return str(connection.execute("select x from t").fetchone()[0])
+
+
+def test_backup_restore_and_run_know_subvolumes(
+    chain: Any, subvolumes: Subvolumes, wait_until: Callable[..., Any], tmp_path: Path
+) -> None:
+    chain.add_volumes((("one", "ext4", 64 << 20),))
+    first, second = Path(chain.places["one"], "first.db"), subvolumes.data / "deep" / "second.db"
+    second.parent.mkdir()
+    for path in (first, second):
+        database(path)
+    chain.module("shadowset.writers.sqlite.main", str(first), str(second))
+    wait_until("the writer", lambda: chain.cli("writers"))
+    made = chain.cli("backup", str(tmp_path / "backup"))
+    assert len(made["volumes"]) == 2 and any(name.startswith("btrfs:") for name in made["volumes"]), made
+    assert made["succeeded"] and {Path(each).name for each in made["dropped"]} == set()
+    for path in (first, second):
+        path.write_bytes(b"rubbish")
+    assert chain.cli("restore", str(tmp_path / "backup"))["succeeded"]
+    assert [content(path) for path in (first, second)] == ["as it was"] * 2
+
+    marker, changed = tmp_path / "marker", tmp_path / "changed"
+    script = (
+        f"touch {marker}; while [ ! -e {changed} ]; do sleep 0.05; done; cat {second.parent}/text; touch {second}.no"
+    )
+    Path(second.parent, "text").write_text("then")
+    command = [sys.executable, "-m", "shadowset.requester.cli", "run", "--volume", str(subvolumes.data), "--"]
+    with subprocess.Popen(
+        [*command, "sh", "-c", script], env=chain.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_until("the program", marker.exists, 60)
+        Path(second.parent, "text").write_text("now")
+        changed.touch()
+        out, err = process.communicate(timeout=60)
+    assert out == "then" and "Read-only file system" in err, (out, err)
+    assert chain.cli("list") == []
+
+
+def test_what_a_snapshot_does_not_have_is_not_passed_over(
+    chain: Any, subvolumes: Subvolumes, wait_until: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A subvolume below a component's directory, and components on two subvolumes."""
+    Path(subvolumes.data, "app").mkdir()
+    inner, other = subvolumes.data / "app" / "inner", Path(chain.directory, "other")
+    for path in (inner, subvolumes.data / "second"):
+        run("btrfs", "subvolume", "create", str(path))
+    other.mkdir()
+    run("mount", "-o", "subvol=@data/second", subvolumes.device, str(other))
+    places = {"app": str(inner.parent), "other": str(other)}
+    writer = f"""
+from shadowset.vss.enums import ComponentType
+from shadowset.writers.sdk import Writer, run_until_signal
+class Two(Writer):
+    writer_id = "6f7ee1f5-57b6-4d2f-8a5b-3b1f4c6f5d12"
+    name = "Two"
+    def on_identify(self, metadata):
+        for name, path in {places!r}.items():
+            metadata.add_component(ComponentType.FILEGROUP, name).add_files(path, "*", recursive=True)
+run_until_signal(Two())
+"""
+    chain.start(sys.executable, "-c", writer)
+    wait_until("the writer", lambda: chain.cli("writers"))
+    done = chain.raw("backup", str(tmp_path / "one"), "--component", "Two:app")
+    assert done.returncode == 1 and f"{inner} is a subvolume of its own" in done.stdout + done.stderr, done
+    run("btrfs", "subvolume", "delete", str(inner))
+    assert chain.cli("backup", str(tmp_path / "two"), "--component", "Two:app")["succeeded"]
+    done = chain.raw("backup", str(tmp_path / "three"))
+    assert done.returncode == 1 and "cannot be cut at one instant" in done.stderr, done
+    assert chain.cli("list") == []

@@ -66,6 +66,7 @@ class FakeCoordinator:
         self.writers: list[WriterMetadata] = []
         self.status: dict[str, rp.WriterStatus] = {}
         self.copies: dict[str, rp.SnapshotProperties] = {}
+        self.supported: list[rp.SupportedVolume] = []
         self.records: dict[str, rp.SetRecord] = {}
         self.events: list[rp.EventRecord] = []
         self.calls: list[rp.Call] = []
@@ -361,6 +362,9 @@ class FakeCoordinator:
         copy = self._known(call.snapshot_id)
         copy.exposed_name = call.path or f"{self.directory}/copy-{call.snapshot_id}"
         return copy.exposed_name
+
+    def do_query_volumes_supported(self, session: Session, call: rp.QueryVolumesSupported) -> list[rp.SupportedVolume]:
+        return self.supported
 
     def do_expose_set(self, session: Session, call: rp.ExposeSet) -> dict[str, str]:
         found = (copy for copy in self.copies.values() if copy.snapshot_set_id == call.set_id)

@@ -61,7 +61,8 @@ def test_the_order_of_the_calls_is_vsss(coordinator: Any, data: Path, tmp_path: 
     backup(tmp_path / "b")
     names = [name for name in coordinator.names() if name != "hello"]
     ordered = [
-        "volume-list", "list-writers", "initialize-for-backup", "set-context", "set-backup-state",
+        "volume-list", "query-volumes-supported", "list-writers",
+        "initialize-for-backup", "set-context", "set-backup-state",
         "gather-writer-metadata",
         "add-component", "add-component", "start-snapshot-set", "add-to-snapshot-set", "prepare-for-backup",
         "gather-writer-status", "get-document", "do-snapshot-set", "gather-writer-status", "get-document",

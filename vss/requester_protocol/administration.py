@@ -223,6 +223,13 @@ class VolumeList(Call, tag="volume-list"):
     """Result: list of VolumeInfo."""
 
 
+class QueryVolumesSupported(Call, tag="query-volumes-supported"):
+    """Mounted volumes that need no protection first, since another provider can copy them as they are.
+
+    Result: list of SupportedVolume; protected volumes are not among them.
+    """
+
+
 class StorageList(Call, tag="storage-list"):
     """Result: list of StorageInfo of all volumes, or of the one that is named. Errors: a volume that is offline."""
 

@@ -25,6 +25,7 @@ from shadowset.vss.requester_protocol.administration import (
     QueryRevertStatus,
     QuerySnapshotDelta,
     QueryStorageMove,
+    QueryVolumesSupported,
     RegisterProvider,
     RevertToSnapshot,
     StorageConfigure,
@@ -97,6 +98,7 @@ from shadowset.vss.requester_protocol.values import (
     SnapshotProperties,
     StorageInfo,
     StorageMoveStatus,
+    SupportedVolume,
     VolumeHandover,
     VolumeInfo,
     WriterStatus,
@@ -170,6 +172,7 @@ ToCoordinator = (
     | VolumeResize
     | VolumeHandOver
     | VolumeList
+    | QueryVolumesSupported
     | StorageList
     | StorageConfigure
     | StorageMove
@@ -215,6 +218,7 @@ RESULTS: dict[type[Call], Any] = {
     VolumeResize: VolumeInfo,
     VolumeHandOver: VolumeHandover,
     VolumeList: list[VolumeInfo],
+    QueryVolumesSupported: list[SupportedVolume],
     StorageList: list[StorageInfo],
     StorageConfigure: StorageInfo,
     StorageMove: StorageMoveStatus,

@@ -140,6 +140,18 @@ class VolumeHandover(msgspec.Struct):
     device_stall_ms: float = 0.0
 
 
+class SupportedVolume(msgspec.Struct):
+    """A volume that its provider copies as it is mounted; each mount point shows all of it.
+
+    A set takes one volume at the most that does not hold writes.
+    """
+
+    name: str
+    provider_id: str
+    mount_points: list[str]
+    holds: bool = True
+
+
 class ProviderInfo(msgspec.Struct, frozen=True):
     """VSS_PROVIDER_PROP, with what the provider can do and how many shadow copies of it exist.
 
