@@ -83,7 +83,7 @@ def test_every_call_of_a_session_has_a_method() -> None:
         rp.ServiceHello, rp.Cancel, rp.GetSet, rp.ListWriters, rp.ListProviders, rp.ListEvents, rp.VolumeAdd,
         rp.ImportSnapshot, rp.RegisterProvider, rp.UnregisterProvider,
         rp.VolumeAttach, rp.VolumeDetach, rp.VolumeResize, rp.VolumeHandOver, rp.VolumeRemove,
-        rp.VolumeList,
+        rp.VolumeList, rp.QueryVolumesSupported,
         rp.StorageList, rp.StorageConfigure, rp.StorageMove, rp.QueryStorageMove, rp.CancelStorageMove,
         rp.KeepSnapshot, rp.RevertToSnapshot, rp.QueryRevertStatus,
         rp.QuerySnapshotDelta, rp.ListDeleted, rp.UndeleteSnapshot,
