@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from abc import ABC, abstractmethod
 
 from shadowset.daemon import guardian
@@ -21,6 +22,7 @@ from shadowset.daemon.process import in_thread, within
 from shadowset.vss.codes import Code, VssError
 
 START_MS = 10_000
+MOUNT_S = 30
 
 
 class Guard(ABC):
@@ -233,7 +235,7 @@ def _thaw_set(path: str) -> list[str]:
 
 def _thaw_leftover(place: str, device: str) -> str:
     mounts = [mount for mount in read_mounts() if mount.device == device or mount.path == place]
-    trouble = "it is no longer mounted"
+    trouble = ""
     for mount in mounts:
         try:
             descriptor = os.open(mount.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -246,4 +248,40 @@ def _thaw_leftover(place: str, device: str) -> str:
             os.close(descriptor)
         if not trouble:
             return f"thawed the file system at {mount.path}, which an interrupted shadow copy set may have left frozen"
+    if not mounts:
+        trouble = _thaw_unmounted(device) or trouble
+        if not trouble:
+            return f"thawed the file system that was unmounted from {place} while a shadow copy set had it frozen"
     return f"the file system at {place} may still be frozen: {trouble}"
+
+
+def _thaw_unmounted(device: str) -> str:
+    """Thaw a file system that is mounted nowhere we see, which its freeze keeps alive; what went wrong, or "".
+
+    Only who mounts it gets at it; it is the same one as long as the kernel names its device beside its type.
+    """
+    name = os.path.basename(os.path.realpath(f"/sys/dev/block/{device}"))
+    kind = next((kind for kind in ("ext4", "xfs", "f2fs") if os.path.exists(f"/sys/fs/{kind}/{name}")), "")
+    if not kind:
+        return "it is no longer mounted"
+    place = tempfile.mkdtemp(prefix="shadowset-thaw-")
+    try:
+        for options in ("rw", "ro"):  # the one that it has; the other is refused
+            command = ["mount", "-t", kind, "-o", options, f"/dev/{name}", place]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=MOUNT_S, check=False)
+            if done.returncode == 0:
+                return _thaw_and_unmount(place)
+        return f"it is no longer mounted, and mounting it failed: {done.stderr.strip()}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"it is no longer mounted, and mounting it failed: {error}"
+    finally:
+        os.rmdir(place)
+
+
+def _thaw_and_unmount(place: str) -> str:
+    descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return thaw_descriptor(descriptor)
+    finally:
+        os.close(descriptor)
+        subprocess.run(["umount", place], capture_output=True, timeout=MOUNT_S, check=False)

@@ -12,5 +12,5 @@ MIB = 1 << 20
 
 
 def test_dirty_pages_are_cleaned_by_a_provider_in_the_same_memory(prove: Any, long: bool) -> None:
-    left, count, disk = ("68", "256", 400 * MIB) if long else ("72", "48", 160 * MIB)
+    left, count, disk = ("80", "256", 400 * MIB) if long else ("84", "48", 160 * MIB)
     prove("memory.py", left, count, modules=("nbd",), memory="112M", disks=(disk, disk))

@@ -1,8 +1,8 @@
 """Inside the guest, which has next to no memory: dirty pages of an nbd device whose provider runs beside their writer.
 
 Arguments: MiB to leave to everybody, what the kernel allocates included, and MiB to write. ``shadowset-attach`` needs
-more for a moment, so what is over is taken away when it has done its work; without swap nobody gets that back. Nearly
-all of the rest may be dirty before anybody has to wait, and what cleans it needs memory, too. So little is imported.
+more for a moment, so what is over is taken away when it has done its work; without swap nobody gets that back. Of what
+is left, the kernel, the provider and this program take most; so little is imported here.
 """
 
 import mmap
@@ -93,9 +93,6 @@ def everything() -> None:
     left, count = int(sys.argv[1]), int(sys.argv[2])
     with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("-1000")  # what was taken away counts as ours
-    for name, value in (("dirty_background_ratio", 60), ("dirty_ratio", 80)):
-        with open(f"/proc/sys/vm/{name}", "w", encoding="ascii") as file:
-            file.write(str(value))
     os.mkdir("/mnt/below")
     os.mkdir(PLACE)
     run("mkfs.ext4", "-q", "/dev/ubdb")
