@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -24,6 +25,7 @@ from shadowset.nbd_provider.store.move_steps import Progress as MoveProgress
 from shadowset.nbd_provider.store.place import locate
 from shadowset.nbd_provider.store.revert import Progress, Reverter
 from shadowset.nbd_provider.store.room import Event
+from shadowset.nbd_provider.store.settings import Policy
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.provider_protocol import (
@@ -143,13 +145,20 @@ class Volume:
         self.check_usable()
         self.gate.expire()
         self.gate.close(owner, timeout_ms)
+        if self.store.header.settings.limits.policy is not Policy.DELETE_OLDEST:
+            self.calls.add(self.look, lambda _: None)
         return Held(round((time.monotonic() - started) * 1000, 3))
 
     def commit(self, owner: object, copy_id: str, set_id: str, created_ns: int, persistent: bool) -> Committed:
         """Make the cut of a held volume."""
         self.gate.check(owner)
-        entry = self.store.commit(parse_id(copy_id), parse_id(set_id), created_ns, persistent)
+        entry = self.store.commit(parse_id(copy_id), parse_id(set_id), created_ns, persistent, look=False)
         return Committed(entry.number)
+
+    def look(self) -> None:
+        """See how much room the storage has; for a thread. An error is told to who needs the room."""
+        with contextlib.suppress(OSError):
+            self.store.room.look()
 
     def release(self, owner: object) -> Released:
         """Let writes flow."""

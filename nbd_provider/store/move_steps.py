@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import count
 from typing import Final
 
 from shadowset.nbd_provider.store import layout
@@ -41,7 +42,11 @@ PASSES: Final = 8
 CHASE_SLOTS: Final = 1024
 CHASES: Final = 64
 LAST_SLOTS: Final = 256
-"""With so few slots left, or after so many steps during which nothing was copied out, the move comes to its end."""
+"""With so few slots left, or after so many steps during which nothing was copied out, the move tries to end."""
+PATIENT: Final = 4
+DOUBLINGS: Final = 4
+"""An attempt that finds too many slots left doubles the size of steps and of the last one, so often at the most; after
+so many it is no longer patient. No copy-out waits for more than such a step and one sync of what steps brought."""
 SYNC_BYTES: Final = 64 << 20
 PIECE: Final = 1 << 20
 
@@ -96,21 +101,36 @@ class Move:
             position = end
             if position >= goal:
                 goal, passes = store.next_slot, passes + 1
-        most = CHASES + 2 * (store.next_slot - position) // CHASE_SLOTS
-        while store.next_slot - position > LAST_SLOTS and most:
-            with store.work:
-                end = self._window(position, CHASE_SLOTS)
-                brought = self._copy(position, end)
-            yield Phase.COPYING, self._brought(end, brought)
-            position, most = end, most - 1
-        self._sync()
-        yield Phase.SWITCHING, 0
-        self._finish(position)
+        for attempt in count():
+            patient = attempt < PATIENT
+            position = yield from self._chase(position, CHASE_SLOTS << min(attempt, DOUBLINGS), patient)
+            if patient:
+                self._sync()
+            yield Phase.SWITCHING, 0
+            if self._finish(position, LAST_SLOTS << min(attempt, DOUBLINGS)):
+                break
         yield Phase.CLEANING, 0
         with store.work:
             bring_overlays(old, store.storage)  # of a set that was made meanwhile
         wipe(old)
         arrived(store.storage)
+
+    def _chase(self, position: int, most: int, patient: bool) -> Generator[tuple[Phase, int], None, int]:
+        """Steps of ``most`` slots, during which nothing is copied out, until few are left; returns how far it is.
+
+        Unless it is ``patient``, nothing is copied out either while what it brought is made durable.
+        """
+        store = self._store
+        steps = CHASES + 2 * (store.next_slot - position) // most
+        while store.next_slot - position > LAST_SLOTS and steps:
+            with store.work:
+                end = self._window(position, most)
+                brought = self._copy(position, end)
+                if not patient and self._unsynced + brought >= SYNC_BYTES:
+                    self._sync()
+            yield Phase.COPYING, self._brought(end, brought)
+            position, steps = end, steps - 1
+        return position
 
     def close(self) -> None:
         """Let go of the new directory's files, unless the store has taken them over."""
@@ -222,10 +242,15 @@ class Move:
             word = store.segments.previous_head(newer)
         return bool(word) and layout.head_slot(word) == slot
 
-    def _finish(self, position: int) -> None:
-        """The rest, while nobody else writes the storage, then the durable step, then in effect. OSError, EOFError."""
+    def _finish(self, position: int, most: int) -> bool:
+        """The rest, while nobody else writes the storage, then the durable step, then in effect. OSError, EOFError.
+
+        Nothing is done, and False returned, when more than ``most`` slots are left: copy-outs would wait for long.
+        """
         store, path = self._store, self._note.storage
         with store.work:
+            if store.next_slot - position > most:
+                return False
             while position < store.next_slot:
                 end = self._window(position, CHASE_SLOTS)
                 self._copy(position, end)
@@ -250,6 +275,7 @@ class Move:
             store.garbage = True
         with suppress(OSError):
             self.close()
+        return True
 
     def _check_place(self) -> None:
         """The path must still lead to the directory that is open: another one may be mounted over it. OSError."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from threading import Lock
-from typing import Final
+from typing import Final, NamedTuple
 
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.settings import Limits
@@ -33,6 +33,17 @@ MOVE_STOPPED: Final = "move-stopped"
 LEVELS: Final = {STORAGE_WARNING: logging.WARNING} | dict.fromkeys(
     (REVERT_STARTED, REVERT_FINISHED, MOVE_STARTED, MOVE_FINISHED), logging.INFO
 )
+
+
+class Seen(NamedTuple):
+    """What a look at the disk has found: bytes that the file system has left, and bytes that the storage takes."""
+
+    free: int
+    used: int
+
+    def available(self, limits: Limits) -> int:
+        """Bytes that the storage may still take."""
+        return max(0, min(self.free, limits.max_size - self.used)) if limits.max_size else self.free
 
 
 class WriteRefused(OSError):
@@ -65,7 +76,10 @@ def used_bytes(storage: str) -> int:
 
 
 class Room:
-    """Room of one storage; looks at the disk when asked, which is once for each growth of 256 slots."""
+    """Room of one storage; looks at the disk when asked, which is once for each growth of 256 slots.
+
+    What was seen is remembered for those who must not wait for the disk. Any thread may look.
+    """
 
     def __init__(self, storage: str) -> None:
         self._storage = storage
@@ -73,23 +87,30 @@ class Room:
         self._count = 0
         self._counting = Lock()
         self._warned = self._refused = False
+        self._seen: Seen | None = None
 
     def move(self, storage: str) -> None:
         """The storage is in another directory now."""
-        self._storage = storage
+        self._storage, self._seen = storage, None
+
+    def look(self) -> Seen:
+        """At the disk, which may take its time. Errors: OSError."""
+        disk = os.statvfs(self._storage)
+        seen = self._seen = Seen(disk.f_bavail * disk.f_frsize, used_bytes(self._storage))
+        return seen
 
     def available(self, limits: Limits) -> int:
-        """Bytes that may still be taken, by the maximum or by the file system, whichever is less."""
-        free = self._free()
-        return max(0, min(free, limits.max_size - used_bytes(self._storage))) if limits.max_size else free
+        """Bytes that may still be taken, by the maximum or by the file system, whichever is less. Errors: OSError."""
+        return self.look().available(limits)
 
-    def _free(self) -> int:
-        disk = os.statvfs(self._storage)
-        return disk.f_bavail * disk.f_frsize
+    def short(self, limits: Limits, wanted: int) -> bool:
+        """Whether fewer bytes were left than are wanted when last looked at; so, too, before the first look."""
+        return self._seen is None or self._seen.available(limits) < wanted
 
-    def _shortage(self, limits: Limits, available: int, wanted: int) -> str:
+    def _shortage(self, limits: Limits, seen: Seen, wanted: int) -> str:
         """What is too small, and what to do about it."""
-        if limits.max_size and available < self._free():
+        available = seen.available(limits)
+        if limits.max_size and available < seen.free:
             limit, step = f"maximum size of {limits.max_size} bytes", "give it a higher maximum"
         else:
             limit = f"file system of shadow storage {self._storage}"
@@ -98,17 +119,17 @@ class Room:
 
     def slots(self, limits: Limits, wanted: int, least: int, slot_size: int) -> int:
         """How many of the ``wanted`` slots may be taken. Errors: OSError (ENOSPC) when it is fewer than ``least``."""
-        available = self.available(limits)
-        self._warn(limits, available - wanted * slot_size)
+        seen = self.look()
+        available = seen.available(limits)
+        self._warn(limits, seen.used, available - wanted * slot_size)
         slots = min(wanted, available // slot_size)
         if slots < least:
-            raise OSError(errno.ENOSPC, self._shortage(limits, available, least * slot_size))
+            raise OSError(errno.ENOSPC, self._shortage(limits, seen, least * slot_size))
         self._refused = False
         return slots
 
-    def _warn(self, limits: Limits, available: int) -> None:
+    def _warn(self, limits: Limits, used: int, available: int) -> None:
         """Once each time that the threshold is passed."""
-        used = used_bytes(self._storage)
         total = used + max(0, available)
         if used * 100 < limits.warn_percent * total:
             self._warned = False
@@ -145,14 +166,17 @@ class Room:
                 event.number = self._count
                 self.events.append(event)
 
-    def check_new_copy(self, limits: Limits, wanted: int, volume: str) -> None:
-        """Errors: VSS_E_INSUFFICIENT_STORAGE when a new copy would find no room at all."""
-        available = self.available(limits)
-        if available < wanted:
+    def check_new_copy(self, limits: Limits, wanted: int, volume: str, look: bool) -> None:
+        """Whether a new copy would find any room, by a look at the disk or by what was seen last.
+
+        Errors: VSS_E_INSUFFICIENT_STORAGE when not, OSError.
+        """
+        seen = self.look() if look or self._seen is None else self._seen
+        if seen.available(limits) < wanted:
             raise VssError(
                 Code.VSS_E_INSUFFICIENT_STORAGE,
                 f"volume {volume}: shadow storage {self._storage} is full: for a new copy "
-                f"{self._shortage(limits, available, wanted)}, or choose the policy delete-oldest",
+                f"{self._shortage(limits, seen, wanted)}, or choose the policy delete-oldest",
             )
 
 

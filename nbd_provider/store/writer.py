@@ -166,15 +166,27 @@ class ShadowStore:
 
     # ---- cuts ----
 
-    def commit(self, copy_id: UUID, set_id: UUID, created_ns: int, persistent: bool) -> layout.Entry:
+    @property
+    def short(self) -> bool:
+        """Whether a new copy would be refused by what was last seen of the room."""
+        limits = self.header.settings.limits
+        return limits.policy is not Policy.DELETE_OLDEST and self.room.short(limits, self._least_room)
+
+    @property
+    def _least_room(self) -> int:
+        return copy_out.GROWTH_SLOTS * self.slot_size
+
+    def commit(self, copy_id: UUID, set_id: UUID, created_ns: int, persistent: bool, look: bool = True) -> layout.Entry:
         """Make the cut: from now on old data is kept for this copy. Nothing is allocated and nothing is synced.
+
+        Without ``look``, room is judged by what was last seen of it, and no disk is waited for.
 
         Errors: VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED, VSS_E_OBJECT_ALREADY_EXISTS, VSS_E_INSUFFICIENT_STORAGE.
         """
         with self.lock:
-            return self._cut(copy_id, set_id, created_ns, persistent)
+            return self._cut(copy_id, set_id, created_ns, persistent, look)
 
-    def _cut(self, copy_id: UUID, set_id: UUID, created_ns: int, persistent: bool) -> layout.Entry:
+    def _cut(self, copy_id: UUID, set_id: UUID, created_ns: int, persistent: bool, look: bool) -> layout.Entry:
         number = self.header.generation + 1
         if number > layout.MAX_GENERATION:
             raise VssError(
@@ -183,7 +195,7 @@ class ShadowStore:
             )
         limits = self.header.settings.limits
         if limits.policy is not Policy.DELETE_OLDEST:
-            self.room.check_new_copy(limits, copy_out.GROWTH_SLOTS * self.slot_size, self.volume_name)
+            self.room.check_new_copy(limits, self._least_room, self.volume_name, look)
         entry = layout.Entry(layout.STATE_PENDING, persistent, number, created_ns, self.header.size, copy_id, set_id)
         self.header.generation = number
         self.table.write_header()
