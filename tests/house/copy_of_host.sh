@@ -1,5 +1,6 @@
 #!/bin/sh
-# Run a command in a copy of this host that is thrown away: an overlay over /, with /run, /tmp and /srv of its own.
+# Run a command in a copy of this host that is thrown away: an overlay over /, with /run, /tmp, /srv, /mnt, /media and
+# /dev/shadowset of its own.
 # Usage: copy_of_host.sh DIRECTORY COMMAND [ARGUMENT...]; DIRECTORY exists and is empty. Devices are the host's.
 set -eu
 
@@ -11,7 +12,7 @@ if [ "${INSIDE:-}" != yes ]; then
         INSIDE=yes exec unshare -m -- "$0" "$directory" "$@"
     fi
 fi
-trap 'cd /; umount -R -l "$directory"' EXIT
+trap 'cd /; umount -R -l "$directory"; rmdir /dev/shadowset 2>/dev/null || true' EXIT
 mount -t tmpfs -o mode=0755 tmpfs "$directory"
 mount --make-private "$directory"
 cd "$directory"
@@ -23,7 +24,8 @@ mount --rbind /sys sys
 mount --rbind /dev dev
 mount --make-rslave sys
 mount --make-rslave dev
-for name in run tmp srv mnt; do
+mkdir -p dev/shadowset
+for name in run tmp srv mnt media dev/shadowset; do
     mkdir -p "$name"
     mount -t tmpfs tmpfs "$name"
 done
