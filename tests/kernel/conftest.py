@@ -13,15 +13,6 @@ import pytest
 
 _HERE = Path(__file__).parent
 LONG = bool(int(os.environ.get("SHADOWSET_LONG_TESTS", "0")))
-FIGURES: list[str] = []
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """What was counted and measured in the guests, which nobody asserts."""
-    if FIGURES:
-        terminalreporter.section("kernel lane" if LONG else "kernel lane, short versions")
-        for line in FIGURES:
-            terminalreporter.write_line(line)
 
 
 def _load() -> ModuleType:
@@ -53,12 +44,12 @@ def guests() -> Path:
 
 
 @pytest.fixture
-def prove(uml: ModuleType, guests: Path) -> Callable[..., None]:
+def prove(uml: ModuleType, guests: Path, figures: list[str]) -> Callable[..., None]:
     """Runs a guest's script, which ends with ``all is well``, in its short or, as (short, long), its long version."""
 
     def run(script: str, *arguments: str, timeout: tuple[float, float] = (170, 3000), **options: Any) -> None:
         result = uml.run(guests / script, *arguments, timeout=timeout[LONG], **options)
-        FIGURES.extend(
+        figures.extend(
             f"{script[:-3]}: {line[8:]}" for line in result.output.splitlines() if line.startswith("figure: ")
         )
         assert result.status == 0, result.console
