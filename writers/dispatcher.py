@@ -2,7 +2,8 @@
 
 Threads and the one lock
     *deliver* (reader's thread) puts events into the inbox; the *handler thread* takes them out, one at a time and in
-    order, and calls the handlers; the *watch* thread sleeps until a handler has overrun a dead line.
+    order, and calls the handlers; the *watch* thread sleeps until a handler has overrun a dead line; the *identify*
+    thread answers identify beside a handler that is at work, for writers that say ``identify_aside``.
     ``_changed`` guards everything here. Handlers and replies run without it.
 
 The freeze window
@@ -49,6 +50,7 @@ class Handlers(Protocol):
 
     name: str
     freeze_timeout_ms: int
+    identify_aside: bool
 
     def handle(self, event: CurrentEvent) -> WriterMetadata | None:
         """Calls the handler of this event; the document in case of identify."""
@@ -93,6 +95,7 @@ class Dispatcher:
         self._grace = grace_seconds
         self._changed = threading.Condition()
         self._inbox: deque[Delivery] = deque()
+        self._aside: deque[Delivery] = deque()
         self._phase = Phase.IDLE
         self._session = ""
         self._set = ""
@@ -107,16 +110,20 @@ class Dispatcher:
             threading.Thread(target=self._work, name=f"{handlers.name} handlers", daemon=True),
             threading.Thread(target=self._watch, name=f"{handlers.name} watch", daemon=True),
         ]
+        if handlers.identify_aside:
+            target = self._identify
+            self._threads.append(threading.Thread(target=target, name=f"{handlers.name} identify", daemon=True))
 
     def start(self) -> None:
-        """Starts the two threads."""
+        """Starts the threads."""
         for thread in self._threads:
             thread.start()
 
     def deliver(self, event: Event, send: Send) -> None:
         """Takes an event in; ``send`` carries the reply."""
         with self._changed:
-            self._inbox.append(Delivery(event, send))
+            aside = event.event is WriterEvent.IDENTIFY and self._handlers.identify_aside
+            (self._aside if aside else self._inbox).append(Delivery(event, send))
             if event.event is WriterEvent.ABORT and self._running is not None and event.session == self._session:
                 self._running.cancel()
                 self._cancel_time = time.monotonic()
@@ -126,6 +133,7 @@ class Dispatcher:
         """Forgets what was not begun, and aborts when the writer is in the middle of a set."""
         with self._changed:
             self._inbox.clear()
+            self._aside.clear()
             if self._phase in ACTIVE:
                 self._broken, self._cancel_time = reason, time.monotonic()
             if self._running is not None:
@@ -302,6 +310,17 @@ class Dispatcher:
             reply.message = f"{name} failed with {type(error).__name__}: {error}; see the writer's own log"
         reply.components = current.changed_components()
         return reply
+
+    # --- the identify thread
+
+    def _identify(self) -> None:
+        while (delivery := self._next_aside()) is not None:
+            self._answer(delivery, self._call(CurrentEvent(delivery.event, delivery.send)))
+
+    def _next_aside(self) -> Delivery | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._aside or self._closing)
+            return self._aside.popleft() if self._aside else None
 
     # --- the watch thread
 

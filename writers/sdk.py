@@ -15,9 +15,12 @@
 
         on_abort = on_thaw
 
-Handlers run one at a time, on a thread of their own, in the order in which the events came. A handler refuses (veto) by
-raising: ``VssError`` with the code and the sentence that the requester shall read; anything else is reported as
-VSS_E_WRITERERROR_NONRETRYABLE. ``event.set_failure`` reports a failure and lets the creation go on.
+Handlers run one at a time, on a thread of their own, in the order in which the events came. A writer whose
+``on_identify`` shares nothing with its other handlers sets ``identify_aside``: then it is answered on a second thread
+while one of them takes long, and nobody who asks for the writers has to wait.
+
+A handler refuses (veto) by raising: ``VssError`` with the code and the sentence that the requester shall read; anything
+else is reported as VSS_E_WRITERERROR_NONRETRYABLE. ``event.set_failure`` reports a failure and lets the creation go on.
 
 ``on_abort`` must undo whatever the other handlers did, in whatever order; the library calls it by itself when thaw does
 not come in time or the coordinator is lost (``event.reason`` says why; ``dispatcher.py`` says when exactly).
@@ -62,6 +65,7 @@ class Writer:
     source = SourceType.OTHER
     level = Level.FRONT_END
     freeze_timeout_ms = 60_000
+    identify_aside = False  # on_identify may run beside another handler, on a thread of its own
 
     def __init__(self, socket_path: str = "") -> None:
         """``socket_path`` is the coordinator's writer socket; found by the environment when empty."""

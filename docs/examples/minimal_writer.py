@@ -20,8 +20,8 @@ def send(message):
 
 
 send({"kind": "hello", "writer_id": ID, "name": "Minimal Writer"})
-while length := stream.read(4):
-    message = msgpack.unpackb(stream.read(int.from_bytes(length, "big")))
+while 0 < (length := int.from_bytes(stream.read(4), "big")) < 1 << 24:
+    message = msgpack.unpackb(stream.read(length))
     if message["kind"] == "welcome":
         instance = message["instance_id"]
     if message["kind"] == "event":

@@ -1,12 +1,10 @@
-"""A coordinator that does only what a test tells it, and the processes that tests start."""
+"""The coordinator that does only what a test tells it, and the processes that tests start."""
 
 from __future__ import annotations
 
 import json
 import os
-import queue
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,115 +16,7 @@ from typing import Any
 
 import pytest
 
-from shadowset.vss.enums import WriterEvent
-from shadowset.vss.wire import FrameDecoder, FrameError, encode
-from shadowset.vss.writer_protocol import Event, FromWriter, Hello, Log, Progress, Refused, Reply, Welcome
-
-REPLY_SECONDS = 30.0
-
-
-class WriterSide:
-    """One connected writer, as the coordinator sees it."""
-
-    def __init__(self, connected: socket.socket, hello: Hello) -> None:
-        self.hello = hello
-        self.replies: queue.Queue[Reply] = queue.Queue()
-        self.notes: list[Log | Progress] = []
-        self.closed = threading.Event()
-        self._socket = connected
-        self._seq = 0
-
-    def post(self, event: WriterEvent, session: str = "session", **fields: Any) -> int:
-        self._seq += 1
-        fields.setdefault("deadline_ms", 30_000)
-        fields.setdefault("set", "set")
-        self._socket.sendall(encode(Event(self._seq, event, session, **fields)))
-        return self._seq
-
-    def reply(self, seq: int, seconds: float = REPLY_SECONDS) -> Reply:
-        answer = self.replies.get(timeout=seconds)
-        assert answer.seq == seq, "answers come in the order of the events"
-        return answer
-
-    def ask(self, event: WriterEvent, **fields: Any) -> Reply:
-        return self.reply(self.post(event, **fields))
-
-    def ok(self, event: WriterEvent, **fields: Any) -> Reply:
-        answer = self.ask(event, **fields)
-        assert (answer.code, answer.veto) == (0, False), answer.message
-        return answer
-
-    def drop(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-
-
-class FakeCoordinator:
-    """Listens on the writer socket, welcomes everybody, and sends nothing by itself."""
-
-    def __init__(self, runtime: str) -> None:
-        self.runtime = runtime
-        self.path = f"{runtime}/writer.sock"
-        self.refuse: Refused | None = None
-        self._arrived: queue.Queue[WriterSide] = queue.Queue()
-        self._sides: list[WriterSide] = []
-        self.start()
-
-    def start(self) -> None:
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.path)
-        self._listener.listen()
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
-
-    def stop(self) -> None:
-        """Dies: every connection is gone, nobody listens."""
-        if os.path.exists(self.path):
-            os.unlink(self.path)
-        if self._listener.fileno() >= 0:
-            self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-        for side in self._sides:
-            try:
-                side.drop()
-            except OSError:
-                pass
-        self._sides = []
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                connected, _address = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connected,), daemon=True).start()
-
-    def _serve(self, connected: socket.socket) -> None:
-        decoder: FrameDecoder[Any] = FrameDecoder(FromWriter)
-        side: WriterSide | None = None
-        try:
-            while data := connected.recv(65536):
-                for message in decoder.feed(data):
-                    if isinstance(message, Hello):
-                        if self.refuse is not None:
-                            connected.sendall(encode(self.refuse))
-                            return
-                        side = WriterSide(connected, message)
-                        self._sides.append(side)
-                        connected.sendall(encode(Welcome(1, message.instance_id or "instance-1", "test")))
-                        self._arrived.put(side)
-                    elif side is not None and isinstance(message, Reply):
-                        side.replies.put(message)
-                    elif side is not None:
-                        side.notes.append(message)
-        except (OSError, FrameError):
-            pass
-        finally:
-            if side is not None:
-                side.closed.set()
-            connected.close()
-
-    def writer(self, seconds: float = 20.0) -> WriterSide:
-        """The next writer that connects."""
-        return self._arrived.get(timeout=seconds)
+from shadowset.writers.conformance.coordinator import FakeCoordinator
 
 
 @pytest.fixture

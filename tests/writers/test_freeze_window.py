@@ -25,6 +25,7 @@ class Application:
     """Frozen or not; counts what was done to it."""
 
     name = "Application"
+    identify_aside = False
 
     def __init__(self, freeze_timeout_ms: int) -> None:
         self.freeze_timeout_ms = freeze_timeout_ms

@@ -342,3 +342,25 @@ def test_events_cut_into_bytes_arrive_whole(coordinator: Any, make: Factory) -> 
     for byte in encode(Event(77, E.PREPARE_BACKUP, "session", 1000)):
         side._socket.sendall(bytes([byte]))
     assert side.reply(77).code == 0
+
+
+def test_identify_is_answered_beside_a_long_handler_where_that_is_safe(coordinator: Any, make: Factory) -> None:
+    going_on = threading.Event()
+
+    def long(_event: CurrentEvent) -> None:
+        going_on.wait(30)
+
+    class Concurrent(Recorder):
+        identify_aside = True
+
+    writer = Concurrent(coordinator.path, prepare_snapshot=long)
+    make.writers.append(writer)
+    writer.start()
+    side = coordinator.writer()
+    side.ok(E.PREPARE_BACKUP)
+    slow = side.post(E.PREPARE_SNAPSHOT)
+    until(lambda: writer.calls[-1] == "prepare-snapshot")
+    metadata = side.ok(E.IDENTIFY).metadata
+    assert metadata is not None and metadata.components
+    going_on.set()
+    assert side.reply(slow).code == 0

@@ -33,6 +33,7 @@ class GroongaWriter(ServerWriter[GroongaServer]):
     writer_id = GROONGA_WRITER_ID
     name = GROONGA_WRITER_NAME
     kind = "Groonga database"
+    identify_aside = True
     source = SourceType.NONTRANSACTEDDB
     component_flags = ComponentFlag.BACKUP_RECOVERY | ComponentFlag.APP_ROLLBACK_RECOVERY
 

@@ -30,6 +30,7 @@ class IndexWriter(ServerWriter[IndexSettings]):
     writer_id = INDEX_WRITER_ID
     name = INDEX_WRITER_NAME
     kind = "search index"
+    identify_aside = True
     source = SourceType.NONTRANSACTEDDB
 
     def __init__(self, settings: Settings, socket_path: str = "") -> None:

@@ -34,6 +34,7 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
     writer_id = POSTGRESQL_WRITER_ID
     name = POSTGRESQL_WRITER_NAME
     kind = "PostgreSQL cluster"
+    identify_aside = True
     excluded = ("postmaster.pid", "postmaster.opts")
     backup_schema = (
         BackupSchema.COPY
