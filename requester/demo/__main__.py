@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import signal
 import sys
 import time
 
-from shadowset.requester.demo.stage import MissingError, Stage, StageError, check_machine
 from shadowset.requester.demo.story import Story
+from shadowset.requester.stage import MissingError, Stage, StageError, check_machine
 
 DESCRIPTION = """Make two volumes on image files, let an application work on them, copy, back up, destroy and restore
 them, and check every step. Needs root and a minute or two; it works in directories of its own, which it removes."""
@@ -19,11 +20,18 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def check_farm() -> None:
+    """Errors: MissingError."""
+    if importlib.util.find_spec("tantivy") is None:
+        raise MissingError("the search index of the demonstration farm needs tantivy; pip install shadowset[farm]")
+
+
 def main() -> int:
     """Play the demonstration and take everything away again."""
     argparse.ArgumentParser(prog="python -m shadowset.requester.demo", description=DESCRIPTION).parse_args()
     try:
         check_machine()
+        check_farm()
     except MissingError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2

@@ -9,7 +9,7 @@ import time
 from functools import partial
 from typing import Any
 
-from shadowset.requester.demo.stage import Stage, StageError, end, module
+from shadowset.requester.stage import Stage, StageError, end, module
 
 VOLUMES = (("one", "ext4", 256 << 20), ("two", "xfs", 512 << 20))
 STEPS = 8

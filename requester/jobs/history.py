@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from shadowset.requester.lines import read_lines
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
 
@@ -64,19 +65,9 @@ def _torn(path: str) -> bool:
 def runs(paths: Paths, job: str) -> list[JobRun]:
     """All runs of a job, oldest first; lines that are damaged are passed over."""
     try:
-        with open(_file(paths, job), "rb") as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return []
+        return read_lines(_file(paths, job), JobRun)
     except OSError as error:
         raise VssError(Code.VSS_E_UNEXPECTED, f"{_file(paths, job)} cannot be read: {error.strerror}") from None
-    found = []
-    for line in lines:
-        try:
-            found.append(msgspec.json.decode(line, type=JobRun))
-        except msgspec.DecodeError:
-            continue
-    return found
 
 
 def _file(paths: Paths, job: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from shadowset.requester.lines import read_lines
 from shadowset.requester.page.drawing import Sample
 from shadowset.vss.codes import VssError
 from shadowset.vss.requester_protocol import StorageInfo
@@ -65,14 +66,6 @@ class Usage:
 
 def _read(path: str) -> list[Sample]:
     try:
-        with open(path, "rb") as file:
-            lines = file.read().splitlines()
+        return read_lines(path, Sample)
     except OSError:
         return []
-    found = []
-    for line in lines:
-        try:
-            found.append(msgspec.json.decode(line, type=Sample))
-        except msgspec.DecodeError:
-            continue
-    return found

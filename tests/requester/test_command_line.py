@@ -74,7 +74,7 @@ def test_all_commands_are_there() -> None:
         "documents", "documents lint", "documents show", "documents json", "documents xml", "documents schema",
         "documents bundle", "documents verify",
         "revert", "delta", "verify", "restore-pending", "betest", "backups", "run",
-        "page", "top", "extract",
+        "page", "top", "extract", "selftest",
         "job", "job list", "job run", "job status", "job versions", "job clear", "job schedule", "job unschedule",
         "samba", "samba config", "samba check", "break", "export", "import",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where the demonstration plays: directories, processes and volumes of its own, all gone at its end."""
+"""An installation of its own, for a demonstration or a test of the host: all gone at its end."""
 
 from __future__ import annotations
 
@@ -22,32 +22,27 @@ class StageError(Exception):
 
 
 class MissingError(Exception):
-    """The demonstration cannot play here."""
+    """It cannot be done here."""
 
 
 def check_machine() -> None:
     """Errors: MissingError with one sentence."""
     if os.geteuid():
-        raise MissingError("making block devices and mounting file systems needs root; run the demonstration as root")
+        raise MissingError("making block devices and mounting file systems needs root; run this as root")
     missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None]
     if missing:
         raise MissingError(f"{', '.join(missing)} not found; install e2fsprogs, xfsprogs, util-linux and fuse3")
     if not os.path.exists("/dev/fuse"):
         raise MissingError("/dev/fuse is missing, and shadow copies are shown through it; load the fuse module")
-    try:
-        import tantivy  # noqa: F401
-    except ImportError:
-        raise MissingError(
-            "the search index of the demonstration farm needs tantivy; pip install shadowset[farm]"
-        ) from None
 
 
 class Stage:
     """Directories, processes and mounts; ``close`` takes all of them away in reverse order, whatever happened."""
 
-    def __init__(self) -> None:
-        self.directory = tempfile.mkdtemp(prefix="shadowset-demo-", dir="/var/tmp")
-        self.runtime = tempfile.mkdtemp(prefix="shadowset-demo-", dir="/run")
+    def __init__(self, directory: str = "/var/tmp") -> None:
+        """Errors: OSError when nothing can be made in ``directory``."""
+        self.directory = tempfile.mkdtemp(prefix="shadowset-", dir=directory)
+        self.runtime = tempfile.mkdtemp(prefix="shadowset-", dir="/run")
         self.environment = {
             **os.environ,
             "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
@@ -84,7 +79,7 @@ class Stage:
         return json.loads(text) if text.strip() else None
 
     def start(self, what: str, *command: str, stdout: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-        """Start a process that runs until the end of the demonstration."""
+        """Start a process that runs until the end."""
         log = open(f"{self.directory}/{what.replace(' ', '-')}.log", "ab")  # noqa: SIM115 - the child's
         process = subprocess.Popen(
             command, env=self.environment, stdin=subprocess.DEVNULL, stdout=stdout or log, stderr=log
