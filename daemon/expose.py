@@ -23,6 +23,7 @@ from shadowset.daemon.mounts import device_number, loop_backing, read_mounts
 from shadowset.daemon.process import in_thread, run_command
 from shadowset.daemon.scratch import ScratchCopies
 from shadowset.vss.codes import Code, VssError
+from shadowset.vss.mountinfo import Mount
 from shadowset.vss.paths import Paths
 from shadowset.vss.requester_protocol import SnapshotProperties
 
@@ -59,15 +60,11 @@ def is_mount_point(path: str) -> bool:
     return any(mount.path == path for mount in read_mounts())
 
 
-def is_dead(copy: SnapshotProperties, place: str) -> bool:
-    """Whether what is mounted there reads from a device object whose server has died: the kernel has lost its path."""
-    for mount in read_mounts():
-        if mount.path == place:
-            directory, name = os.path.split(copy.device_object)
-            backing = loop_backing(mount.device)
-            if os.path.basename(backing) == name and backing != f"{os.path.realpath(directory)}/{name}":
-                return True
-    return False
+def is_dead(copy: SnapshotProperties, mount: Mount | None) -> bool:
+    """Whether a mount of this copy reads from a device object whose server has died: the kernel has lost its path."""
+    directory, name = os.path.split(copy.device_object)
+    backing = loop_backing(mount.device) if mount else ""
+    return os.path.basename(backing) == name and backing != f"{os.path.realpath(directory)}/{name}"
 
 
 class Exposer:

@@ -15,6 +15,7 @@ from shadowset.daemon.catalogue import VolumeRow
 from shadowset.daemon.expose import Exposer, is_dead
 from shadowset.daemon.mounts import read_mounts
 from shadowset.vss.codes import VssError
+from shadowset.vss.mountinfo import Mount
 from shadowset.vss.paths import Paths
 from shadowset.vss.previous_versions import version_names
 from shadowset.vss.requester_protocol import SnapshotProperties
@@ -58,12 +59,12 @@ class PreviousVersions:
             self._make_directories()
             wanted = self.wanted()
             mounted = mounted_below(self._top)
-            for place in mounted - set(wanted):
+            for place in set(mounted) - set(wanted):
                 await self._remove(place)
             for place, copy in wanted.items():
-                if place in mounted and is_dead(copy, place):
+                if is_dead(copy, mounted.get(place)):
                     await self._remove(place)
-                    mounted.discard(place)
+                    del mounted[place]
                 if place not in mounted:
                     await self._mount(place, copy)
 
@@ -103,9 +104,9 @@ class PreviousVersions:
         _remove_empty(place)
 
 
-def mounted_below(top: str) -> set[str]:
-    """Mount points below a directory, by the mount table."""
-    return {mount.path for mount in read_mounts() if mount.path.startswith(f"{top}/")}
+def mounted_below(top: str) -> dict[str, Mount]:
+    """What is mounted below a directory, by mount point."""
+    return {mount.path: mount for mount in read_mounts() if mount.path.startswith(f"{top}/")}
 
 
 def _remove_empty(place: str) -> None:

@@ -13,6 +13,7 @@ from shadowset.daemon.catalogue import VolumeRow
 from shadowset.daemon.control_link import ControlLink
 from shadowset.daemon.expose import Exposer, is_dead, is_mount_point, logical_sector_size
 from shadowset.daemon.house import House
+from shadowset.daemon.mounts import read_mounts
 from shadowset.daemon.one_root import Tree, Trees, parts_of
 from shadowset.daemon.previous import PreviousVersions
 from shadowset.daemon.process import despite_cancel
@@ -342,9 +343,11 @@ class Snapshots:
     async def _mend(self) -> None:
         """Copies whose device objects have died under their mounts are mounted once more, in the same places."""
         async with self._changing:
+            mounted = {mount.path: mount for mount in read_mounts()}
             for copy in self._house.catalogue.snapshots():
-                if copy.exposed_name and is_dead(copy, copy.exposed_name):
+                if copy.exposed_name and is_dead(copy, mounted.get(copy.exposed_name)):
                     await despite_cancel(self._expose_again(copy))
+                    mounted = {mount.path: mount for mount in read_mounts()}
 
     async def _expose_again(self, copy: SnapshotProperties) -> None:
         place, set_id = copy.exposed_name, copy.snapshot_set_id

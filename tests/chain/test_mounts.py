@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,11 @@ print("written", flush=True)
 sys.stdin.read()
 subprocess.run(["umount", place], check=True)
 """
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", *entry) for entry in ((1, 7, 0xFFFFFFFF), (2, 4, 77), (4, 5, 0xFFFFFFFF), (16, 5, 0xFFFFFFFF),
+                                              (32, 1, 0xFFFFFFFF))
+)  # fmt: skip
+"""User 77 may read, beside owner, group and others."""
 LOOP_GET_STATUS64 = 0x4C05
 SIZES = {"ext4": 64 << 20, "xfs": 320 << 20, "btrfs": 256 << 20}
 
@@ -38,7 +44,7 @@ def digest(path: str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@pytest.fixture(params=SIZES)
+@pytest.fixture(params=["ext4", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("xfs", "btrfs"))])
 def unseen(request: pytest.FixtureRequest, chain: Any) -> Iterator[Any]:
     """A volume that is mounted where the coordinator does not see it, as in a virtual machine; nobody freezes it."""
     kind = request.param
@@ -105,10 +111,21 @@ def mounted_below(root: str) -> list[str]:
     return [line.split()[1] for line in lines if line.split()[1].startswith(root)]
 
 
+@pytest.mark.vss(109)
 def test_a_set_below_one_root_looks_as_it_did(nested: Any) -> None:
     """On a shared mount, as all are under systemd: what is mounted inside must not show up elsewhere."""
+    outer, inner = nested.places["outer"], nested.places["inner"]
+    for number, place in enumerate((outer, inner)):
+        odd = Path(f"{place}/odd")
+        odd.write_text("owned")
+        os.link(odd, f"{place}/hard")
+        os.symlink("odd", f"{place}/soft")
+        os.chown(odd, 1234 + number, 4321)
+        os.chmod(odd, 0o6751)
+        os.setxattr(odd, "user.note", b"kept")
+        os.setxattr(odd, "security.capability", bytes.fromhex("0000000200040000000000000000000000000000"))
+        os.setxattr(odd, "system.posix_acl_access", ACL)
     set_id = nested.cli("create", "--persistent", "--no-writers", "outer", "inner")["set_id"]
-    paths = change(nested)
     root = f"{nested.runtime}/root"
     os.mkdir(root)
     subprocess.run(["mount", "-t", "tmpfs", "tmpfs", root], check=True)
@@ -116,6 +133,10 @@ def test_a_set_below_one_root_looks_as_it_did(nested: Any) -> None:
     os.mkdir(f"{root}/all")
     made = nested.cli("mount", "--all", f"{root}/all")
     assert (made["set_id"], made["path"]) == (set_id, f"{root}/all")
+    compare = ["rsync", "-aHAX", "--checksum", "--dry-run", "--itemize-changes", "--delete"]
+    same = subprocess.run([*compare, f"{outer}/", f"{root}/all{outer}"], capture_output=True, text=True, check=True)
+    assert same.stdout == "", "contents, owners, modes, times, ACLs, extended attributes and hard links"
+    paths = change(nested)
     assert set(made["mounts"]) == {f"{root}/all{place}" for place in nested.places.values()}
     for path in paths:
         assert Path(f"{root}/all{path}").read_text() == f"{path}, as it was"

@@ -44,6 +44,7 @@ def server(chain: Any, wait_until: Any) -> Iterator[Any]:
     assert chain.describe("one").copies == []
 
 
+@pytest.mark.vss(106)
 def test_the_copies_survive_whoever_deletes_all_of_them(server: Any) -> None:
     before = {each["snapshot_id"]: each for each in server.cli("list")}
     assert len(before) == 2

@@ -32,6 +32,7 @@ def refused(done: Any, *words: str) -> None:
         assert word in done.stderr
 
 
+@pytest.mark.vss(106)
 def test_a_held_copy_is_deleted_only_when_its_hold_has_ended(chain: Any, volume: str) -> None:
     chain.cli("create", "v")
     (copy,) = chain.cli("list")

@@ -57,6 +57,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return at
 
 
+@pytest.mark.vss(106)
 def test_the_wall_clock_brings_nothing_nearer_its_end(
     catalogue: Catalogue, clock: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -214,6 +215,7 @@ def test_auto_release_copies_go_at_once(host: Any, backup: Callable[..., Any]) -
     assert host.requester().call(rp.ListDeleted) == []
 
 
+@pytest.mark.vss(106)
 def test_a_requester_without_the_right_to_delete(host: Any, backup: Callable[..., Any]) -> None:
     directory = Path(host.paths.access)
     directory.mkdir(parents=True)
