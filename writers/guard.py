@@ -14,8 +14,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import IO
+from typing import IO, TypeVar
 
+Item = TypeVar("Item")
 GOODBYE = b"thawed"
 LIMIT = b"limit "
 SETTLE_SECONDS = 0.2  # the kernel ends what a dead writer had started a moment after it has closed the pipe
@@ -87,3 +88,11 @@ def guard(thaw: Callable[[bytes], None]) -> int:
     time.sleep(SETTLE_SECONDS)
     thaw(lines[0])
     return 1
+
+
+def insist(items: list[Item], done: Callable[[Item], bool], rest: float, patience: float) -> list[Item]:
+    """Tries each item until it is done, with ``rest`` seconds between two rounds; those left after ``patience``."""
+    end = time.monotonic() + patience
+    while (items := [item for item in items if not done(item)]) and time.monotonic() < end:
+        time.sleep(rest)
+    return items

@@ -18,6 +18,7 @@ HOOKS = (
     "/etc/qemu/fsfreeze-hook.d",
     "/etc/vmware-tools/backupScripts.d",
     "/etc/azure/VMSnapshotScriptPluginConfig.json",
+    "/etc/google/snapshots",
 )
 NOT_OURS = ("/proc/", "/sys/", "/dev/", "/tmp/", "/var/tmp/", "/var/lib/shadowset/")
 MOST_DATABASES = 500

@@ -16,6 +16,14 @@ MODULES = "virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio
 KERNEL, AGENT = "linux-image-*.deb", "qemu-guest-agent_*.deb"
 PACKAGES = Path(__file__).resolve().parents[2] / "build" / "guest"
 BOOT_SECONDS = 150.0
+BOOT_DISK = """#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
+for module in $(cat /modules); do insmod /$module.ko; done
+mount -t ext4 -o ro $(findfs $(sed 's/.*disk=//; s/ .*//' /proc/cmdline)) /new
+umount /proc /sys
+exec switch_root /new /sbin/init
+"""
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
@@ -38,17 +46,17 @@ def missing() -> str:
     return ", ".join(lacking)
 
 
-def unpack(work: Path) -> tuple[Path, Path]:
-    """Kernel and initial file system of the guests."""
+def unpack(work: Path, init: str = INIT) -> tuple[Path, Path]:
+    """Kernel and initial file system of the guests; ``init`` is what they begin with."""
     packages = work / "packages"
     for name in (KERNEL, AGENT):
         subprocess.run(["dpkg-deb", "-x", max(PACKAGES.glob(name)), packages], check=True, timeout=120)
     (kernel,) = packages.glob("boot/vmlinuz-*")
-    return kernel, make_initramfs(packages, work / "root", work / "initramfs")
+    return kernel, make_initramfs(packages, work / "root", work / "initramfs", init)
 
 
-def make_initramfs(packages: Path, root: Path, image: Path) -> Path:
-    for name in ("bin", "proc", "sys", "dev", "data", "run", "lib64", "var/log"):
+def make_initramfs(packages: Path, root: Path, image: Path, init: str) -> Path:
+    for name in ("bin", "new", "proc", "sys", "dev", "data", "run", "lib64", "var/log"):
         (root / name).mkdir(parents=True)
     shutil.copy(shutil.which("busybox") or "", root / "bin" / "busybox")
     copy_program(packages / "usr" / "sbin" / "qemu-ga", root)
@@ -56,7 +64,7 @@ def make_initramfs(packages: Path, root: Path, image: Path) -> Path:
         (found,) = packages.rglob(f"{name}.ko")
         shutil.copy(found, root)
     (root / "modules").write_text(MODULES)
-    (root / "init").write_text(INIT)
+    (root / "init").write_text(init)
     (root / "init").chmod(0o755)
     names = "\n".join(str(path.relative_to(root)) for path in root.rglob("*"))
     archive = subprocess.run(
@@ -80,12 +88,15 @@ def copy_program(program: Path, root: Path) -> None:
 class Guest:
     """One guest, with its disks; ``disks`` are image files or what else ``-drive file=`` takes."""
 
-    def __init__(self, kernel: Path, initramfs: Path, runtime: str, disks: list[str], name: str = "web") -> None:
+    def __init__(
+        self, kernel: Path, initramfs: Path, runtime: str, disks: list[str], name: str = "web", words: str = ""
+    ) -> None:
         self.name, self.runtime, self.disks = name, runtime, disks
         self.qmp, self.agent, self.console = f"{runtime}/qmp", f"{runtime}/ga", f"{runtime}/console"
         self.command = [
             "qemu-system-x86_64", "-name", name, "-accel", "tcg", "-m", "256", "-display", "none", "-no-reboot",
-            "-nodefaults", "-kernel", str(kernel), "-initrd", str(initramfs), "-append", "console=ttyS0 quiet panic=-1",
+            "-nodefaults", "-kernel", str(kernel), "-initrd", str(initramfs),
+            "-append", f"console=ttyS0 quiet panic=-1 {words}",
             "-serial", f"file:{self.console}",
             "-qmp", f"unix:{self.qmp},server=on,wait=off",
             "-chardev", f"socket,id=ga,path={self.agent},server=on,wait=off", "-device", "virtio-serial",

@@ -127,6 +127,32 @@ def test_scripts_of_azure_are_tried_again(start: Callable[..., Any], place: Plac
     assert place.calls() == ["pre.sh a b"] * 3 + ["post.sh "]
 
 
+def test_scripts_of_googles_guest_agent(start: Callable[..., Any], place: Place) -> None:
+    place.add("pre.sh")
+    place.add("post.sh")
+    side = start("google")
+    prepare(side)
+    side.ok(E.FREEZE)
+    side.ok(E.THAW)
+    assert place.calls() == ["pre.sh ", "post.sh "]
+    (place.path / "pre.sh").unlink()
+    assert steps_of(Hook(kind="google", path=str(place.path)))[0].freeze == []
+    (place.path / "post.sh").unlink()
+    with pytest.raises(VssError, match=r"no pre\.sh and no post\.sh"):
+        steps_of(Hook(kind="google", path=str(place.path)))
+
+
+def test_plug_ins_of_snapper(start: Callable[..., Any], place: Place) -> None:
+    for name in ("20-second", "10-first", "grub"):
+        place.add(name)
+    side = start("snapper", 'files = ["/proc"]')
+    prepare(side)
+    side.ok(E.FREEZE)
+    assert place.calls() == [f"{name} create-snapshot-pre /proc proc 0" for name in ("10-first", "20-second")]
+    side.ok(E.THAW)
+    assert place.calls()[2:] == [f"{name} create-snapshot-post /proc proc 0" for name in ("10-first", "20-second")]
+
+
 def test_a_failure_that_is_allowed_is_recorded(start: Callable[..., Any], place: Place) -> None:
     place.add("only", '[ "$1" != freeze ]')
     side = start("qemu", "required = false")
@@ -236,6 +262,7 @@ def test_scripts_that_others_can_change_are_refused(place: Place) -> None:
         ('[[hook]]\nkind = "qemu"\npath = "x"\n', "absolute path"),
         ('[[hook]]\nkind = "qemu"\nname = "a/b"\n', "without /"),
         ('[[hook]]\nkind = "qemu"\nseconds = 0.0\n', "seconds above 0"),
+        ('[[hook]]\nkind = "snapper"\n', "needs one directory"),
         ('[[hook]]\nkind = "hyperv"\n', "Invalid enum value"),
     ],
 )

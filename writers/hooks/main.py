@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     return writer_parser(
         "shadowset-writer-hooks",
-        "VSS writer that runs the freeze and thaw scripts of QEMU's guest agent, VMware Tools and Azure; "
+        "VSS writer that runs the freeze and thaw scripts of QEMU's guest agent, VMware Tools, Azure and Google; "
         "without a configuration, those in their usual places",
     )
 

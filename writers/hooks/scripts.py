@@ -10,6 +10,11 @@ VMware Tools
 Azure's snapshot extension
     a JSON file names one script for before and one for after, with parameters and retries. What it says about going on
     after a failure is not taken over: here the writer's own ``required`` decides.
+Google's guest agent
+    ``pre.sh`` before and ``post.sh`` after; the list of disks that the agent hands on is empty here.
+Snapper
+    plug-ins whose names begin with a digit, in the order of their names: ``create-snapshot-pre``, and after the cut
+    ``create-snapshot-post``, with subvolume, kind of file system, and 0, snapper's number of the live system.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from shadowset.writers.hooks.settings import Hook
 LEFTOVERS = ("~", ".bak", ".orig", ".sample", ".rpmnew", ".rpmorig", ".rpmsave", ".dpkg-dist", ".dpkg-new", ".dpkg-old")
 PRE_FREEZE, POST_THAW = "/usr/sbin/pre-freeze-script", "/usr/sbin/post-thaw-script"
 MAX_RETRIES = 10
+SNAPPERS_LIVE_SYSTEM = "0"
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ def steps_of(hook: Hook) -> list[Step]:
         "qemu": _qemu,
         "vmware": _vmware,
         "azure": _azure,
+        "google": _google,
+        "snapper": _snapper,
         "command": lambda hook: [Step(hook.title, hook.freeze, hook.thaw, hook.thaw)],
     }
     steps = made[hook.kind](hook)
@@ -75,7 +83,7 @@ def steps_of(hook: Hook) -> list[Step]:
 
 def thaw_order(hook: Hook, steps: list[Step]) -> list[Step]:
     """The scripts in the order of thawing."""
-    return steps if hook.kind == "qemu" else steps[::-1]
+    return steps if hook.kind in ("qemu", "snapper") else steps[::-1]
 
 
 def _executables(place: str) -> list[str]:
@@ -127,6 +135,39 @@ def _azure(hook: Hook) -> list[Step]:
             plugin.post_script_no_of_retries + 1,
         )
     ]
+
+
+def _google(hook: Hook) -> list[Step]:
+    before, after = ([f"{hook.place}/{name}.sh", ""] for name in ("pre", "post"))
+    if not os.path.exists(before[0]) and not os.path.exists(after[0]):
+        raise VssError(
+            Code.VSS_E_OBJECT_NOT_FOUND, f"{hook.place} has no pre.sh and no post.sh; check the configuration"
+        )
+    thaw = after if os.path.exists(after[0]) else []
+    return [Step("google", before if os.path.exists(before[0]) else [], thaw, thaw)]
+
+
+def _snapper(hook: Hook) -> list[Step]:
+    subvolume = os.path.realpath(hook.files[0])
+    about = [subvolume, _file_system(subvolume), SNAPPERS_LIVE_SYSTEM]
+    paths = [path for path in _executables(hook.place) if os.path.basename(path)[0].isdigit()]
+    return [
+        Step(
+            os.path.basename(path),
+            [path, "create-snapshot-pre", *about],
+            [path, "create-snapshot-post", *about],
+            [path, "create-snapshot-post", *about],
+        )
+        for path in paths
+    ]
+
+
+def _file_system(path: str) -> str:
+    """The kind of the file system with the innermost mount point above ``path``."""
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
+        mounts = [line.split()[1:3] for line in file]
+    above = [(point, kind) for point, kind in mounts if path == point or path.startswith(point.rstrip("/") + "/")]
+    return max(above, key=lambda pair: len(pair[0]), default=("", ""))[1]
 
 
 def _require_safe(path: str) -> None:

@@ -10,11 +10,13 @@ import msgspec
 
 from shadowset.writers.server_settings import Entry, WriterSettings
 
-Kind = Literal["qemu", "vmware", "azure", "command"]
+Kind = Literal["qemu", "vmware", "azure", "google", "snapper", "command"]
 USUAL_PLACES: dict[str, str] = {
     "qemu": "/etc/qemu/fsfreeze-hook.d",
     "vmware": "/etc/vmware-tools/backupScripts.d",
     "azure": "/etc/azure/VMSnapshotScriptPluginConfig.json",
+    "google": "/etc/google/snapshots",
+    "snapper": "/usr/lib/snapper/plugins",
 }
 
 
@@ -48,6 +50,8 @@ class Hook(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             return "is of kind command and needs both freeze and thaw"
         if self.kind != "command" and (self.freeze or self.thaw):
             return f"is of kind {self.kind}, whose commands follow from path; leave freeze and thaw away"
+        if self.kind == "snapper" and len(self.files) != 1:
+            return "is of kind snapper and needs one directory in files: the subvolume that its plug-ins are told"
         if "/" in self.title or "\\" in self.title:
             return f"has the name {self.title}; give it one without / and \\"
         relative = [path for path in (self.place, *self.files) if path and not os.path.isabs(path)]
@@ -66,6 +70,6 @@ class Settings(WriterSettings, kw_only=True):
 
 
 def discover() -> list[Hook]:
-    """Hooks of all kinds that are found in their usual places."""
-    kinds: tuple[Kind, ...] = ("qemu", "vmware", "azure")
+    """Hooks that are found in their usual places; snapper's plug-ins have to be named with their subvolume."""
+    kinds: tuple[Kind, ...] = ("qemu", "vmware", "azure", "google")
     return [Hook(kind=kind) for kind in kinds if os.path.exists(USUAL_PLACES[kind])]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 
 import msgspec
 
 from shadowset.vss.codes import VssError
-from shadowset.writers.guard import guard
+from shadowset.writers.guard import guard, insist
 from shadowset.writers.oracle.database import END, Session
 from shadowset.writers.oracle.settings import Database
 
@@ -20,13 +19,8 @@ PATIENCE_SECONDS = 1800.0
 
 def end_all(line: bytes) -> None:
     """Takes all databases in ``line`` out of backup mode."""
-    left = msgspec.json.decode(line, type=list[Database])
-    end = time.monotonic() + PATIENCE_SECONDS
-    while left and time.monotonic() < end:
-        left = [settings for settings in left if not ended(settings)]
-        if left:
-            time.sleep(REST_SECONDS)
-    for settings in left:
+    databases = msgspec.json.decode(line, type=list[Database])
+    for settings in insist(databases, ended, REST_SECONDS, PATIENCE_SECONDS):
         LOG.error("the database %s may still be in backup mode; end it by hand", settings.dsn)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 
 import msgspec
 
 from shadowset.vss.codes import VssError
-from shadowset.writers.guard import guard
+from shadowset.writers.guard import guard, insist
 from shadowset.writers.qemu.guest import look, thaw_lost
 from shadowset.writers.qemu.settings import GuestSettings
 
@@ -28,13 +27,8 @@ class Guarded(msgspec.Struct):
 
 def thaw_all(line: bytes) -> None:
     """Thaws all guests in ``line``, each again and again until it is thawed, or its QEMU has ended."""
-    left = msgspec.json.decode(line, type=list[Guarded])
-    end = time.monotonic() + PATIENCE_SECONDS
-    while left and time.monotonic() < end:
-        left = [guest for guest in left if not thawed(guest)]
-        if left:
-            time.sleep(REST_SECONDS)
-    for guest in left:
+    guests = msgspec.json.decode(line, type=list[Guarded])
+    for guest in insist(guests, thawed, REST_SECONDS, PATIENCE_SECONDS):
         LOG.error("the guest %s may still be frozen; thaw it by hand", guest.settings.name)
 
 
