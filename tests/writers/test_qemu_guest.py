@@ -226,3 +226,36 @@ def test_a_guest_that_is_on_is_not_restored_over(start: Callable[..., Any], gues
     assert answer.veto
     assert "the guest web is on" in answer.message
     assert subprocess.run(["kill", "-0", str(guest.process.pid if guest.process else 0)], check=False).returncode == 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_twenty_rounds_with_a_kill_in_every_phase(
+    start: Callable[..., Any], guest: Guest, image: str, tmp_path: Path
+) -> None:
+    rows = []
+    events = (E.PREPARE_BACKUP, E.PREPARE_SNAPSHOT, E.FREEZE, E.THAW, E.POST_SNAPSHOT)
+    for number in range(20):
+        side, killed, times = start(), events[number // 2 % len(events)] if number % 2 else None, {}
+        for event in events:
+            began = time.monotonic()
+            fields = {"components": chosen()} if event in (E.PREPARE_BACKUP, E.POST_SNAPSHOT) else {}
+            seq = side.post(event, deadline_ms=int(SECONDS * 2000), **fields)
+            if event == killed:
+                time.sleep(0.02 * number)  # at another instant each time, also amid the handler
+                os.kill(side.process.pid, signal.SIGKILL)
+                break
+            assert not side.reply(seq).veto
+            times[event] = (time.monotonic() - began) * 1000
+            if event is E.FREEZE:
+                count = guest.count()
+                shutil.copy(image, tmp_path / "cut.img")
+        guest.wait_for_writes()
+        if killed is None:
+            assert count_in(str(tmp_path / "cut.img")) in (count, count + 1)
+            side.process.terminate()
+        side.process.wait(60)
+        rows.append([number, killed or "-", *(f"{times.get(event, 0):.0f}" for event in (E.FREEZE, E.THAW)), "goes on"])
+    print("\nround  killed in         freeze ms  thaw ms  guest")
+    for row in rows:
+        print("{:>5}  {:<16}  {:>9}  {:>7}  {}".format(*row))
