@@ -25,10 +25,11 @@ else:
     COMPILED = True
     copy_resident, read_arrived = _resident.copy_resident, _resident.read_arrived
 
-WINDOW: Final = 32 << 20
-PLAIN_FIRST: Final = WINDOW
-"""So many bytes are read plainly before a window is mapped: who reads a copy once maps nothing."""
-MOST_WINDOWS: Final = 64
+WINDOW: Final = 256 << 20
+MOST_WINDOWS: Final = 8
+"""Python's mmap keeps a descriptor for each."""
+PLAIN_TIMES: Final = 1
+"""So often as much as a window has is read plainly before it is mapped: who reads a copy once maps nothing."""
 MOST_COUNTS: Final = 4096
 LEAST: Final = 64 * 1024
 """Of less, asking what is in memory costs more than is won."""
@@ -60,7 +61,7 @@ class Windows:
     def __init__(self) -> None:
         self._mapping = Lock()
         self._mapped: dict[tuple[int, int], mmap.mmap] = {}
-        self._read: dict[tuple[int, int], int] = {}
+        self._unread: dict[tuple[int, int], int] = {}
 
     def read(self, fd: int, offset: int, target: memoryview) -> bool:
         """As ``read_cached``."""
@@ -79,22 +80,24 @@ class Windows:
         return copy_resident(target, window, at)
 
     def _window(self, fd: int, number: int, end: int, length: int) -> mmap.mmap | None:
-        """The window, if it has been read once and reaches to ``end``."""
+        """The window, if it has been read before and reaches to ``end``."""
         key = fd, number
         with self._mapping:
-            count = self._read.get(key, 0)
-            if count >= PLAIN_FIRST:
+            left = self._unread.get(key)
+            if left is None:
+                left = PLAIN_TIMES * window_length(os.fstat(fd), number)
+            if left <= 0:
                 return self._map(fd, number, end)
-            if len(self._read) >= MOST_COUNTS:
-                self._read.clear()
-            self._read[key] = count + length
+            if len(self._unread) >= MOST_COUNTS:
+                self._unread.clear()
+            self._unread[key] = left - length
         return None
 
     def _map(self, fd: int, number: int, end: int) -> mmap.mmap | None:
         while len(self._mapped) >= MOST_WINDOWS:
             del self._mapped[next(iter(self._mapped))]
         status = os.fstat(fd)
-        length = WINDOW if stat.S_ISBLK(status.st_mode) else min(WINDOW, status.st_size - number * WINDOW)
+        length = window_length(status, number)
         if length < end or not may_ask(fd, status):
             return None
         try:
@@ -108,6 +111,11 @@ class Windows:
         """Let go of all memory."""
         with self._mapping:
             self._mapped.clear()
+
+
+def window_length(status: os.stat_result, number: int) -> int:
+    """Bytes of a window of a file, which may have none of it. A block device is not asked where it ends."""
+    return WINDOW if stat.S_ISBLK(status.st_mode) else min(WINDOW, status.st_size - number * WINDOW)
 
 
 def may_ask(fd: int, status: os.stat_result) -> bool:

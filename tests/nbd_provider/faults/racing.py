@@ -28,7 +28,7 @@ LENGTHS = (1, 512, 4096, 9000, 70000, 300000)
 
 def read_copies(storage: str, origin: str, expected: str, seed: int, pipe: Connection) -> None:
     """Read until the pipe says so; ``expected`` is a directory with a file for each copy that exists or existed."""
-    resident.PLAIN_FIRST = resident.LEAST = 0  # type: ignore[misc] # all that is asked for is mapped
+    resident.PLAIN_TIMES = resident.LEAST = 0  # type: ignore[misc] # all that is asked for is mapped
     chance = random.Random(seed)
     readers: dict[str, CopyReader] = {}
     result: dict[str, Any] = {"reads": 0, "lost": 0, "mapped": 0, "wrong": [], "errors": []}

@@ -72,7 +72,7 @@ def test_chunks_that_are_copied_out_beside_the_reading(
     racing: Racing, reader: CopyReader, way: str, late: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before the bytes are read, so that new ones are, and after it, so that the words have changed for nothing."""
-    monkeypatch.setattr(resident, "PLAIN_FIRST", 0)
+    monkeypatch.setattr(resident, "PLAIN_TIMES", 0)
     monkeypatch.setattr(resident, "LEAST", 0)
     pread: Pread = {"whole": read_whole, "cached": resident.read_cached, "mapped": reader._files.windows.read}[way]
     todo = [0, 5, 6]

@@ -51,7 +51,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of a few pages, three of them, mapped when they are first read."""
     monkeypatch.setattr(resident, "WINDOW", WINDOW)
     monkeypatch.setattr(resident, "MOST_WINDOWS", 3)
-    monkeypatch.setattr(resident, "PLAIN_FIRST", 0)
+    monkeypatch.setattr(resident, "PLAIN_TIMES", 0)
     monkeypatch.setattr(resident, "LEAST", 0)
 
 
@@ -73,7 +73,6 @@ def test_it_reads_what_its_plain_twin_reads(fd: int, small: None) -> None:
 
 @compiled
 def test_only_what_is_read_again_is_mapped(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident, "PLAIN_FIRST", SIZE)
     windows, target = Windows(), memoryview(bytearray(SIZE))
     assert windows.read(fd, 0, target) and not windows._mapped
     assert windows.read(fd, 0, target) and len(windows._mapped) == 1
