@@ -336,7 +336,8 @@ class VolumeRuntime:
         """Make the block device; device and way. Errors: VssError, VSS_E_VOLUME_IN_USE when the origin is in use."""
         self.check_origin_unused()
         paths = self._tools.paths
-        links = () if paths.runtime == Paths.runtime else ("--links", f"{paths.runtime}/by-name")
+        here = os.path.dirname(paths.by_name(self.name))
+        links = () if paths.runtime == Paths.runtime else ("--links", here)
         output = await self.run_attach("attach", "--nbd", paths.nbd_socket(self.name), "--via", via, *links)
         try:
             answer = json.loads(output)
@@ -346,6 +347,8 @@ class VolumeRuntime:
                 Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, f"attaching volume {self.name} answered {output[:200]!r}"
             ) from None
         self._identity = device_identity(device)
+        if not links:
+            _link(paths.by_name(self.name), f"/dev/shadowset/{self.name}")
         return device, used
 
     def check_origin_unused(self) -> None:
@@ -378,6 +381,13 @@ class VolumeRuntime:
             log.warning("%s", error)
             return False
         return True
+
+
+def _link(path: str, target: str) -> None:
+    """It may stay: without ``target`` it leads nowhere."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if not os.path.islink(path):
+        os.symlink(target, path)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:

@@ -13,11 +13,12 @@ from shadowset.daemon.commands import Commands
 from shadowset.daemon.control_link import ControlLink
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.mounts import device_family, device_number, device_of_path, mounts_of, read_mounts
-from shadowset.daemon.process import despite_cancel
+from shadowset.daemon.process import despite_cancel, in_thread
 from shadowset.daemon.quiet import Quiet
 from shadowset.daemon.volume_checks import check_name, check_nesting, check_origin, check_own_files, check_storage
 from shadowset.daemon.volume_runtime import Tools, VolumeRuntime
 from shadowset.vss.codes import Code, VssError
+from shadowset.vss.holders import holders_of, sentence
 from shadowset.vss.mountinfo import Mount
 from shadowset.vss.paths import Paths
 from shadowset.vss.provider import VolumeFacts
@@ -27,6 +28,7 @@ from shadowset.vss.requester_protocol import StorageInfo, StorageMoveStatus, Vol
 log = logging.getLogger(__name__)
 
 START_WAIT_S = 15.0
+LOOK_S = 3.0
 VIAS = ("auto", "nbd", "fuse")
 
 
@@ -288,9 +290,10 @@ class Volumes:
             return
         mounted = [mount.path for mount in mounts_of(runtime.device, read_mounts())]
         if mounted:
-            raise VssError(
-                Code.VSS_E_VOLUME_IN_USE, f"volume {row.name} is mounted at {mounted[0]}; unmount it before detaching"
-            )
+            users = await _users(mounted[0])
+            by = f", used by {sentence(users)}" if users else ""
+            message = f"volume {row.name} is mounted at {', '.join(mounted)}{by}; unmount it before detaching"
+            raise VssError(Code.VSS_E_VOLUME_IN_USE, message)
         await despite_cancel(self._detach_now(runtime))
 
     async def _detach_now(self, runtime: VolumeRuntime) -> None:
@@ -354,6 +357,14 @@ class Volumes:
     async def _came_online(self, name: str, link: ControlLink, description: VolumeDescription) -> None:
         if self.reconcile:
             await self.reconcile(name, link, description)
+
+
+async def _users(place: str) -> list[str]:
+    """Processes that use a file system, as far as that is known soon: its device may hang."""
+    try:
+        return await asyncio.wait_for(in_thread(lambda: holders_of(os.stat(place).st_dev)), LOOK_S)
+    except (OSError, TimeoutError):
+        return []
 
 
 def move_status(volume: str, told: VolumeDescription) -> StorageMoveStatus:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from types import TracebackType
 from typing import Any
 
 from shadowset.requester.connection import Connection
 from shadowset.vss import requester_protocol as protocol
+from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
 from shadowset.vss.provider_protocol import ChangedRanges
 
@@ -44,6 +46,22 @@ class Administration:
     def volume_attach(self, name: str, via: str = "auto") -> protocol.VolumeInfo:
         """Make a block device of the live volume, over ``nbd`` or ``fuse``; ``auto`` takes what the kernel has."""
         return self._volume(protocol.VolumeAttach, name=name, via=via)
+
+    def volume(self, name: str) -> protocol.VolumeInfo:
+        """One of them. Errors: VSS_E_OBJECT_NOT_FOUND."""
+        volumes = self.volume_list()
+        found = next((each for each in volumes if each.name == name), None)
+        if found is None:
+            known = ", ".join(each.name for each in volumes) or "there is none yet"
+            message = f"there is no volume {name[:200]!r} (known: {known})"
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, message)
+        return found
+
+    def volume_wait(self, name: str, seconds: float) -> None:
+        """Wait until its provider is there, so long at the most; whether it is, the next call tells."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and self.volume(name).state != "online":
+            time.sleep(min(0.2, max(0.0, end - time.monotonic())))
 
     def volume_detach(self, name: str) -> protocol.VolumeInfo:
         """Take the block device away. Errors: VSS_E_VOLUME_IN_USE while mounted."""

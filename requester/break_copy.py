@@ -57,7 +57,7 @@ def break_copy(
         if not is_device:
             os.unlink(target)
         raise
-    return _probe(target, "UUID")
+    return probe(target, "UUID")
 
 
 def check_target(copy: SnapshotProperties, target: str, volumes: Iterable[VolumeInfo]) -> bool:
@@ -87,8 +87,8 @@ def check_target(copy: SnapshotProperties, target: str, volumes: Iterable[Volume
         raise VssError(
             Code.E_INVALIDARG, f"{target} has {size} bytes and the shadow copy {copy.size}; name a larger one"
         )
-    table = _probe(target, "PTTYPE")
-    if table and table != _probe(copy.device_object, "PTTYPE"):
+    table = probe(target, "PTTYPE")
+    if table and table != probe(copy.device_object, "PTTYPE"):
         sentence = f"{target} is a disk with partitions, all of which would be lost; name one of them, or wipe the disk"
         raise VssError(Code.VSS_E_UNSELECTED_VOLUME, sentence)
     return True
@@ -126,7 +126,7 @@ def give_new_uuid(place: str) -> None:
 
     Errors: VSS_E_BREAK_REVERT_ID_FAILED. Nothing to do where there is no file system.
     """
-    kind = _probe(place, "TYPE")
+    kind = probe(place, "TYPE")
     if not kind:
         return
     if kind not in _NEW_UUID:
@@ -159,7 +159,8 @@ def _protect(target: str, is_device: bool, writable: bool) -> None:
         os.chmod(target, 0o600 if writable else 0o400)
 
 
-def _probe(place: str, tag: str) -> str:
+def probe(place: str, tag: str) -> str:
+    """What blkid finds on a device or image file, for instance its TYPE; "" for nothing. Errors: VSS_E_UNEXPECTED."""
     return _run("blkid", "-p", "-o", "value", "-s", tag, place, allowed=(0, 2))
 
 

@@ -169,6 +169,10 @@ class Paths:
         """Directory of one shadow copy that is no device."""
         return f"{self.trees}/{DEVICE_PREFIX}{number}"
 
+    def by_name(self, volume: str) -> str:
+        """A name of a live device that is no device path: systemd does not wait for udev to know it."""
+        return f"{self.runtime}/by-name/{volume}"
+
     def device(self, number: int) -> str:
         """Device object of one shadow copy."""
         return f"{self.devices}/{DEVICE_PREFIX}{number}"

@@ -21,6 +21,7 @@ _BLKGETSIZE64 = 0x80081272
 _BLKSSZGET = 0x1268
 
 _FLAG_READ_ONLY = 1
+_FLAG_PARTITIONS = 8
 _FLAG_DIRECT_IO = 16
 
 _INFO = struct.Struct("=5Q4I64s64s32s2Q")
@@ -33,6 +34,8 @@ _WAIT_S = 10.0
 
 def attach_loop(path: str, read_only: bool = False, direct_io: bool = True, block_size: int = 512) -> str:
     """The name of a new loop device on ``path`` with this logical sector size, checked to be as asked.
+
+    Partitions on it become devices of their own, as on a disk.
 
     Errors: VssError naming ``path``; nothing is left attached.
     """
@@ -130,7 +133,7 @@ def _ask(device: str, request: int, length: int) -> bytes:
 
 def _configure_free(backing: int, path: str, read_only: bool, direct_io: bool, block_size: int) -> str:
     """Others look for free devices too: whoever comes second gets EBUSY and asks again."""
-    flags = (_FLAG_READ_ONLY if read_only else 0) | (_FLAG_DIRECT_IO if direct_io else 0)
+    flags = _FLAG_PARTITIONS | (_FLAG_READ_ONLY if read_only else 0) | (_FLAG_DIRECT_IO if direct_io else 0)
     name = os.fsencode(path)[:63]
     info = _INFO.pack(0, 0, 0, 0, 0, 0, 0, 0, flags, name, b"", b"", 0, 0)
     config = _CONFIG_HEAD.pack(backing, block_size) + info + _CONFIG_TAIL

@@ -9,6 +9,7 @@ how soon after a reconnect the requests that were under way go on, and we shorte
 from __future__ import annotations
 
 import math
+import os
 
 from shadowset.nbd_provider.attach import client, netlink, usage
 from shadowset.nbd_provider.attach.state import Attachment
@@ -33,6 +34,7 @@ def attach(attachment: Attachment, dead_time: float) -> None:
         )
     netlink.set_timer(attachment.index, _REPEAT_MS)
     attachment.device = netlink.wait_for(attachment.index, export.size)
+    os.close(os.open(attachment.device, os.O_RDONLY | os.O_CLOEXEC))  # lets the kernel look for partitions
 
 
 def works(attachment: Attachment) -> bool:

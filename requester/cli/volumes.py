@@ -6,6 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
+from shadowset.requester.cli import adopt
 from shadowset.requester.cli.options import Commands, add_command, add_json, add_volume, parse_size
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ def register(commands: Commands) -> None:
     _register_detach(actions)
     _register_resize(actions)
     _register_handover(actions)
+    _register_fstab(actions)
+    adopt.register(actions)
     _register_list(actions)
     _register_remove(actions)
 
@@ -71,6 +74,8 @@ def _register_attach(actions: Commands) -> None:
     )
     add_volume(attach)
     attach.add_argument("--via", choices=("auto", "nbd", "fuse"), default="auto", help="how (default: auto)")
+    text = "wait so long for its provider, whose disks may come late (default: 0)"
+    attach.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help=text)
     add_json(attach)
 
 
@@ -117,6 +122,21 @@ def _register_handover(actions: Commands) -> None:
     add_json(handover)
 
 
+def _register_fstab(actions: Commands) -> None:
+    fstab = add_command(
+        actions,
+        "fstab",
+        run_fstab,
+        "print the line for /etc/fstab",
+        "Print the line for /etc/fstab that attaches a volume at boot and mounts its file system. The volume is to be\n"
+        "attached; without DIR it is to be mounted where it shall be mounted at boot.",
+        "shadowset volume fstab data /srv/data",
+    )
+    add_volume(fstab)
+    fstab.add_argument("mountpoint", metavar="DIR", nargs="?", default="", help="where it is to be mounted")
+    fstab.add_argument("--options", default="defaults", metavar="LIST", help="mount options (default: %(default)s)")
+
+
 def _register_list(actions: Commands) -> None:
     command = add_command(
         actions,
@@ -151,14 +171,14 @@ def run_add(options: argparse.Namespace) -> int:
     from shadowset.vss.paths import Paths
 
     paths = Paths.from_environment(os.environ)
-    storage = os.path.abspath(options.storage) if options.storage else _default_storage(paths.state, options.name)
+    storage = os.path.abspath(options.storage) if options.storage else default_storage(paths.state, options.name)
     with Administration(paths, client="shadowset volume add") as administration:
         volume = administration.volume_add(options.name, os.path.abspath(options.origin), storage, options.chunk_size)
     _tell(options, volume, f"Volume {volume.name} is protected; 'shadowset volume attach {volume.name}' comes next.")
     return 0
 
 
-def _default_storage(state: str, name: str) -> str:
+def default_storage(state: str, name: str) -> str:
     """A place in the state directory; its parent is made here, since the coordinator asks that it be there."""
     os.makedirs(f"{state}/storage", mode=0o700, exist_ok=True)
     return os.path.abspath(f"{state}/storage/{name}")
@@ -169,6 +189,7 @@ def run_attach(options: argparse.Namespace) -> int:
     from shadowset.requester.administration import Administration
 
     with Administration(client="shadowset volume attach") as administration:
+        administration.volume_wait(options.name, options.wait)
         volume = administration.volume_attach(options.name, options.via)
     _tell(options, volume, f"Volume {volume.name} is attached as {volume.device} (via {volume.via}).")
     return 0
@@ -205,6 +226,18 @@ def run_handover(options: argparse.Namespace) -> int:
     waits = f"{done.stall_ms:.1f} ms" + (f" and {done.device_stall_ms:.1f} ms" if done.device_stall_ms else "")
     sentence = f"Volume {done.name} is served by process {done.pid}, {version}; requests waited {waits}."
     answer(options.json, done, printable(sentence))
+    return 0
+
+
+def run_fstab(options: argparse.Namespace) -> int:
+    """The line for a file system on a volume."""
+    from shadowset.requester.administration import Administration
+    from shadowset.requester.cli.output import say
+    from shadowset.requester.volumes.fstab import fstab_line
+
+    with Administration(client="shadowset volume fstab") as administration:
+        volume = administration.volume(options.name)
+    say(fstab_line(volume, options.mountpoint, options.options))
     return 0
 
 

@@ -66,7 +66,7 @@ def test_all_commands_are_there() -> None:
         "metrics", "undelete", "doctor", "explain", "setup", "config", "config show",
         "", "serve", "status", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
         "volume resize",
-        "volume handover",
+        "volume handover", "volume fstab", "volume adopt", "volume release",
         "create", "list", "show", "mount", "umount", "device", "delete", "providers", "events",
         "writers", "writers detect", "writers test",
         "backup", "restore",

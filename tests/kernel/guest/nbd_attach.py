@@ -13,6 +13,7 @@ import mmap
 import os
 import random
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -256,6 +257,30 @@ def check_dead_time(server: Server) -> None:
     server.start()
 
 
+def check_partitions(server: Server) -> None:
+    """A table with one partition, of sectors 2048 to 10239."""
+    with open(server.image, "r+b") as file:
+        file.seek(446)
+        file.write(struct.pack("<B3sB3sII", 0, b"", 0x83, b"", 2048, 8192) + bytes(48) + b"\x55\xaa")
+    for via in ("nbd", "fuse"):
+        device = attach("one", server, "--via", via)["device"]
+        partition = f"{device}p1"
+        for _ in range(200):
+            if os.path.exists(partition):
+                break
+            time.sleep(0.05)
+        assert loop.device_size(partition) == 8192 * 512, via
+        run("mkfs.ext4", "-q", partition)
+        run("mount", partition, MOUNT)
+        status, _, err = detach("one")
+        assert status == 1 and MOUNT in err, err
+        run("umount", MOUNT)
+        assert detach("one")[0] == 0
+    with open(server.image, "r+b") as file:
+        file.write(bytes(512))
+    step("partitions both ways")
+
+
 def check_fuse_way(server: Server) -> None:
     """Also its protection, of which a container's kernel often allows the less."""
     run("mount", "-t", "cgroup2", "none", "/sys/fs/cgroup")
@@ -282,6 +307,7 @@ def everything() -> None:
     check_two_volumes(server)
     check_failures(server)
     check_dead_time(server)
+    check_partitions(server)
     check_fuse_way(server)
     server.kill()
 
