@@ -8,13 +8,21 @@ from shadowset.daemon.volume_checks import loops_on
 
 
 def readers_of(path: str) -> list[str]:
-    """Processes (by number) and loop devices that have this file, or something below this directory, open."""
+    """Processes (by number and name) and loop devices that have this file, or something below this directory, open."""
     wanted = os.path.realpath(path)
     found = loops_on(wanted)
     for name in os.listdir("/proc"):
         if name.isdigit() and _opens(f"/proc/{name}/fd", wanted):
-            found.append(f"process {name}")
+            found.append(f"process {name} ({_program(name)})")
     return found
+
+
+def _program(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return "ended"
 
 
 def _opens(directory: str, wanted: str) -> bool:

@@ -15,10 +15,10 @@ from shadowset.daemon.limits import Limits
 from shadowset.daemon.mounts import device_family, device_number, device_of_path, mounts_of, read_mounts
 from shadowset.daemon.process import despite_cancel, in_thread
 from shadowset.daemon.quiet import Quiet
+from shadowset.daemon.readers import readers_of
 from shadowset.daemon.volume_checks import check_name, check_nesting, check_origin, check_own_files, check_storage
 from shadowset.daemon.volume_runtime import Tools, VolumeRuntime
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.holders import holders_of, sentence
 from shadowset.vss.mountinfo import Mount
 from shadowset.vss.paths import Paths
 from shadowset.vss.provider import VolumeFacts
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 START_WAIT_S = 15.0
 LOOK_S = 3.0
+MOST_NAMED = 5
 VIAS = ("auto", "nbd", "fuse")
 
 
@@ -291,7 +292,7 @@ class Volumes:
         mounted = [mount.path for mount in mounts_of(runtime.device, read_mounts())]
         if mounted:
             users = await _users(mounted[0])
-            by = f", used by {sentence(users)}" if users else ""
+            by = f", used by {', '.join(users[:MOST_NAMED])}" if users else ""
             message = f"volume {row.name} is mounted at {', '.join(mounted)}{by}; unmount it before detaching"
             raise VssError(Code.VSS_E_VOLUME_IN_USE, message)
         await despite_cancel(self._detach_now(runtime))
@@ -362,7 +363,7 @@ class Volumes:
 async def _users(place: str) -> list[str]:
     """Processes that use a file system, as far as that is known soon: its device may hang."""
     try:
-        return await asyncio.wait_for(in_thread(lambda: holders_of(os.stat(place).st_dev)), LOOK_S)
+        return await asyncio.wait_for(in_thread(lambda: readers_of(place)), LOOK_S)
     except (OSError, TimeoutError):
         return []
 

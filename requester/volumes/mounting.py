@@ -7,8 +7,8 @@ import subprocess
 from dataclasses import dataclass
 
 from shadowset.requester.backup.mounts import MOUNTINFO, read_mounts
+from shadowset.requester.volumes.holders import holders_of, sentence
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.holders import holders_of, sentence
 from shadowset.vss.mountinfo import Mount
 
 _BY_THE_KERNEL = ("seclabel", "relatime")

@@ -7,15 +7,15 @@ import os
 MOST_NAMED = 5
 
 
-def holders_of(device: int, within: str = "") -> list[str]:
+def holders_of(device: int) -> list[str]:
     """``name (pid)`` of each process with an open file, directory or mapping on the file system of number ``device``.
 
-    ``within`` narrows it to files below a directory. Processes that may not be looked at are left out.
+    Processes that may not be looked at are left out.
     """
     own = os.getpid()
     found = []
     for entry in sorted((entry for entry in os.listdir("/proc") if entry.isdecimal()), key=int):
-        if int(entry) != own and _uses(f"/proc/{entry}", device, within):
+        if int(entry) != own and _uses(f"/proc/{entry}", device):
             found.append(f"{_name(entry)} ({entry})")
     return found
 
@@ -26,21 +26,19 @@ def sentence(holders: list[str]) -> str:
     return ", ".join(holders[:MOST_NAMED]) + (f" and {more} others" if more > 0 else "")
 
 
-def _uses(process: str, device: int, within: str) -> bool:
+def _uses(process: str, device: int) -> bool:
     links = [f"{process}/cwd", f"{process}/root", f"{process}/exe"]
     for directory in ("fd", "map_files"):
         try:
             links += [f"{process}/{directory}/{name}" for name in os.listdir(f"{process}/{directory}")]
         except OSError:
             continue
-    return any(_is_on(link, device, within) for link in links)
+    return any(_is_on(link, device) for link in links)
 
 
-def _is_on(link: str, device: int, within: str) -> bool:
+def _is_on(link: str, device: int) -> bool:
     try:
-        if os.stat(link).st_dev != device:
-            return False
-        return not within or (os.readlink(link) + "/").startswith(within.rstrip("/") + "/")
+        return os.stat(link).st_dev == device
     except OSError:
         return False
 
