@@ -41,17 +41,29 @@ def extracted(directory: str, path: str, on_bytes: OnBytes = lambda count: None)
         sentence = f"{path} is in no component of {directory} that was backed up; 'shadowset backups' finds files"
         raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, sentence)
     with tempfile.TemporaryFile(dir=_room()) as target:
-        there = False
-        for link, component in links_of(chain, found[0]):
-            there = there and path not in component.gone
-            for file in link.files.get(component.key, []):
-                if file.path == path and file.kind == REGULAR:
-                    _put(link, file, target.fileno(), on_bytes)
-                    there = True
-        if not there:
-            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"{path} is no regular file in {directory}; restore it instead")
+        assemble(chain, found[0], path, target.fileno(), on_bytes)
         os.lseek(target.fileno(), 0, os.SEEK_SET)
         yield target.fileno()
+
+
+def assemble(
+    chain: list[Link], component: ManifestComponent, path: str, target: int, on_bytes: OnBytes = lambda count: None
+) -> ManifestFile:
+    """Write one file's contents into an empty file; the newest entry of it that has contents.
+
+    Errors: BundleError, TargetError; VSS_E_OBJECT_NOT_FOUND when it is no regular file.
+    """
+    newest: ManifestFile | None = None
+    for link, one in links_of(chain, component):
+        newest = None if path in one.gone else newest
+        for file in link.files.get(one.key, []):
+            if file.path == path and file.kind == REGULAR:
+                _put(link, file, target, on_bytes)
+                newest = file
+    if newest is None:
+        sentence = f"{path} is no regular file in {chain[-1].directory}; restore it instead"
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, sentence)
+    return newest
 
 
 def _room() -> str | None:

@@ -67,9 +67,14 @@ def test_the_page_shows_what_there_is(database: str, chain: Any, wait_until: Any
     assert get(path, "/set?id=none")[0] == 404
     status, body = get(path, f"/file?of={quote(backups)}/first&path={quote(database)}")
     assert status == 200 and body == Path(f"{backups}/first/files").joinpath(*_stored(backups, database)).read_bytes()
-    chain.raw("extract", f"{backups}/first", database, f"{chain.directory}/then.db")
-    assert Path(f"{chain.directory}/then.db").read_bytes() == body
-    refused = chain.raw("extract", f"{backups}/first", "/none", "-")
+    printed = subprocess.run(
+        [sys.executable, "-m", "shadowset.requester.cli", "extract", f"{backups}/first", database, "--print"],
+        env=chain.environment,
+        capture_output=True,
+        check=True,
+    )
+    assert printed.stdout == body
+    refused = chain.raw("extract", f"{backups}/first", "/none", "--print")
     assert refused.returncode == 1 and "/none is in no component of" in refused.stderr
     assert server.poll() is None
     server.terminate()
