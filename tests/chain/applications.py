@@ -15,20 +15,18 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from load import Load
 from processes import wait_for_end
 
 from shadowset.vss.codes import VssError
 from shadowset.writers.index.library import library_of
 
 MODULE = "shadowset.writers"
-PAUSE_SECONDS = 0.02  # of each load between two numbers, or the machine does nothing else
 
 
 class Application(ABC):
@@ -367,42 +365,6 @@ class Tantivy(SearchIndex):
 EVERY: tuple[type[Application], ...] = (PostgreSql, MariaDbServer, RedisServer, Sqlite, GroongaServer, Xapian, Tantivy)
 
 
-class Load(threading.Thread):
-    """Gives an application one number after the other."""
-
-    def __init__(self, application: Application) -> None:
-        super().__init__(daemon=True)
-        self.application, self.problem, self.longest = application, "", 0.0
-        self.done = max(application.numbers(), default=-1)
-        self._stop_it = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        while not self._stop_it.is_set():
-            started = time.monotonic()
-            try:
-                self.application.put(self.done + 1)
-            except Exception as error:  # of six drivers
-                self.problem = repr(error)
-                return
-            self.longest = max(self.longest, time.monotonic() - started)
-            self.done += 1
-            self._stop_it.wait(PAUSE_SECONDS)
-
-    def wait_for_more(self, count: int = 5) -> int:
-        before, end = self.done, time.monotonic() + 90
-        while self.done < before + count:
-            assert self.is_alive(), f"{self.application.name}: {self.problem}"
-            assert time.monotonic() < end, f"{self.application.name} stands still"
-            time.sleep(0.01)
-        return self.done
-
-    def stop(self) -> None:
-        self._stop_it.set()
-        self.join(120)
-        assert not self.is_alive(), f"{self.application.name} stands still"
-
-
 def label(writer: str, entry: dict[str, Any]) -> str:
     """A writer with its instance, as sets show it."""
     return f"{writer} ({entry['instance_name']})" if entry["instance_name"] else writer
@@ -440,7 +402,7 @@ class Fleet:
         return {label(entry["name"], entry) for entry in self.chain.cli("writers") if entry["connected"]}
 
     def load(self) -> None:
-        self.loads = {each.name: Load(each) for each in self.applications}
+        self.loads = {each.name: Load(each.name, each.put, each.numbers()) for each in self.applications}
         self.wait_for_more()
 
     def wait_for_more(self) -> dict[str, int]:
@@ -452,7 +414,7 @@ class Fleet:
 
     def close(self) -> None:
         for load in self.loads.values():
-            load._stop_it.set()
+            load.leave()
         for each in self.applications:
             with contextlib.suppress(Exception):
                 each.kill()

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
@@ -132,38 +131,6 @@ class Groonga:
         )
         assert one[0][0] == [1] and one[0][2:] == [[last]]
         return {number for _key, number, _body, _tag in everything}
-
-
-class Loader(threading.Thread):
-    """Puts one document after the other; ``longest`` is the longest wait, ``done`` the last number answered."""
-
-    def __init__(self, server: Groonga, first: int = 0) -> None:
-        super().__init__(daemon=True)
-        self.server, self.done, self.longest, self.problem = server, first - 1, 0.0, ""
-        self._stop_it = threading.Event()
-        self.start()
-
-    def run(self) -> None:
-        while not self._stop_it.is_set():
-            started = time.monotonic()
-            try:
-                self.server.put(self.done + 1)
-            except (OSError, AssertionError) as error:
-                self.problem = repr(error)
-                return
-            self.longest = max(self.longest, time.monotonic() - started)
-            self.done += 1
-
-    def wait_for_more(self, count: int = 20) -> int:
-        before, end = self.done, time.monotonic() + 60
-        while self.done < before + count:
-            assert time.monotonic() < end and self.is_alive(), f"the loader stands still: {self.problem}"
-            time.sleep(0.01)
-        return self.done
-
-    def stop(self) -> None:
-        self._stop_it.set()
-        self.join(90)
 
 
 def writer_config(path: str, server: Groonga, extra: str = "") -> str:

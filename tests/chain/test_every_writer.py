@@ -148,6 +148,7 @@ def kill_applications(fleet: Fleet, phase: str) -> None:
     fleet.wait_for_writers()
 
 
+@pytest.mark.vss(137)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_all_come_back_as_they_were_at_the_cut(fleet: Fleet) -> None:

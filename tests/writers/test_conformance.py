@@ -78,6 +78,7 @@ def test_the_template_keeps_every_point(tmp_path: Path) -> None:
     assert not not_kept([sys.executable, str(EXAMPLES / "writer_template.py"), str(tmp_path)])
 
 
+@pytest.mark.vss(32)
 def test_the_writer_in_c_keeps_every_point(tmp_path: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("not installed: gcc")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from groonga_server import Groonga, Loader, installed, writer_config
+from groonga_server import Groonga, installed, writer_config
+from load import Load
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
@@ -45,16 +46,20 @@ def server() -> Iterator[Groonga]:
         shutil.rmtree(top, ignore_errors=True)
 
 
+def load(server: Groonga) -> Load:
+    return Load("groonga", server.put, list(range(server.found())))
+
+
 @pytest.fixture
-def loader(server: Groonga) -> Iterator[Loader]:
-    running = Loader(server, server.found())
+def loader(server: Groonga) -> Iterator[Load]:
+    running = load(server)
     running.wait_for_more()
     yield running
     running.stop()
 
 
-def start(processes: Any, coordinator: Any, server: Groonga) -> Any:
-    config = writer_config(f"{server.runtime}/writer.toml", server, "settle_ms = 200")
+def start(processes: Any, coordinator: Any, server: Groonga, extra: str = "") -> Any:
+    config = writer_config(f"{server.runtime}/writer.toml", server, f"settle_ms = 200\n{extra}")
     process = processes.start(
         "-m", "shadowset.writers.groonga.main", "--config", config, STATE_DIRECTORY=f"{server.runtime}/records"
     )
@@ -91,7 +96,7 @@ def records(server: Groonga) -> list[str]:
     return os.listdir(f"{server.runtime}/records")
 
 
-def test_a_database_comes_back_as_it_was_at_the_cut(side: Any, server: Groonga, loader: Loader, tmp_path: Path) -> None:
+def test_a_database_comes_back_as_it_was_at_the_cut(side: Any, server: Groonga, loader: Load, tmp_path: Path) -> None:
     document = side.ok(E.IDENTIFY).metadata
     assert (document.writer_id, side.hello.level) == (GROONGA_WRITER_ID, Level.BACK_END)
     assert document.components[0].flags & ComponentFlag.BACKUP_RECOVERY
@@ -130,14 +135,14 @@ def restore(side: Any, server: Groonga, component: Component, copy: Path) -> Non
     side.ok(E.POST_RESTORE, components=[component], deadline_ms=60_000)
 
 
-def test_a_copy_without_the_writer_is_not_sound(server: Groonga, loader: Loader, tmp_path: Path) -> None:
+def test_a_copy_without_the_writer_is_not_sound(server: Groonga, loader: Load, tmp_path: Path) -> None:
     shutil.copytree(server.directory, tmp_path / "copy")
     command = ["grndb", "check", str(tmp_path / "copy" / "db")]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 1
 
 
 @pytest.mark.parametrize("phase", [pytest.param(E.PREPARE_SNAPSHOT, marks=pytest.mark.long), E.FREEZE])
-def test_a_killed_writer_holds_nobody_up(side: Any, server: Groonga, loader: Loader, phase: WriterEvent) -> None:
+def test_a_killed_writer_holds_nobody_up(side: Any, server: Groonga, loader: Load, phase: WriterEvent) -> None:
     side.ok(E.PREPARE_BACKUP, components=chosen(server))
     side.ok(E.PREPARE_SNAPSHOT)
     if phase is E.FREEZE:
@@ -147,6 +152,19 @@ def test_a_killed_writer_holds_nobody_up(side: Any, server: Groonga, loader: Loa
     loader.wait_for_more()
     wait_until_no_records(server)
     assert server.ask("thread_limit") == 2
+
+
+def test_a_writer_that_hangs_holds_nobody_up(server: Groonga, loader: Load, processes: Any, coordinator: Any) -> None:
+    side = start(processes, coordinator, server, "freeze_timeout_ms = 2000")
+    freeze(side, server)
+    os.kill(side.process.pid, signal.SIGSTOP)
+    try:
+        loader.wait_for_more()
+    finally:
+        os.kill(side.process.pid, signal.SIGCONT)
+    answer = side.ask(E.THAW)
+    assert answer.code == Code.VSS_E_WRITERERROR_TIMEOUT
+    wait_until_no_records(server)
 
 
 def wait_until_no_records(server: Groonga) -> None:
@@ -161,14 +179,14 @@ def guard_of(pid: int) -> int:
         if name.isdecimal():
             try:
                 parent = int(Path(f"/proc/{name}/stat").read_text().rsplit(")", 1)[1].split()[1])
-                if parent == pid and b"groonga.guard" in Path(f"/proc/{name}/cmdline").read_bytes():
+                if parent == pid and b"groonga.holder" in Path(f"/proc/{name}/cmdline").read_bytes():
                     return int(name)
             except OSError:
                 continue
     raise AssertionError("there is no guard")
 
 
-def test_a_killed_guard_fails_the_writer_and_its_locks_go(side: Any, server: Groonga, loader: Loader) -> None:
+def test_a_killed_guard_fails_the_writer_and_its_locks_go(side: Any, server: Groonga, loader: Load) -> None:
     freeze(side, server)
     os.kill(guard_of(side.process.pid), signal.SIGKILL)
     answer = side.ask(E.THAW)
@@ -180,7 +198,7 @@ def test_a_killed_guard_fails_the_writer_and_its_locks_go(side: Any, server: Gro
 
 @pytest.mark.long
 def test_what_both_left_is_cleared_by_the_next_writer(
-    side: Any, server: Groonga, loader: Loader, processes: Any, coordinator: Any
+    side: Any, server: Groonga, loader: Load, processes: Any, coordinator: Any
 ) -> None:
     freeze(side, server)
     guard = guard_of(side.process.pid)
@@ -195,7 +213,7 @@ def test_what_both_left_is_cleared_by_the_next_writer(
     assert not records(server)
 
 
-def test_an_abort_releases_at_once(side: Any, server: Groonga, loader: Loader) -> None:
+def test_an_abort_releases_at_once(side: Any, server: Groonga, loader: Load) -> None:
     freeze(side, server)
     side.ok(E.ABORT)
     loader.wait_for_more()
@@ -207,8 +225,7 @@ def test_an_abort_releases_at_once(side: Any, server: Groonga, loader: Loader) -
 
 @pytest.mark.long
 def test_more_clients_than_threads_do_not_keep_the_flush_from_working(side: Any, server: Groonga) -> None:
-    last = server.found()  # the same documents again and again count once
-    loaders = [Loader(server, last) for _ in range(6)]
+    loaders = [load(server) for _ in range(6)]  # the same documents again and again count once
     try:
         for each in loaders:
             each.wait_for_more(5)
@@ -221,7 +238,7 @@ def test_more_clients_than_threads_do_not_keep_the_flush_from_working(side: Any,
             each.stop()
 
 
-def test_a_lock_that_somebody_left_fails_the_freeze(side: Any, server: Groonga, loader: Loader) -> None:
+def test_a_lock_that_somebody_left_fails_the_freeze(side: Any, server: Groonga, loader: Load) -> None:
     side.ok(E.PREPARE_BACKUP, components=chosen(server))
     side.ok(E.PREPARE_SNAPSHOT)
     server.shell("lock_acquire --target_name Docs.body\n")
@@ -250,7 +267,7 @@ def test_a_killed_server_fails_the_writer(side: Any, server: Groonga) -> None:
     freeze(side, server)
     server.end()
     answer = side.ask(E.THAW)
-    assert answer.code == Code.VSS_E_WRITERERROR_RETRYABLE and "ended amid the creation" in answer.message
+    assert answer.code == Code.VSS_E_WRITERERROR_RETRYABLE and "let go of it amid the creation" in answer.message
     server.begin()
     server.put(server.found())
 

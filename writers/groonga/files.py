@@ -32,16 +32,15 @@ def database_files(database: str) -> list[FileSet]:
 
 def user_of(database: str) -> int:
     """A process that has the database open; 0 when none can be seen."""
+    pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())
+    return next((pid for pid in pids if pid != os.getpid() and uses(pid, database)), 0)
+
+
+def uses(pid: int, database: str) -> bool:
+    """Whether a process has the database open, as far as can be seen."""
     try:
         mark = f" {os.stat(database).st_ino} "  # the device's number is another one there on btrfs
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as file:
+            return any(mark in line and line.rstrip().endswith(database) for line in file)
     except OSError:
-        return 0
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and int(name) != os.getpid():
-            try:
-                with open(f"/proc/{name}/maps", encoding="utf-8", errors="replace") as file:
-                    if any(mark in line and line.rstrip().endswith(database) for line in file):
-                        return int(name)
-            except OSError:
-                continue
-    return 0
+        return False

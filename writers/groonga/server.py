@@ -7,15 +7,15 @@ no lock of others; when one comes while the locks are held, the writer fails.
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.writers.groonga import http
-from shadowset.writers.groonga.files import user_of
-from shadowset.writers.groonga.guard import Charge, Guard
+from shadowset.writers.groonga.files import user_of, uses
+from shadowset.writers.groonga.guard import Guard
 from shadowset.writers.groonga.order import Tables, lock_order
+from shadowset.writers.groonga.record import Charge
 from shadowset.writers.groonga.settings import GroongaServer
 from shadowset.writers.groonga.shell import Shell
 
@@ -52,10 +52,10 @@ class Server:
     def hold(self, seconds: float, window: float) -> None:
         end = time.monotonic() + seconds
         if self._first:
-            self._guard.acquire(self._first, end - time.monotonic())
+            self._guard.acquire(self._first, end - time.monotonic(), window)
             time.sleep(min(self._settle, seconds / 2))
         if self._rest:
-            self._guard.acquire(self._rest, end - time.monotonic())
+            self._guard.acquire(self._rest, end - time.monotonic(), window)
         self._flush(end)
         with Shell(self.database) as shell:
             if names_of(schema(shell)) != set(self._first + self._rest):
@@ -81,8 +81,10 @@ class Server:
         with Shell(self.database) as shell:
             if names_of(schema(shell)) != set(self._first + self._rest):
                 raise self._changed()
-        if self._process and not os.path.exists(f"/proc/{self._process}"):
-            message = f"the process {self._process} that had {self.database} open ended amid the creation; try again"
+        if self._process and not uses(self._process, self.database):
+            message = (
+                f"the process {self._process} that had {self.database} open let go of it amid the creation; try again"
+            )
             raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
 
     def interrupt(self) -> None:

@@ -13,7 +13,7 @@ from shadowset.vss.enums import ComponentFlag, SourceType
 from shadowset.vss.paths import Paths
 from shadowset.writers.groonga import http
 from shadowset.writers.groonga.files import GROONGA_WRITER_ID, GROONGA_WRITER_NAME, database_files, user_of
-from shadowset.writers.groonga.guard import clear_left, record_path
+from shadowset.writers.groonga.record import clear_left, record_path
 from shadowset.writers.groonga.recovery import recover
 from shadowset.writers.groonga.server import Server
 from shadowset.writers.groonga.settings import GroongaServer, Settings, discover
