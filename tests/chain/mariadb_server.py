@@ -98,11 +98,11 @@ class MariaDb:
         return [int(self.sql(f"SELECT count(*) FROM {name}", database="bank")[0][0]) for name, _ in TABLES]
 
 
-def writer_config(path: str, server: MariaDb) -> str:
+def writer_config(path: str, server: MariaDb, more: str = "") -> str:
     Path(path).write_text(
         f'[[server]]\nsocket = "{server.socket}"\nuser = "root"\ndata_directory = "{server.data}"\n'
         f'start_command = ["{server.script}"]\n'
-        f'stop_command = ["sh", "-c", "kill $(cat {server.runtime}/pid)"]\n',
+        f'stop_command = ["sh", "-c", "kill $(cat {server.runtime}/pid)"]\n{more}',
         encoding="utf-8",
     )
     return path

@@ -25,6 +25,7 @@ from shadowset.vss.components import Component
 from shadowset.vss.enums import ComponentType, FileRestoreStatus, Level, WriterEvent
 from shadowset.vss.writer_protocol import EventVolume
 from shadowset.writers.mariadb.files import MARIADB_WRITER_ID, linked_files, require_whole, server_process
+from shadowset.writers.mariadb.server import release_of
 from shadowset.writers.mariadb.settings import Settings, discover
 from shadowset.writers.naming import component_identity
 from shadowset.writers.server_settings import read_settings
@@ -61,8 +62,10 @@ def server(only_server: MariaDb) -> MariaDb:
 
 
 @pytest.fixture
-def side(server: MariaDb, processes: Any, coordinator: Any, tmp_path: Path) -> Any:
-    process = processes.start("-m", MAIN, "--config", writer_config(str(tmp_path / "mariadb.toml"), server))
+def side(server: MariaDb, processes: Any, coordinator: Any, tmp_path: Path, request: Any) -> Any:
+    """Held by backup stages, or, where a test wants both, by the global read lock, as a MySQL server is."""
+    more = f"read_lock = {str(getattr(request, 'param', False)).lower()}\n"
+    process = processes.start("-m", MAIN, "--config", writer_config(str(tmp_path / "mariadb.toml"), server, more))
     found = coordinator.writer()
     found.process = process
     return found
@@ -138,7 +141,8 @@ def test_the_document_names_every_place(side: Any, server: MariaDb) -> None:
     ]
 
 
-def test_frozen_means_frozen_and_nobody_fails(side: Any, server: MariaDb, clients: Clients) -> None:
+@pytest.mark.parametrize("side", [False, True], indirect=True, ids=["stages", "lock"])
+def test_frozen_means_frozen_and_nobody_fails(side: Any, server: MariaDb, clients: Clients, request: Any) -> None:
     freeze(side, server)
     before, done = tables(server), list(clients.done)
     time.sleep(0.5)
@@ -148,18 +152,21 @@ def test_frozen_means_frozen_and_nobody_fails(side: Any, server: MariaDb, client
     side.ok(E.THAW)
     clients.wait_for_commits()
     (component,) = side.ok(E.POST_SNAPSHOT, components=chosen(server)).components
-    assert '"method": "backup stages"' in component.backup_metadata
+    method = "global read lock" if request.node.callspec.params["side"] else "backup stages"
+    assert f'"method": "{method}"' in component.backup_metadata
     assert component.backup_stamp.startswith("binary.0")
     clients.end()
     assert clients.longest > 0.4
 
 
+@pytest.mark.parametrize("side", [False, True], indirect=True, ids=["stages", "lock"])
 def test_a_killed_writer_holds_nobody_up(side: Any, server: MariaDb, clients: Clients) -> None:
     freeze(side, server)
     os.kill(side.process.pid, signal.SIGKILL)
     clients.wait_for_commits()
 
 
+@pytest.mark.parametrize("side", [False, True], indirect=True, ids=["stages", "lock"])
 def test_a_stopped_writer_is_given_up_by_the_server(side: Any, server: MariaDb, clients: Clients) -> None:
     freeze(side, server, deadline_ms=2000)
     os.kill(side.process.pid, signal.SIGSTOP)
@@ -169,6 +176,7 @@ def test_a_stopped_writer_is_given_up_by_the_server(side: Any, server: MariaDb, 
         os.kill(side.process.pid, signal.SIGCONT)
 
 
+@pytest.mark.parametrize("side", [False, True], indirect=True, ids=["stages", "lock"])
 def test_a_session_that_was_lost_is_told(side: Any, server: MariaDb) -> None:
     freeze(side, server)
     holders = server.sql("SELECT id FROM information_schema.processlist WHERE id <> connection_id() AND user = 'root'")
@@ -179,6 +187,7 @@ def test_a_session_that_was_lost_is_told(side: Any, server: MariaDb) -> None:
     assert "lost amid the creation" in answer.message
 
 
+@pytest.mark.parametrize("side", [False, True], indirect=True, ids=["stages", "lock"])
 def test_a_long_statement_makes_the_freeze_fail_in_time(side: Any, server: MariaDb) -> None:
     side.ok(E.PREPARE_BACKUP, components=chosen(server))
     with server.connect(database="bank") as connection, connection.cursor() as cursor:
@@ -224,6 +233,11 @@ def test_a_destroyed_server_comes_back_checked(side: Any, server: MariaDb, tmp_p
     answer = side.ask(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
     assert answer.code == Code.VSS_E_WRITERERROR_RECOVERY_FAILED
     assert "bank.notes" in answer.message
+
+
+def test_releases_are_told_apart() -> None:
+    versions = ("8.4.2", "8.0.36-log", "10.11.6-MariaDB-0+deb12u1-log", "nonsense")
+    assert [release_of(version) for version in versions] == [(8, 4), (8, 0), (10, 11), (0, 0)]
 
 
 def test_files_tell_what_belongs_to_the_server(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import socket as sockets
 from typing import Any
 
@@ -27,6 +28,7 @@ else:
 CALL_SECONDS = 5.0
 LOCK_WAIT_TIMEOUT, SERVER_GONE, SERVER_LOST = 1205, 2006, 2013
 RETRYABLE = (LOCK_WAIT_TIMEOUT, SERVER_GONE, SERVER_LOST, 0, 2002, 2003, 1040, 1053)
+NEW_STATUS_RELEASE = (8, 2)  # of MySQL, which has renamed its masters
 PLACES = ("innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "aria_log_dir_path")
 CHECKED = "'InnoDB', 'MyISAM', 'Aria'"
 
@@ -52,6 +54,12 @@ def translate(where: str, action: str, error: Exception) -> VssError:
     return VssError(code, f"the server of {where} did not do {action} ({text}); {advice}", number)
 
 
+def release_of(version: str) -> tuple[int, int]:
+    """The release of a version such as ``8.4.2-log``; (0, 0) when it cannot be told."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
 class Server:
     """A session. One thread works with it; ``interrupt`` may come from any."""
 
@@ -60,6 +68,7 @@ class Server:
         self.where = where or settings.socket
         self._facts: dict[str, str] = {}
         self._holding = False
+        self._read_lock = settings.read_lock
         self._socket = sockets.socket(sockets.AF_UNIX)
         self._connection = pymysql.Connection(
             unix_socket=settings.socket,
@@ -98,9 +107,14 @@ class Server:
         return rows[0][0] if rows else None
 
     @property
-    def has_stages(self) -> bool:
-        """Whether the server knows BACKUP STAGE (MariaDB from 10.4)."""
+    def is_mariadb(self) -> bool:
+        """Whether the server is MariaDB's and not MySQL's."""
         return "mariadb" in self.version.lower()
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether the server is to be held by BACKUP STAGE (MariaDB from 10.4)."""
+        return self.is_mariadb and not self._read_lock
 
     def outside(self) -> list[tuple[str, str, bool]]:
         """Directories (and the binary log) that lie outside the data directory. Errors: VssError."""
@@ -152,10 +166,11 @@ class Server:
 
     def _note_position(self) -> None:
         """Where a replica that starts from the copy goes on; empty without a binary log."""
-        status = self.rows("SHOW MASTER STATUS", "telling its position")
+        renamed = not self.is_mariadb and release_of(self.version) >= NEW_STATUS_RELEASE
+        status = self.rows(f"SHOW {'BINARY LOG' if renamed else 'MASTER'} STATUS", "telling its position")
         if status:
             self._facts["binary_log"] = f"{status[0][0]}:{status[0][1]}"
-        if status and self.has_stages:
+        if status and self.is_mariadb:
             self._facts["gtid"] = str(self.one("SELECT @@gtid_binlog_pos", "telling its position"))
 
     def release(self) -> None:

@@ -11,11 +11,15 @@ USUAL_SOCKET = "/run/mysqld/mysqld.sock"
 
 
 class MariadbServer(ServerSettings, kw_only=True):
-    """One server; ``option_file`` is a file as the database's own tools read it, with the password."""
+    """One server; ``option_file`` is a file as the database's own tools read it, with the password.
+
+    ``read_lock`` holds a MariaDB server in the way in which a MySQL server is held.
+    """
 
     socket: str = ""
     user: str = ""
     option_file: str = ""
+    read_lock: bool = False
 
     def problem(self) -> str:
         if not self.socket and not self.data_directory:
