@@ -1,8 +1,8 @@
 """A farm of Plone sites of a test's own, under real requests.
 
 Two sites, each in a content database of its own, mounted in a root database; all of them in one PostgreSQL cluster on
-the volume ``data``, beside a MariaDB server of a third party. Blobs, a search index and another third party, both in
-SQLite, lie on the volume ``files``. Page N of a site goes into the site, then the index, then the third parties.
+the volume ``data``, beside a MariaDB server of a third party. Blobs, a search index in Groonga and another third
+party's SQLite database lie on the volume ``files``. A page goes into its site, then the index, then the third parties.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import groonga_server
 import mariadb_server
 import postgresql_server
 
@@ -63,7 +64,7 @@ class PloneFarm:
     def __init__(self, chain: Any, top: str, environment: str) -> None:
         self.chain, self.top, self._bin = chain, top, f"{environment}/bin"
         self.data, self.files = chain.places["data"], chain.places["files"]
-        self.index, self.crm = f"{self.files}/index.db", f"{self.files}/crm.db"
+        self.crm = f"{self.files}/crm.db"
         self.posted = dict.fromkeys(SITES, 0)
         self.errors: list[str] = []
         self._stop = threading.Event()
@@ -81,11 +82,11 @@ class PloneFarm:
         self.cluster.sql("CREATE DATABASE farm_config")
         self.billing = mariadb_server.MariaDb(f"{self.data}/billing", f"{self.top}/billing")
         self.billing.sql("CREATE DATABASE b", "CREATE TABLE b.bills (page VARCHAR(40) PRIMARY KEY)")
-        for path, table in ((self.index, "entries"), (self.crm, "orders")):
-            with contextlib.closing(sqlite3.connect(path)) as database:
-                database.execute("PRAGMA journal_mode = WAL")
-                database.execute(f"CREATE TABLE {table} (page TEXT PRIMARY KEY)")
-                database.commit()
+        self.index = groonga_server.Groonga(f"{self.files}/index", f"{self.top}/index")
+        with contextlib.closing(sqlite3.connect(self.crm)) as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("CREATE TABLE orders (page TEXT PRIMARY KEY)")
+            database.commit()
         self._make_instance()
         for site in SITES.values():
             self._tool("zconsole", "run", f"{self.top}/zope/etc/zope.conf",
@@ -148,7 +149,7 @@ class PloneFarm:
         self.sql(f"INSERT INTO farm_databases {names} VALUES {', '.join(rows)}")
         sites = ", ".join(f"('/{site}/site', '{name}')" for name, site in SITES.items())
         self.sql(f"INSERT INTO farm_sites (path, database) VALUES {sites}")
-        self.sql(f"INSERT INTO farm_indexes VALUES ('main', 'sqlite', '{self.index}')")
+        self.sql(f"INSERT INTO farm_indexes VALUES ('main', 'groonga', '{self.index.database}')")
         self.sql(f"INSERT INTO farm_stores VALUES ('logos', '{self.files}/store')")
 
     def start_writers(self) -> None:
@@ -157,7 +158,9 @@ class PloneFarm:
         self.chain.start(*postgresql_server.writer_command(config))
         config = mariadb_server.writer_config(f"{self.top}/mariadb.toml", self.billing)
         self.chain.start(*mariadb_server.writer_command(config))
-        self.chain.module("shadowset.writers.sqlite.main", self.index, self.crm)
+        config = groonga_server.writer_config(f"{self.top}/groonga.toml", self.index)
+        self.chain.start(*groonga_server.writer_command(config))
+        self.chain.module("shadowset.writers.sqlite.main", self.crm)
         self.writer = self.chain.module(*self.writer_command)
 
     # --- using it
@@ -205,20 +208,22 @@ class PloneFarm:
         self.wait_for_pages()
 
     def _work(self, name: str) -> None:
-        with contextlib.closing(self.billing.connect()) as billing, contextlib.ExitStack() as stack:
-            index, crm = (sqlite3.connect(path, timeout=60) for path in (self.index, self.crm))
-            for database in (index, crm):
-                stack.callback(database.close)
+        with (
+            contextlib.closing(self.billing.connect()) as billing,
+            contextlib.closing(sqlite3.connect(self.crm, timeout=60)) as crm,
+        ):
             while not self._stop.is_set():
-                page = f"{name}-{self.posted[name] + 1:05d}"
+                number = self.posted[name] + 1
+                page = f"{name}-{number:05d}"
                 file = {"data": base64.b64encode(contents(page)).decode(), "encoding": "base64",
                         "filename": f"{page}.txt", "content-type": "text/plain"}  # fmt: skip
                 try:
                     body = {"@type": "File", "id": page, "title": page, "file": file}
                     self.request(f"/{SITES[name]}/site", body)
-                    for database, table in ((index, "entries"), (crm, "orders")):
-                        database.execute(f"INSERT INTO {table} VALUES (?)", (page,))
-                        database.commit()
+                    entry = {"_key": page, "body": f"{page} alpha", "number": number}
+                    assert self.index.ask("load?table=Docs", [entry]) == 1
+                    crm.execute("INSERT INTO orders VALUES (?)", (page,))
+                    crm.commit()
                     with billing.cursor() as cursor:
                         cursor.execute("INSERT INTO b.bills VALUES (%s)", (page,))
                 except Exception as error:  # told by the test
@@ -243,8 +248,8 @@ class PloneFarm:
     def check(self) -> dict[str, int]:
         """Fails unless pages, blobs, index and third parties agree; the number of pages of each site."""
         counts = {}
-        chain = [self._rows(self.index, "entries"), self._rows(self.crm, "orders"),
-                 {row[0] for row in self.billing.sql("SELECT page FROM b.bills")}]  # fmt: skip
+        bills = {row[0] for row in self.billing.sql("SELECT page FROM b.bills")}
+        chain = [self._entries(), self._orders(), bills]
         for name, site in SITES.items():
             pages = self.pages(name)
             for page in pages:
@@ -258,15 +263,25 @@ class PloneFarm:
             counts[name] = len(pages)
         return counts
 
-    def _rows(self, path: str, table: str) -> set[str]:
-        with contextlib.closing(sqlite3.connect(path)) as database:
+    def _entries(self) -> set[str]:
+        """Pages that a search finds; all that have an entry."""
+        shown = "table=Docs&limit=-1&output_columns=_key"
+        everything, found = (
+            {row[0] for row in self.index.ask(f"select?{shown}{how}")[0][2:]}
+            for how in ("", "&match_columns=body&query=alpha")
+        )
+        assert found == everything
+        return everything
+
+    def _orders(self) -> set[str]:
+        with contextlib.closing(sqlite3.connect(self.crm)) as database:
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            return {row[0] for row in database.execute(f"SELECT page FROM {table}")}
+            return {row[0] for row in database.execute("SELECT page FROM orders")}
 
     def overwrite(self) -> None:
         """The catastrophe: the servers die, and every file of the farm is filled with garbage."""
-        self.cluster.end()
-        self.billing.end()
+        for server in (self.cluster, self.billing, self.index):
+            server.end()
         for root in (self.data, self.files):
             for file in Path(root).rglob("*"):
                 if file.is_file() and not file.is_symlink():
@@ -276,7 +291,7 @@ class PloneFarm:
         self.rest()
         if os.path.exists(f"{self.top}/stop"):
             subprocess.run([f"{self.top}/stop"], stderr=subprocess.DEVNULL, timeout=60, check=False)
-        for server in (getattr(self, "cluster", None), getattr(self, "billing", None)):
-            if server is not None:
-                server.end()
+        for name in ("cluster", "billing", "index"):
+            if hasattr(self, name):
+                getattr(self, name).end()
         shutil.rmtree(self.top, ignore_errors=True)

@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("psycopg", reason="not installed: psycopg")
 pytest.importorskip("pymysql", reason="not installed: PyMySQL")
 
+import groonga_server
 import mariadb_server
 import postgresql_server
 from plone_farm import SITES, VOLUMES, PloneFarm, contents
@@ -35,8 +36,9 @@ pytestmark = [
 
 @pytest.fixture
 def farm(chain: Any, wait_until: Any) -> Iterator[PloneFarm]:
-    if not postgresql_server.binaries() or not mariadb_server.installed():
-        pytest.skip("not installed: postgresql, mariadb-server-core")
+    installed = (postgresql_server.binaries(), mariadb_server.installed(), groonga_server.installed())
+    if not all(installed):
+        pytest.skip("not installed: postgresql, mariadb-server-core or groonga-bin")
     chain.add_volumes(VOLUMES)
     os.chmod(chain.directory, 0o755)
     for place in chain.places.values():
@@ -47,7 +49,7 @@ def farm(chain: Any, wait_until: Any) -> Iterator[PloneFarm]:
     try:
         made.make()
         made.start_writers()
-        wait_until("four writers", lambda: sum(entry["connected"] for entry in chain.cli("writers")) == 4)
+        wait_until("five writers", lambda: sum(entry["connected"] for entry in chain.cli("writers")) == 5)
         made.work()
         yield made
     finally:
@@ -132,7 +134,7 @@ def the_frozen_farm(chain: Any, farm: PloneFarm, wait_until: Any) -> None:
     lingering = Lingering(chain.paths.writer_socket, f"{farm.files}/store")
     lingering.start()
     try:
-        wait_until("five writers", lambda: sum(entry["connected"] for entry in chain.cli("writers")) == 5)
+        wait_until("six writers", lambda: sum(entry["connected"] for entry in chain.cli("writers")) == 6)
         making = threading.Thread(target=chain.cli, args=("create", *chain.places))
         making.start()
         assert lingering.frozen.wait(60), chain.log()
@@ -154,14 +156,14 @@ def the_frozen_farm(chain: Any, farm: PloneFarm, wait_until: Any) -> None:
     farm.sql("INSERT INTO farm_stores VALUES ('late', '/late')")
     farm.sql("DELETE FROM farm_stores WHERE name = 'late'")
     assert farm.pack().returncode == 0
-    wait_until("four writers", lambda: sum(entry["connected"] for entry in chain.cli("writers")) == 4)
+    wait_until("five writers", lambda: sum(entry["connected"] for entry in chain.cli("writers")) == 5)
 
 
 def the_killed_writer(chain: Any, farm: PloneFarm, wait_until: Any) -> None:
     lingering = Lingering(chain.paths.writer_socket, f"{farm.files}/store")
     lingering.start()
     try:
-        wait_until("five writers", lambda: sum(entry["connected"] for entry in chain.cli("writers")) == 5)
+        wait_until("six writers", lambda: sum(entry["connected"] for entry in chain.cli("writers")) == 6)
         said: list[Any] = []
         making = threading.Thread(target=lambda: said.append(chain.raw("create", *chain.places)))
         making.start()
@@ -179,7 +181,7 @@ def a_store_outside(chain: Any, farm: PloneFarm, wait_until: Any) -> None:
     outside = f"{farm.top}/outside"
     os.mkdir(outside)
     farm.chain.module(*farm.writer_command)
-    wait_until("the writer", lambda: sum(entry["connected"] for entry in chain.cli("writers")) == 4)
+    wait_until("the writer", lambda: sum(entry["connected"] for entry in chain.cli("writers")) == 5)
     farm.sql(f"INSERT INTO farm_stores VALUES ('outside', '{outside}')")
     told = chain.raw("backup", f"{chain.directory}/backup", "--component", f"{WRITER}:Farm")
     assert told.returncode and "FileStore\\\\outside" in told.stderr, told.stderr
