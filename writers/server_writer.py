@@ -109,7 +109,7 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
     def file_sets(self, data: str) -> list[FileSet]:
         """All files: directory, pattern, and whether directories beneath belong to it. Errors: VssError."""
 
-    def members(self, data: str) -> list[str]:
+    def members(self, data: str, settings: SettingsT) -> list[str]:
         """Databases that other writers may depend on. They have no files of their own, and come with their server."""
         return []
 
@@ -141,7 +141,7 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
     def on_identify(self, metadata: MetadataBuilder) -> None:
         metadata.set_restore_method(RestoreMethodType.RESTORE_IF_CAN_REPLACE, WriterRestore.ALWAYS)
         metadata.set_backup_schema(self.backup_schema)
-        for data in self.servers():
+        for data, settings in self.servers().items():
             logical_path, name = component_identity(data)
             component = metadata.add_component(
                 ComponentType.FILEGROUP,
@@ -153,16 +153,12 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
             )
             for directory, filespec, recursive in self.file_sets(data):
                 component.add_files(directory, filespec, recursive)
-            for member in self.members(data):
-                metadata.add_component(
-                    ComponentType.DATABASE,
-                    member,
-                    f"{logical_path}\\{name}".strip("\\"),
-                    caption=f"database {member} of {data}",
-                    selectable=False,
-                )
             for filespec in self.excluded:
                 metadata.exclude_files(data, filespec)
+            for member in self.members(data, settings):
+                caption = f"database {member} of {data}"
+                path = f"{logical_path}\\{name}".strip("\\")
+                metadata.add_component(ComponentType.DATABASE, member, path, caption=caption, selectable=False)
 
     def on_prepare_backup(self, event: CurrentEvent) -> None:
         known = self.servers()

@@ -29,8 +29,9 @@ class ClusterSettings(ServerSettings, kw_only=True):
                 return f"has the {name} {path}; give an absolute path"
         if not self.connection and not self.data_directory:
             return "has neither connection nor data_directory; give one at least"
-        if self.restore_command and not self.data_directory:
-            return "has a restore_command, but no data_directory by which a restore would know it; add data_directory"
+        for name in ("restore_command", "scratch", "backup_mode"):
+            if getattr(self, name) and not self.data_directory:
+                return f"has {name}, but no data_directory by which a restore would know it; add data_directory"
         if self.start_command and not self.connection:
             return "has a start_command, but no connection by which the started server is checked; add connection"
         return super().problem()

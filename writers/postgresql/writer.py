@@ -76,25 +76,35 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
             raise VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message)
         return server
 
-    def members(self, data: str) -> list[str]:
-        """Without those whose names no component can have, or whose path is a cluster's."""
-        settings = self.servers()
-        if not settings[data].connection or not self.process(data):
+    def members(self, data: str, settings: ClusterSettings) -> list[str]:
+        """Without those whose names no component can have; none of a server that tells nothing now."""
+        if not settings.connection or not self.process(data):
             return []
-        server = Server(settings[data].connection, data)
         try:
-            names = server.user_databases()
-        finally:
-            server.close()
-        return [name for name in names if not {"/", "\\"} & set(name) and f"{data}/{name}" not in settings]
+            server = Server(settings.connection, data)
+            try:
+                names = server.user_databases()
+            finally:
+                server.close()
+        except VssError as error:
+            LOG.warning("%s: its databases are left out", error.message)
+            return []
+        return [name for name in names if not {"/", "\\"} & set(name)]
 
     def on_identify(self, metadata: MetadataBuilder) -> None:
         super().on_identify(metadata)
-        for data in self.servers():
-            if scratch := self.settings_of(data).scratch:
-                for number, (directory, filespec, recursive) in enumerate(self.file_sets(data)):
-                    place = f"{scratch}/{os.path.basename(data)}/{number}"
-                    metadata.add_alternate_location_mapping(directory, filespec, recursive, place)
+        for settings in self.settings.cluster:
+            if settings.scratch and settings.data_directory:
+                data = os.path.realpath(settings.data_directory)
+                self._map_to_scratch(metadata, data, f"{settings.scratch}/{data.strip('/').replace('/', '-')}")
+
+    def _map_to_scratch(self, metadata: MetadataBuilder, data: str, top: str) -> None:
+        try:
+            file_sets = self.file_sets(data)
+        except VssError:
+            return  # a lost cluster has no component either, and the log says so
+        for number, (directory, filespec, recursive) in enumerate(file_sets):
+            metadata.add_alternate_location_mapping(directory, filespec, recursive, f"{top}/{number}")
 
     def flags(self, data: str) -> int:
         return ComponentFlag.BACKUP_RECOVERY if self.settings_of(data).backup_mode else 0
