@@ -21,7 +21,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from shadowset.requester.demo.stage import MissingError, Stage, StageError, check_machine, module
+from shadowset.requester.stage import MissingError, Stage, StageError, check_machine, module
 
 OWNER = "postgres"
 SIZE = 3 << 30
