@@ -249,6 +249,12 @@ class ModelCatalogue:
     def deleting(self, volume: str) -> list[str]:
         return [each for each, where in self._deleting.items() if where == volume]
 
+    def aside(self, volume: str = "") -> list[Any]:
+        return []  # deletion is not delayed in the model
+
+    def is_aside(self, snapshot_id: str) -> bool:
+        return False
+
     def mark_deleting(self, snapshot_ids: list[str]) -> None:
         self._write()
         self._deleting.update({each: self.copies[each].original_volume for each in snapshot_ids})
