@@ -34,7 +34,8 @@ class Application(ABC):
 
     name = ""
     writer_name = ""
-    crash_safe = True
+    crash_safe = True  # its files can be used after a kill
+    durable = True  # what was answered is there after a kill
 
     def __init__(self, place: str, runtime: str) -> None:
         self.data, self.runtime = f"{place}/{self.name}", f"{runtime}/{self.name}"
@@ -193,6 +194,7 @@ class MariaDbServer(Application):
 
 class RedisServer(Application):
     name, writer_name = "redis", "Redis Writer"
+    durable = False  # behind a slow sync it answers before it writes
 
     @classmethod
     def missing(cls) -> str:

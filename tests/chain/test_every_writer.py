@@ -140,7 +140,8 @@ def kill_applications(fleet: Fleet, phase: str) -> None:
     for each in fleet.applications:
         if each.crash_safe or phase in FROZEN:
             each.start()
-            check_numbers(each.name, each.numbers(), answered[each.name], answered[each.name])
+            least = answered[each.name] if each.durable else 0
+            check_numbers(each.name, each.numbers(), least, answered[each.name])
         else:
             shutil.rmtree(each.data)
             each.start()

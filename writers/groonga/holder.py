@@ -57,20 +57,24 @@ class Holder:
 
     def release(self) -> None:
         """Errors: VssError when a lock cannot be taken back; the others are."""
-        problem: VssError | None = None
-        kept: list[str] = []
-        # a shell of its own: the other one may have been killed, and this one must not care for the pipe
-        with Shell(self.charge.database) as shell:
-            while self.held:
-                try:
-                    shell.ask(f"lock_release --target_name {self.held[-1]}", RELEASE_SECONDS)
-                except VssError as error:
-                    problem = error
-                    kept.append(self.held[-1])
-                self.held.pop()
-        self.held = kept
+        problem = self._release_by(self.shell)
+        if self.held:  # that shell was killed while it waited, or has ended
+            with Shell(self.charge.database) as shell:
+                problem = self._release_by(shell)
         if problem is not None:
             raise problem
+
+    def _release_by(self, shell: Shell) -> VssError | None:
+        problem: VssError | None = None
+        kept: list[str] = []
+        for name in reversed(self.held):
+            try:
+                shell.ask(f"lock_release --target_name {name}", RELEASE_SECONDS, watching=False)
+            except VssError as error:
+                problem = error
+                kept.append(name)
+        self.held = kept[::-1]
+        return problem
 
     def close(self) -> None:
         """Puts everything back. Errors: VssError; then the record stays for the next writer."""

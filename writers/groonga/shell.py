@@ -43,24 +43,27 @@ class Shell:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def ask(self, command: str, seconds: float) -> Any:
-        """One command's answer. Errors: LateError after ``seconds``; VssError with Groonga's own words."""
+    def ask(self, command: str, seconds: float, watching: bool = True) -> Any:
+        """One command's answer; without ``watching`` it is waited for whatever becomes of the descriptor.
+
+        Errors: LateError after ``seconds``; VssError with Groonga's own words.
+        """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(command.encode() + b"\n")
             self._process.stdin.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # it has ended, or was closed
             raise self._lost(command) from error
         end = time.monotonic() + seconds
         while b"\n" not in self._rest:
-            self._read(command, end)
+            self._read(command, end, watching)
         line, _, self._rest = self._rest.partition(b"\n")
         return answer_of(line, f"the database {self.database} did not do {command}")
 
-    def _read(self, command: str, end: float) -> None:
+    def _read(self, command: str, end: float, watching: bool) -> None:
         assert self._process.stdout is not None
         output = self._process.stdout.fileno()
-        wanted = [output] if self._watched < 0 else [output, self._watched]
+        wanted = [output, self._watched] if watching and self._watched >= 0 else [output]
         ready, _, _ = select.select(wanted, [], [], max(0.0, end - time.monotonic()))
         if output not in ready:
             self._process.kill()  # it waits for a lock, and has none of it
