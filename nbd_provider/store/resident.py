@@ -27,7 +27,8 @@ else:
 
 WINDOW: Final = 256 << 20
 MOST_WINDOWS: Final = 8
-"""Python's mmap keeps a descriptor for each."""
+"""Python's mmap keeps a descriptor for each. None gives way to another: who reads on and on through more than these
+would map each window for one read of it."""
 PLAIN_TIMES: Final = 1
 """So often as much as a window has is read plainly before it is mapped: who reads a copy once maps nothing."""
 MOST_COUNTS: Final = 4096
@@ -94,8 +95,8 @@ class Windows:
         return None
 
     def _map(self, fd: int, number: int, end: int) -> mmap.mmap | None:
-        while len(self._mapped) >= MOST_WINDOWS:
-            del self._mapped[next(iter(self._mapped))]
+        if len(self._mapped) >= MOST_WINDOWS and (fd, number) not in self._mapped:
+            return None
         status = os.fstat(fd)
         length = window_length(status, number)
         if length < end or not may_ask(fd, status):
