@@ -13,6 +13,7 @@ from shadowset.daemon.aside import refuse_removal, refuse_shrinking
 from shadowset.daemon.delta import query_delta
 from shadowset.daemon.house import House
 from shadowset.daemon.imports import import_copy
+from shadowset.daemon.registry import canonical_guid
 from shadowset.daemon.revert import revert, revert_status
 from shadowset.daemon.snapshots import Snapshots, refuse_held
 from shadowset.daemon.supported import supported_volumes
@@ -29,6 +30,7 @@ class ServiceCalls:
     def __init__(self, house: House, snapshots: Snapshots) -> None:
         self.snapshots = snapshots
         self._house = house
+        self._configured_windows = dict(house.limits.writer_windows)
 
     def handlers(self) -> dict[type[rp.Call], Callable[[Any], Awaitable[Any]]]:
         """What serves which call."""
@@ -50,6 +52,7 @@ class ServiceCalls:
             rp.QueryRevertStatus: self._query_revert,
             rp.GetSet: self._get_set,
             rp.ListWriters: self._list_writers,
+            rp.SetWriterWindow: self._set_writer_window,
             rp.ListProviders: self._list_providers,
             rp.ImportSnapshot: self._import,
             rp.RegisterProvider: self._register_provider,
@@ -127,6 +130,20 @@ class ServiceCalls:
 
     async def _list_writers(self, call: rp.ListWriters) -> list[rp.WriterStatus]:
         return [writer.status() for writer in self._house.registry.all()]
+
+    async def _set_writer_window(self, call: rp.SetWriterWindow) -> list[rp.WriterStatus]:
+        writer_id = canonical_guid(call.writer_id)
+        if not writer_id or call.window_ms < 0:
+            message = f"{call.writer_id[:60]!r} for {call.window_ms} ms is no window; give a writer's id, and 0 or more"
+            raise VssError(Code.E_INVALIDARG, message)
+        windows = self._house.limits.writer_windows
+        value = call.window_ms or self._configured_windows.get(writer_id)
+        if value is None:
+            windows.pop(writer_id, None)
+        else:
+            windows[writer_id] = value
+        concerned = [each for each in self._house.registry.all() if each.link.hello.writer_id == writer_id]
+        return [each.status() for each in concerned]
 
     async def _list_providers(self, call: rp.ListProviders) -> list[rp.ProviderInfo]:
         copies = Counter(copy.provider_id for copy in self._house.catalogue.snapshots())

@@ -167,6 +167,12 @@ class Administration:
         writers: list[protocol.WriterStatus] = self.connection.call(protocol.ListWriters)
         return writers
 
+    def set_writer_window(self, writer_id: str, window_ms: int) -> list[protocol.WriterStatus]:
+        """How long writers of a class may be frozen until the coordinator ends; 0: as configured."""
+        call = self.connection.call(protocol.SetWriterWindow, writer_id=writer_id, window_ms=window_ms)
+        writers: list[protocol.WriterStatus] = call
+        return writers
+
     def list_providers(self) -> list[protocol.ProviderInfo]:
         """The registered providers, with how many shadow copies each has."""
         providers: list[protocol.ProviderInfo] = self.connection.call(protocol.ListProviders)

@@ -32,16 +32,22 @@ class Trial(msgspec.Struct, frozen=True):
     failure: Failure
 
 
-def find_writer(writers: list[WriterStatus], name: str) -> WriterStatus:
-    """The connected writer of a name, instance name or id. Errors: VssError when it is none, or several."""
+def find_writers(writers: list[WriterStatus], name: str) -> list[WriterStatus]:
+    """The writers of a name, instance name or id. Errors: VSS_E_OBJECT_NOT_FOUND when there is none."""
     found = [each for each in writers if name in (each.name, each.instance_name, each.writer_id, each.instance_id)]
-    if len(found) == 1:
-        return found[0]
     if found:
-        others = ", ".join(f"{each.instance_name or each.instance_id} (process {each.pid})" for each in found)
-        raise VssError(Code.E_INVALIDARG, f"several writers are named {name}: {others}; give one of these instances")
+        return found
     known = ", ".join(sorted({each.name for each in writers})) or "none"
     raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"no writer is named {name}; those that run: {known}")
+
+
+def find_writer(writers: list[WriterStatus], name: str) -> WriterStatus:
+    """The only writer of a name, instance name or id. Errors: VssError when it is none, or several."""
+    found = find_writers(writers, name)
+    if len(found) == 1:
+        return found[0]
+    others = ", ".join(f"{each.instance_name or each.instance_id} (process {each.pid})" for each in found)
+    raise VssError(Code.E_INVALIDARG, f"several writers are named {name}: {others}; give one of these instances")
 
 
 def try_writer(name: str, volumes: tuple[str, ...] = (), wait: float = 0.0, paths: Paths | None = None) -> Trial:

@@ -1,11 +1,11 @@
-"""``shadowset writers detect`` and ``shadowset writers test``."""
+"""``shadowset writers detect``, ``test`` and ``window``."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING
 
-from shadowset.requester.cli.options import Commands, add_command, add_json, add_wait
+from shadowset.requester.cli.options import Commands, add_command, add_json, add_wait, parse_duration
 
 if TYPE_CHECKING:
     from shadowset.requester.writer_trial import Trial
@@ -41,6 +41,44 @@ def register(actions: Commands) -> None:
     )
     add_wait(test)
     add_json(test)
+    _register_window(actions)
+
+
+def _register_window(actions: Commands) -> None:
+    window = add_command(
+        actions,
+        "window",
+        run_window,
+        "set how long writers of a class may be frozen",
+        "Set how long a writer, and all others of its class, may be frozen, whatever they themselves say. It holds at\n"
+        "once, and until the coordinator ends; with --keep it is written into the coordinator's files too.",
+        "shadowset writers window 'PostgreSQL Writer' 90s --keep\nshadowset writers window 'PostgreSQL Writer' 0s",
+    )
+    window.add_argument("name", metavar="NAME", help="the writer's name, or its instance's name or id")
+    window.add_argument("time", metavar="TIME", type=parse_duration, help="as 30s or 2m; 0s: as it was configured")
+    window.add_argument("--keep", action="store_true", help="keep it when the coordinator starts anew")
+    add_json(window)
+
+
+def run_window(options: argparse.Namespace) -> int:
+    """Set the freeze window of a writer's class."""
+    import os
+
+    from shadowset.requester.administration import Administration
+    from shadowset.requester.cli.output import answer
+    from shadowset.requester.cli.writers import writers_table
+    from shadowset.requester.writer_trial import find_writers
+    from shadowset.requester.writer_windows import keep_window
+    from shadowset.vss.paths import Paths
+
+    with Administration(client="shadowset writers window") as administration:
+        found = find_writers(administration.list_writers(), options.name)
+        if options.keep:
+            directory = Paths.from_environment(os.environ).daemon_drop_ins
+            keep_window(directory, found[0].writer_id, options.time * 1000)
+        writers = administration.set_writer_window(found[0].writer_id, options.time * 1000)
+    answer(options.json, writers, writers_table(writers))
+    return 0
 
 
 def run_detect(options: argparse.Namespace) -> int:

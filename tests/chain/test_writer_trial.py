@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import tomllib
 from pathlib import Path
 from typing import Any
+
+from shadowset.daemon.config import limit_options
+from shadowset.vss.paths import Paths
 
 
 def test_one_writer_is_frozen_and_thawed_alone(chain: Any, database: str, wait_until: Any) -> None:
@@ -39,6 +44,24 @@ def test_one_writer_is_frozen_and_thawed_alone(chain: Any, database: str, wait_u
     ):
         done = chain.raw("writers", "test", name)
         assert (done.returncode, problem in done.stderr) == (1, True), done.stderr
+
+
+def test_a_freeze_window_is_set_without_a_restart(chain: Any, wait_until: Any, tmp_path: Path) -> None:
+    os.makedirs(tmp_path / "etc")
+    chain.environment["SHADOWSET_CONFIG_DIR"] = str(tmp_path / "etc")  # of the command; the coordinator has its own
+    chain.module("shadowset.writers.sqlite.main", f"{chain.directory}/none*.db")
+    wait_until("the writer", lambda: chain.cli("writers"))
+    (before,) = chain.cli("writers")
+    (after,) = chain.cli("writers", "window", "SQLite Writer", "90s", "--keep")
+    assert (before["freeze_window_ms"], after["freeze_window_ms"]) == (60_000, 90_000)
+    (file,) = (tmp_path / "etc" / "shadowsetd.d").iterdir()
+    assert tomllib.loads(file.read_text()) == {"writer-window": {before["writer_id"]: 90_000}}
+    told = limit_options(Paths(config=str(tmp_path / "etc")))
+    assert told == ([], [f"{before['writer_id']}=90000"])  # the coordinator would read it so
+    (again,) = chain.cli("writers", "window", "SQLite Writer", "0s", "--keep")
+    assert again["freeze_window_ms"] == 60_000
+    assert tomllib.loads(file.read_text()) == {"writer-window": {}}
+    assert chain.raw("writers", "window", "Nobody", "1s").returncode == 1
 
 
 def test_a_writer_that_refuses_says_why(chain: Any, wait_until: Any) -> None:

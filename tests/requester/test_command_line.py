@@ -68,7 +68,7 @@ def test_all_commands_are_there() -> None:
         "volume resize",
         "volume handover", "volume fstab", "volume adopt", "volume release",
         "create", "list", "show", "mount", "umount", "device", "delete", "providers", "events",
-        "writers", "writers detect", "writers test",
+        "writers", "writers detect", "writers test", "writers window",
         "backup", "restore",
         "storage", "storage list", "storage set", "storage move", "hold", "priority",
         "documents", "documents lint", "documents show", "documents json", "documents xml", "documents schema",

@@ -80,7 +80,8 @@ def make(calls: BackupComponents, name: str) -> Any:
 
 def test_every_call_of_a_session_has_a_method() -> None:
     administrative = {
-        rp.ServiceHello, rp.Cancel, rp.GetSet, rp.ListWriters, rp.ListProviders, rp.ListEvents, rp.VolumeAdd,
+        rp.ServiceHello, rp.Cancel, rp.GetSet, rp.ListWriters, rp.SetWriterWindow, rp.ListProviders,
+        rp.ListEvents, rp.VolumeAdd,
         rp.ImportSnapshot, rp.RegisterProvider, rp.UnregisterProvider,
         rp.VolumeAttach, rp.VolumeDetach, rp.VolumeResize, rp.VolumeHandOver, rp.VolumeRemove,
         rp.VolumeList, rp.QueryVolumesSupported,

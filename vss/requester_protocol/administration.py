@@ -131,6 +131,16 @@ class ListWriters(Call, tag="list-writers"):
     """Registered writers with their last state. Result: list of WriterStatus."""
 
 
+class SetWriterWindow(Call, tag="set-writer-window"):
+    """From now on a class of writers may be frozen for so many milliseconds, whatever they say; 0: as configured.
+
+    It holds until the coordinator ends. Result: WriterStatus of each writer of the class. Errors: E_INVALIDARG.
+    """
+
+    writer_id: str
+    window_ms: int
+
+
 class ListProviders(Call, tag="list-providers"):
     """Registered providers. Result: list of ProviderInfo."""
 

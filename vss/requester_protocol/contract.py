@@ -28,6 +28,7 @@ from shadowset.vss.requester_protocol.administration import (
     QueryVolumesSupported,
     RegisterProvider,
     RevertToSnapshot,
+    SetWriterWindow,
     StorageConfigure,
     StorageList,
     StorageMove,
@@ -158,6 +159,7 @@ ToCoordinator = (
     | QueryRevertStatus
     | GetSet
     | ListWriters
+    | SetWriterWindow
     | ListProviders
     | ImportSnapshot
     | RegisterProvider
@@ -206,6 +208,7 @@ RESULTS: dict[type[Call], Any] = {
     QueryRevertStatus: RevertStatus,
     GetSet: SetRecord,
     ListWriters: list[WriterStatus],
+    SetWriterWindow: list[WriterStatus],
     ListProviders: list[ProviderInfo],
     ImportSnapshot: ImportedCopy,
     RegisterProvider: ProviderInfo,
