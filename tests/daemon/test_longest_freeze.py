@@ -21,7 +21,6 @@ from shadowset.vss.enums import Context, SnapshotState
 
 pytestmark = [pytest.mark.host, pytest.mark.timeout(0)]
 
-LONG = bool(int(os.environ.get("SHADOWSET_LONG_TESTS", "0")))
 DEADLINE_S = 2.0
 SLACK_S = 5.0
 """A busy machine may let everybody wait, the thread that measures included."""
@@ -34,7 +33,8 @@ SHORT = (
     ("hold", "provider", signal.SIGKILL),
     ("commit", "provider", signal.SIGSTOP),
 )
-CASES = tuple(itertools.product(STEPS, VICTIMS, SIGNALS)) if LONG else SHORT
+ALL = tuple(itertools.product(STEPS, VICTIMS, SIGNALS))
+Cases = tuple[tuple[str, str, signal.Signals], ...]
 
 
 class Probe:
@@ -65,6 +65,13 @@ class Probe:
         self._thread.join(60)
         assert not self._thread.is_alive(), f"{self._place} stays frozen"
         return self.longest
+
+
+def online(host: Any) -> bool:
+    requester = host.requester()
+    states = {info.state for info in requester.call(rp.VolumeList)}
+    requester.close()
+    return states == {"online"}
 
 
 def pid_of(host: Any, victim: str) -> int:
@@ -98,15 +105,18 @@ def play(host: Any, backup: Any, places: tuple[str, str], step: str, victim: str
         with contextlib.suppress(VssError):
             run.requester.result(seq, rp.DoSnapshotSet)
     run.requester.close()
-    host.until(lambda: host.provider_pid("two"), "the provider to be there")
+    host.until(lambda: online(host), "the volumes to be online")
     return longest
 
 
-def test_nothing_stands_still_for_longer_than_the_deadline(host: Any, backup: Any, figures: list[str]) -> None:
+@pytest.mark.parametrize("cases", [SHORT, pytest.param(ALL, marks=pytest.mark.long)], ids=["some", "all"])
+def test_nothing_stands_still_for_longer_than_the_deadline(
+    host: Any, backup: Any, figures: list[str], cases: Cases
+) -> None:
     host.start("--limit", f"frozen_ms={DEADLINE_S * 1000:.0f}", "--limit", "hold_ms=1500")
     places = host.volume("one", "ext4"), host.volume("two", "xfs")
     longest = {}
-    for step, victim, number in CASES:
+    for step, victim, number in cases:
         what = f"{victim} {number.name} at {step}"
         longest[what] = play(host, backup, places, step, victim, number)
         assert longest[what] < DEADLINE_S + SLACK_S, what

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 
 _HERE = Path(__file__).parent
-LONG = bool(int(os.environ.get("SHADOWSET_LONG_TESTS", "0")))
 
 
 def _load() -> ModuleType:
@@ -44,11 +42,12 @@ def guests() -> Path:
 
 
 @pytest.fixture
-def prove(uml: ModuleType, guests: Path, figures: list[str]) -> Callable[..., None]:
-    """Runs a guest's script, which ends with ``all is well``, in its short or, as (short, long), its long version."""
+def prove(uml: ModuleType, guests: Path, figures: list[str], request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Runs a guest's script, which ends with ``all is well``, and keeps its figures."""
+    patience = 7200 if request.node.get_closest_marker("long") else 300
 
-    def run(script: str, *arguments: str, timeout: tuple[float, float] = (170, 3000), **options: Any) -> None:
-        result = uml.run(guests / script, *arguments, timeout=timeout[LONG], **options)
+    def run(script: str, *arguments: str, **options: Any) -> None:
+        result = uml.run(guests / script, *arguments, timeout=patience, **options)
         figures.extend(
             f"{script[:-3]}: {line[8:]}" for line in result.output.splitlines() if line.startswith("figure: ")
         )
@@ -56,9 +55,3 @@ def prove(uml: ModuleType, guests: Path, figures: list[str]) -> Callable[..., No
         assert result.output.endswith("all is well")
 
     return run
-
-
-@pytest.fixture
-def long() -> bool:
-    """Whether everything is to be tried, however long it takes."""
-    return LONG

@@ -9,5 +9,6 @@ import pytest
 pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.timeout(0)]
 
 
-def test_sigkill_under_fio_verify(prove: Any, long: bool) -> None:
-    prove("kill.py", "25" if long else "2", modules=("nbd",))
+@pytest.mark.parametrize("rounds", ["2", pytest.param("25", marks=pytest.mark.long)])
+def test_sigkill_and_handover_under_fio_verify(prove: Any, rounds: str) -> None:
+    prove("kill.py", rounds, modules=("nbd",))

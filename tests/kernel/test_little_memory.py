@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.timeout(0)]
 MIB = 1 << 20
 
 
-def test_dirty_pages_are_cleaned_by_a_provider_in_the_same_memory(prove: Any, long: bool) -> None:
-    left, count, disk = ("80", "256", 400 * MIB) if long else ("84", "48", 160 * MIB)
-    prove("memory.py", left, count, modules=("nbd",), memory="112M", disks=(disk, disk))
+@pytest.mark.parametrize(("left", "count"), [("84", 48), pytest.param("80", 256, marks=pytest.mark.long)])
+def test_dirty_pages_are_cleaned_by_a_provider_in_the_same_memory(prove: Any, left: str, count: int) -> None:
+    disk = (count + 112) * MIB
+    prove("memory.py", left, str(count), modules=("nbd",), memory="112M", disks=(disk, disk))

@@ -16,10 +16,12 @@ LONG = (
 )
 
 
-def test_power_is_lost(prove: Any, long: bool) -> None:
-    points, files = ("0", "64") if long else ("5", "20")
+@pytest.mark.parametrize(("points", "files"), [("5", "20"), pytest.param("0", "64", marks=pytest.mark.long)])
+def test_power_is_lost(prove: Any, points: str, files: str) -> None:
+    """At some of the points at which a disk was told to remember, or at all of them."""
     prove("power_loss.py", points, files, modules=("nbd", "loop", "dm-mod", "dm-log-writes"))
 
 
-def test_disks_fail(prove: Any, long: bool) -> None:
-    prove("flakey.py", *SHORT, *(LONG if long else ()), modules=("nbd", "loop", "dm-mod", "dm-flakey"))
+@pytest.mark.parametrize("cases", [SHORT, pytest.param(LONG, marks=pytest.mark.long)], ids=["short", "long"])
+def test_disks_fail(prove: Any, cases: tuple[str, ...]) -> None:
+    prove("flakey.py", *cases, modules=("nbd", "loop", "dm-mod", "dm-flakey"))
