@@ -111,7 +111,9 @@ def test_a_copy_without_a_freeze_would_need_its_journal(guest: Guest, image: str
         count_in(str(tmp_path / "cut.img"))
 
 
-@pytest.mark.parametrize("how", ["killed", "stopped", "coordinator lost"])
+@pytest.mark.parametrize(
+    "how", ["killed", *(pytest.param(how, marks=pytest.mark.long) for how in ("stopped", "coordinator lost"))]
+)
 def test_whoever_is_lost_the_guest_goes_on(start: Callable[..., Any], guest: Guest, how: str) -> None:
     side = start(top="freeze_timeout_ms = 5000" if how == "stopped" else "")
     freeze(side)
@@ -167,7 +169,7 @@ def test_chosen_mount_points(start: Callable[..., Any], guest: Guest) -> None:
     guest.wait_for_writes()
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_guest_without_an_agent_is_paused_where_that_is_allowed(
     start: Callable[..., Any], guest: Guest, killed: bool
 ) -> None:
