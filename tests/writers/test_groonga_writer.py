@@ -186,6 +186,7 @@ def guard_of(pid: int) -> int:
     raise AssertionError("there is no guard")
 
 
+@pytest.mark.long
 def test_a_killed_guard_fails_the_writer_and_its_locks_go(side: Any, server: Groonga, loader: Load) -> None:
     freeze(side, server)
     os.kill(guard_of(side.process.pid), signal.SIGKILL)
@@ -238,6 +239,7 @@ def test_more_clients_than_threads_do_not_keep_the_flush_from_working(side: Any,
             each.stop()
 
 
+@pytest.mark.long
 def test_a_lock_that_somebody_left_fails_the_freeze(side: Any, server: Groonga, loader: Load) -> None:
     side.ok(E.PREPARE_BACKUP, components=chosen(server))
     side.ok(E.PREPARE_SNAPSHOT)

@@ -20,7 +20,7 @@ from shadowset.writers.conformance.coordinator import Fault, WriterSide
 E = WriterEvent
 Point = Callable[[Bench], str]
 LONGEST_WINDOW_MS = 5000
-LATE_SECONDS = 2.0
+LATE_SECONDS = 1.0
 QUIET_SECONDS = 1.0
 MOST_HELLOS = 20
 CLOSE_SECONDS = 15.0
