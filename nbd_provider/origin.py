@@ -24,13 +24,16 @@ def refuse(path: str, reason: object, step: str) -> VssError:
 
 
 def loop_devices_on(path: str) -> list[str]:
-    """Loop devices whose backing file is ``path``."""
+    """Loop devices whose backing file is ``path``.
+
+    The kernel tells real paths. They are not looked at: one that lies on a file system that hangs would hang us, too.
+    """
     found = []
     real = os.path.realpath(path)
     for name in sorted(os.listdir("/sys/block")):
         try:
             with open(f"/sys/block/{name}/loop/backing_file", encoding="utf-8", errors="surrogateescape") as file:
-                if os.path.realpath(file.read().rstrip("\n")) == real:
+                if file.read().rstrip("\n") == real:
                     found.append(f"/dev/{name}")
         except OSError:
             continue

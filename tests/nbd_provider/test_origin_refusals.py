@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shadowset.nbd_provider.origin import Origin
+from shadowset.nbd_provider.origin import Origin, loop_devices_on
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.nbd_provider.volume import Volume
 from shadowset.vss.codes import Code, VssError
@@ -55,6 +55,20 @@ def loop(workdir: str) -> Iterator[str]:
     yield device
     subprocess.run(["umount", f"{workdir}/mnt"], stderr=subprocess.DEVNULL, check=False)
     subprocess.run(["losetup", "-d", device], check=True)
+
+
+def test_files_of_loop_devices_are_not_looked_at(workdir: str, loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one may lie on a file system whose server hangs."""
+    os.symlink(f"{workdir}/backing", f"{workdir}/link")
+    real, asked = os.path.realpath, []
+
+    def realpath(path: str) -> str:
+        asked.append(path)
+        return real(path)
+
+    monkeypatch.setattr(os.path, "realpath", realpath)
+    assert loop_devices_on(f"{workdir}/link") == [loop]
+    assert asked == [f"{workdir}/link"]
 
 
 def test_mounted_device_and_its_file(workdir: str, loop: str) -> None:
