@@ -87,3 +87,14 @@ def test_the_administrators_window_for_one_writer_holds(host: Any) -> None:
     host.writer("Other", freeze_timeout_ms=1000)
     windows = {each.name: each.freeze_window_ms for each in host.requester().call(rp.ListWriters)}
     assert windows == {"Patient": 7000, "Other": 1000}
+
+    def window(writer_id: str, window_ms: int) -> list[int]:
+        found = host.requester().call(rp.SetWriterWindow, writer_id=writer_id, window_ms=window_ms)
+        return [each.freeze_window_ms for each in found]
+
+    assert window(GUID, 9000) == [9000]  # at once
+    assert window(GUID, 0) == [7000]  # as the files say
+    assert window("5c5bd54e-8a0a-4ae5-a0a0-7a6cbb3d9f0f", 10) == []  # nobody of that class is here yet
+    for wrong in (("no id", 10), (GUID, -1)):
+        with pytest.raises(VssError, match="is no window"):
+            window(*wrong)
