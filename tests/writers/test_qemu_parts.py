@@ -18,7 +18,7 @@ import pytest
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
 from shadowset.vss.enums import ComponentType
-from shadowset.writers.qemu import guard
+from shadowset.writers.qemu import guard, processes
 from shadowset.writers.qemu.disks import disks_of, locate, shadowset_volume
 from shadowset.writers.qemu.guest import HeldGuest, look
 from shadowset.writers.qemu.processes import discover, read_command_line
@@ -211,10 +211,21 @@ def test_the_guard_lets_a_paused_guest_run(runtime: str) -> None:
         monitor.close()
 
 
+def test_a_guest_that_answers_with_rubbish_is_taken_back(peers: Any) -> None:
+    agent, held = peers()
+    held.prepare(30)
+    honest = agent.answer
+    agent.answer = lambda request: (honest(request), returns(["many"]))[request["execute"] == "guest-fsfreeze-freeze"]
+    with pytest.raises(VssError, match="with no number"):
+        held.freeze(30)
+    assert (agent.frozen, held.held) == (False, False)
+
+
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
         (b"nonsense\n", "does not speak JSON"),
+        (b"[" * 100_000 + b"\n", "does not speak JSON"),
         (b"[]\n", "does not speak as it should"),
         (b'{"error": {"class": "CommandNotFound", "desc": "no such thing"}}\n', "no such thing"),
         (b"{}\n", "no QMP monitor"),
@@ -287,7 +298,7 @@ def test_disks_by_the_words_of_the_monitor() -> None:
     assert second.text() == "sd0: /dev/disk/passed, in no copy"
 
 
-def test_guests_by_their_command_lines(tmp_path: Path) -> None:
+def test_guests_by_their_command_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [
         "qemu-system-x86_64", "-name", "guest=web,debug-threads=on",
         "-chardev", "socket,id=m,path=/run/q,,1/m,server=on", "-mon", "chardev=m,mode=control",
@@ -301,7 +312,10 @@ def test_guests_by_their_command_lines(tmp_path: Path) -> None:
         (tmp_path / pid).mkdir()
         (tmp_path / pid / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in line))
     (tmp_path / "12").mkdir()
+    monkeypatch.setattr(processes, "FIRST_OF_PEOPLE", os.geteuid() + 1)
     assert [each.name for each in discover(proc=str(tmp_path))] == ["web", "plain"]
+    monkeypatch.setattr(processes, "FIRST_OF_PEOPLE", os.geteuid())
+    assert discover(proc=str(tmp_path)) == []  # anybody may run what looks like a guest
     assert "has no qmp" in str(read_command_line(["kvm", "-name", "mute"]))
 
 

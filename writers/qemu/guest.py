@@ -136,10 +136,10 @@ class HeldGuest:
         self._held = True
         with self._agent(end) as agent:
             if self.settings.mount_points:
-                count = agent.ask("guest-fsfreeze-freeze-list", mountpoints=self.settings.mount_points)
+                count = agent.count("guest-fsfreeze-freeze-list", mountpoints=self.settings.mount_points)
             else:
-                count = agent.ask("guest-fsfreeze-freeze")
-        self.frozen_count = int(count)
+                count = agent.count("guest-fsfreeze-freeze")
+        self.frozen_count = count
         if not self.frozen_count:
             raise self._refused("has no file system that can be frozen", "look at what it mounts")
 
@@ -167,7 +167,7 @@ class HeldGuest:
     def _thaw_inside(self, end: float) -> int:
         """Number of file systems that were thawed. Errors: VssError when the agent does not say that all are."""
         with self._agent(end) as agent:
-            count = int(agent.ask("guest-fsfreeze-thaw"))
+            count = agent.count("guest-fsfreeze-thaw")
             if agent.frozen():
                 message = f"the guest {self.settings.name} is still frozen; thaw it by hand"
                 raise VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message)

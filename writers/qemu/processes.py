@@ -10,6 +10,7 @@ from pathlib import Path
 from shadowset.writers.qemu.settings import Fallback, GuestSettings
 
 LOG = logging.getLogger("shadowset.writer.qemu")
+FIRST_OF_PEOPLE = 1000  # whose processes may only look like a guest, and could hinder every backup
 AGENT_PORT = "org.qemu.guest_agent.0"
 
 
@@ -18,12 +19,15 @@ def discover(without_agent: Fallback = "refuse", proc: str = "/proc") -> list[Gu
     found: dict[str, GuestSettings] = {}
     for pid in sorted((name for name in os.listdir(proc) if name.isdecimal()), key=int):
         try:
+            owner = os.stat(f"{proc}/{pid}").st_uid
             words = Path(f"{proc}/{pid}/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")[:-1]
         except OSError:
             continue  # it has ended
         if words and os.path.basename(words[0]).startswith(("qemu-system-", "kvm", "qemu-kvm")):
             settings = read_command_line(words, without_agent)
-            if isinstance(settings, str):
+            if owner >= FIRST_OF_PEOPLE:
+                LOG.warning("QEMU's process %s is user %d's: it is left out unless it is configured", pid, owner)
+            elif isinstance(settings, str):
                 LOG.warning("QEMU's process %s %s: it is left out", pid, settings)
             elif settings.name in found:
                 LOG.warning("QEMU's process %s is a second guest named %s: it is left out", pid, settings.name)

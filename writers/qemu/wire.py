@@ -88,7 +88,7 @@ class Lines:
         line = self.read_past(b"\n")
         try:
             message = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.lost("it does not speak JSON") from error
         if not isinstance(message, dict):
             raise self.lost("it does not speak as it should")
@@ -147,6 +147,13 @@ class Agent(Lines):
             self.read_past(DELIMITER)
             if self.read().get("return") == wanted:
                 return
+
+    def count(self, command: str, **arguments: Any) -> int:
+        """A command that answers with a number; what comes from a guest is not to be trusted. Errors: VssError."""
+        value = self.ask(command, **arguments)
+        if type(value) is not int or value < 0:
+            raise self.lost(f"it answers {command} with no number")
+        return value
 
     def frozen(self) -> bool:
         """Whether the guest's file systems are frozen, as the agent knows. Errors: VssError."""
