@@ -335,7 +335,7 @@ def test_a_guest_is_turned_off_and_on(runtime: str) -> None:
     turn_on(guest, 30, lambda: False)
     guest.stop_command = ["true"]
     with pytest.raises(VssError, match="still on after"):
-        turn_off(guest, 0.3, lambda: False)
+        turn_off(guest, 30, lambda: True)
     guest.stop_command = ["mv", peer.path, f"{peer.path}2"]
     turn_off(guest, 30, lambda: False)
     turn_off(guest, 30, lambda: False)  # it is off
