@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from shadowset.vss import provider_protocol as m
 from shadowset.vss.paths import Paths
 from shadowset.vss.wire import FrameDecoder, encode
 
+LOOP_GET_STATUS64 = 0x4C05
 NEEDED = ("mkfs.ext4", "mkfs.xfs", "mount", "losetup", "fusermount3")
 VOLUMES = (("one", "ext4", 64 << 20), ("two", "xfs", 320 << 20))
 
@@ -180,16 +182,26 @@ def processes_with(word: str) -> list[int]:
     return found
 
 
+def loops_made_with(*directories: str) -> list[str]:
+    """Loop devices by the paths that they were made with: those in sysfs lose their beginning with their mount."""
+    found = []
+    for name in os.listdir("/sys/block"):
+        if name.startswith("loop") and os.path.exists(f"/sys/block/{name}/loop/backing_file"):
+            fd = os.open(f"/dev/{name}", os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                path = fcntl.ioctl(fd, LOOP_GET_STATUS64, bytes(232))[56:120].rstrip(b"\0").decode()
+            except OSError:
+                continue  # it has gone meanwhile
+            finally:
+                os.close(fd)
+            if path.startswith(directories):
+                found.append(f"/dev/{name} on {path}")
+    return found
+
+
 def leftovers(chain: Chain) -> list[str]:
     """What is still there that names the installation: mounts, loop devices, processes."""
-    found = mounts_below(chain.runtime, chain.directory)
-    for name in os.listdir("/sys/block"):
-        try:
-            backing = Path(f"/sys/block/{name}/loop/backing_file").read_text()
-        except OSError:
-            continue
-        if chain.runtime in backing or chain.directory in backing:
-            found.append(f"/dev/{name} on {backing.strip()}")
+    found = mounts_below(chain.runtime, chain.directory) + loops_made_with(chain.runtime, chain.directory)
     return found + [f"process {pid}" for pid in processes_with(chain.runtime)]
 
 
@@ -205,6 +217,8 @@ def chain() -> Iterator[Chain]:
         yield made
     finally:
         made.close()
+    with contextlib.suppress(AssertionError):  # a loop device goes with its last user, which may take a moment
+        wait_for("the rest to go", lambda: not leftovers(made), 10)
     assert not leftovers(made)
 
 
@@ -231,3 +245,8 @@ def database(chain: Chain) -> str:
 @pytest.fixture
 def wait_until() -> Callable[..., Any]:
     return wait_for
+
+
+@pytest.fixture
+def loops() -> Callable[..., list[str]]:
+    return loops_made_with

@@ -228,6 +228,7 @@ def test_backup_restore_and_run_know_subvolumes(
     assert chain.cli("list") == []
 
 
+@pytest.mark.long
 def test_what_a_snapshot_does_not_have_is_not_passed_over(
     chain: Any, subvolumes: Subvolumes, wait_until: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -35,7 +34,6 @@ ACL = struct.pack("<I", 2) + b"".join(
                                               (32, 1, 0xFFFFFFFF))
 )  # fmt: skip
 """User 77 may read, beside owner, group and others."""
-LOOP_GET_STATUS64 = 0x4C05
 SIZES = {"ext4": 64 << 20, "xfs": 320 << 20, "btrfs": 256 << 20}
 
 
@@ -167,26 +165,9 @@ def test_a_set_below_one_root_looks_as_it_did(nested: Any) -> None:
     subprocess.run(["umount", root], check=True)
 
 
-def loops_on(chain: Any) -> list[str]:
-    """Loop devices over this installation's device objects, by the path that they were made with."""
-    found = []
-    for name in os.listdir("/sys/block"):
-        if name.startswith("loop") and os.path.exists(f"/sys/block/{name}/loop/backing_file"):
-            fd = os.open(f"/dev/{name}", os.O_RDONLY)
-            try:
-                made_with = fcntl.ioctl(fd, LOOP_GET_STATUS64, bytes(232))[56:120].rstrip(b"\0").decode()
-            except OSError:
-                continue  # it has gone meanwhile
-            finally:
-                os.close(fd)
-            if made_with.startswith(chain.paths.devices):
-                found.append(f"/dev/{name} on {made_with}")
-    return found
-
-
-@pytest.mark.parametrize("instant", ["before", "after"])
+@pytest.mark.parametrize("instant", ["before", pytest.param("after", marks=pytest.mark.long)])
 def test_a_coordinator_killed_while_it_mounts_leaves_nothing_unknown(
-    chain: Any, monkeypatch: pytest.MonkeyPatch, wait_until: Any, instant: str
+    chain: Any, monkeypatch: pytest.MonkeyPatch, wait_until: Any, loops: Any, instant: str
 ) -> None:
     wrapper = Path(f"{chain.directory}/mount")
     run = f'{shutil.which("mount")} "$@"\n'
@@ -203,17 +184,18 @@ def test_a_coordinator_killed_while_it_mounts_leaves_nothing_unknown(
     assert chain.daemon.wait(30) == -signal.SIGKILL
     wrapper.chmod(0o644)
     if instant == "before":
-        wait_until("the loop device to clear itself", lambda: not loops_on(chain))
+        wait_until("the loop device to clear itself", lambda: not loops(chain.paths.devices))
     chain.start_daemon()
     (found,) = chain.cli("list")
     assert bool(found["exposed_name"]) is (instant == "after")
     if instant == "after":
         assert Path(f"{found['exposed_name']}/file").read_text() == "as it was"
         chain.cli("umount", copy["snapshot_id"])
-    assert loops_on(chain) == [] and os.listdir(chain.paths.mounts) == []
+    assert loops(chain.paths.devices) == [] and os.listdir(chain.paths.mounts) == []
 
 
-def test_mounts_come_back_when_their_device_objects_had_died(nested: Any, wait_until: Any) -> None:
+@pytest.mark.long
+def test_mounts_come_back_when_their_device_objects_had_died(nested: Any, wait_until: Any, loops: Any) -> None:
     (one, _) = nested.cli("create", "--persistent", "--no-writers", "outer", "inner")["snapshots"]
     alone = nested.cli("create", "--persistent", "--no-writers", "outer")["snapshots"][0]
     paths = change(nested)
@@ -232,10 +214,11 @@ def test_mounts_come_back_when_their_device_objects_had_died(nested: Any, wait_u
     assert Path(f"{place}/file").read_text() == f"{nested.places['outer']}/file, as it was"
     nested.cli("umount", root)
     nested.cli("umount", alone["snapshot_id"])
-    wait_until("the loop devices to go", lambda: not loops_on(nested))
+    wait_until("the loop devices to go", lambda: not loops(nested.paths.devices))
 
 
-def test_a_copy_as_a_block_device(chain: Any, wait_until: Any) -> None:
+@pytest.mark.long
+def test_a_copy_as_a_block_device(chain: Any, wait_until: Any, loops: Any) -> None:
     chain.add_volumes((("vol", "ext4", 64 << 20),))
     (copy,) = chain.cli("create", "--persistent", "--no-writers", "vol")["snapshots"]
     name = copy["snapshot_id"]
@@ -251,7 +234,7 @@ def test_a_copy_as_a_block_device(chain: Any, wait_until: Any) -> None:
         refused = chain.raw("device", name, "--remove")
         assert refused.returncode == 1 and f"{device}, a shadow copy, is used by process" in refused.stderr
     chain.cli("device", name, "--remove")
-    wait_until("the loop device to go", lambda: not loops_on(chain))
+    wait_until("the loop device to go", lambda: not loops(chain.paths.devices))
     assert "is no block device" in chain.raw("device", name, "--remove").stderr
     if not os.path.isdir("/sys/module/nbd"):
         assert "this kernel has no nbd" in chain.raw("device", name, "--via", "nbd").stderr
@@ -259,5 +242,5 @@ def test_a_copy_as_a_block_device(chain: Any, wait_until: Any) -> None:
     with open(again, "rb"):
         assert chain.raw("delete", name, "--yes").returncode == 1
         chain.cli("delete", name, "--force", "--yes")
-    wait_until("the loop device to go", lambda: not loops_on(chain))
+    wait_until("the loop device to go", lambda: not loops(chain.paths.devices))
     assert os.listdir(chain.paths.copy_devices) == []

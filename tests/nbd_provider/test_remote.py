@@ -156,6 +156,7 @@ def test_a_change_of_the_rules_counts_for_the_next_client(remote: Remote) -> Non
     assert remote.listed("mallory") == [], "what is not described is not there"
 
 
+@pytest.mark.long
 def test_nobody_gets_in_without_a_certificate(remote: Remote, nbd_module: Any, certificates: Any) -> None:
     remote.start()
     plain = subprocess.run(
@@ -201,6 +202,7 @@ def test_configurations_that_cannot_be_used(tmp_path: Path, text: str, words: st
     assert words in caught.value.message and caught.value.message.startswith(str(path))
 
 
+@pytest.mark.long
 def test_refusals_at_the_start(remote: Remote, tmp_path: Path) -> None:
     def start() -> str:
         done = subprocess.run(remote.command(), capture_output=True, text=True, timeout=60, check=False)
