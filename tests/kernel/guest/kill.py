@@ -2,7 +2,8 @@
 
 Argument: how many rounds, with one kill and one handover of each provider. Each volume has a load of its own, and a
 probe that writes and syncs all the time and measures how long it was kept waiting. After each kill a new provider
-starts, and the device gets a fresh connection.
+starts, and the device gets a fresh connection. With ``coordinator`` as second argument nobody here does anything about
+it, as ``shadowsetd`` does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 
+from coordinated import Supervised, start_coordinator
 from lane import MIB, Volume, figure, fork, spread, step, wait, wait_until, zeros
 
 SIZE = 64 * MIB
@@ -26,8 +28,8 @@ PROBE = struct.Struct("=dd")
 class Loaded:
     """A volume under load."""
 
-    def __init__(self, name: str, fs_type: str) -> None:
-        self.volume = Volume(name, zeros(f"/mnt/{name}.origin", SIZE), f"/mnt/{name}.storage")
+    def __init__(self, name: str, fs_type: str, kind: type[Volume]) -> None:
+        self.volume = kind(name, zeros(f"/mnt/{name}.origin", SIZE), f"/mnt/{name}.storage")
         self.volume.start()
         self.volume.attach()
         self.volume.make_file_system(fs_type)
@@ -78,8 +80,7 @@ class Loaded:
 
     def revive(self) -> None:
         """Start a provider and give the device a connection to it."""
-        self.volume.start()
-        self.volume.attach_command("reconnect")
+        self.volume.revive()
         self._before = self.progress()
 
     def go_on(self) -> None:
@@ -142,7 +143,11 @@ def everything() -> None:
     rounds = int(sys.argv[1])
     os.nice(-5)  # there is one processor, and the loads would keep us from it
     chance = random.Random()
-    loads = [Loaded("one", "ext4"), Loaded("two", "xfs")]
+    kind = Volume
+    if sys.argv[2:] == ["coordinator"]:
+        start_coordinator()
+        kind = Supervised
+    loads = [Loaded("one", "ext4", kind), Loaded("two", "xfs", kind)]
     for load in loads:
         load.begin()
     step("both loads run")

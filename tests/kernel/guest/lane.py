@@ -132,6 +132,11 @@ class Volume:
         self.pid = self._fork()
         wait_until(self._serves, f"the provider of {self.name}")
 
+    def revive(self) -> None:
+        """After a kill: a new provider, and a fresh connection for the device."""
+        self.start()
+        self.attach_command("reconnect")
+
     def hand_over(self) -> None:
         """To a new process; returns when the old one has ended."""
         before, self.pid = self.pid, self._fork("--take-over")
