@@ -250,3 +250,17 @@ def wait_until() -> Callable[..., Any]:
 @pytest.fixture
 def loops() -> Callable[..., list[str]]:
     return loops_made_with
+
+
+SHOWN: list[str] = []
+
+
+@pytest.fixture
+def show() -> Callable[[str], None]:
+    """Text for the end of the run, also when the test passes."""
+    return SHOWN.append
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for text in SHOWN:
+        terminalreporter.write_line(text)
