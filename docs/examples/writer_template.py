@@ -27,7 +27,7 @@ class NotesWriter(Writer):
     writer_id = "0d8a2b62-5b0f-4a5d-9d0e-9a3f0d3f6b11"
     name = "Notes Writer"
     source = SourceType.NONTRANSACTEDDB
-    freeze_timeout_ms = 2000  # the longest time that your application can be held
+    freeze_timeout_ms = 4000  # the longest time that your application can be held
 
     def __init__(self, directory: str, socket_path: str = "") -> None:
         super().__init__(socket_path)

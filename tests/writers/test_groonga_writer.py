@@ -154,8 +154,9 @@ def test_a_killed_writer_holds_nobody_up(side: Any, server: Groonga, loader: Loa
     assert server.ask("thread_limit") == 2
 
 
+@pytest.mark.long
 def test_a_writer_that_hangs_holds_nobody_up(server: Groonga, loader: Load, processes: Any, coordinator: Any) -> None:
-    side = start(processes, coordinator, server, "freeze_timeout_ms = 2000")
+    side = start(processes, coordinator, server, "freeze_timeout_ms = 5000")
     freeze(side, server)
     os.kill(side.process.pid, signal.SIGSTOP)
     try:
