@@ -11,6 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from shadowset.vss.cgroups import CGROUPS, memory_groups
 from shadowset.vss.codes import Code, VssError
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,25 @@ def last_line(log: str) -> str:
     except OSError:
         return "no message"
     return lines[-1] if lines else "no message"
+
+
+def made_groups(pid: int, name: str) -> list[str]:
+    """The memory cgroups of that name that a process is in."""
+    try:
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+            groups = memory_groups(file.read(), os.path.exists(f"{CGROUPS}/cgroup.controllers"))
+    except OSError:
+        return []
+    return [group for group in groups if os.path.basename(group) == name]
+
+
+def remove_groups(groups: Sequence[str]) -> None:
+    """What is empty by now; the rest stays."""
+    for group in groups:
+        try:
+            os.rmdir(group)
+        except OSError:
+            pass
 
 
 def signal_name(number: int) -> str:

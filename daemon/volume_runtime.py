@@ -18,7 +18,15 @@ from shadowset.daemon.control_link import ControlLink
 from shadowset.daemon.deaths import FAILED_AFTER, Deaths, cause_of
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.mounts import device_identity, device_number
-from shadowset.daemon.process import ProcessWatch, in_thread, last_line, run_command, spawn_service
+from shadowset.daemon.process import (
+    ProcessWatch,
+    in_thread,
+    last_line,
+    made_groups,
+    remove_groups,
+    run_command,
+    spawn_service,
+)
 from shadowset.daemon.volume_checks import check_unused
 from shadowset.vss.codes import Code, VssError, split_code
 from shadowset.vss.paths import Paths
@@ -152,6 +160,7 @@ class VolumeRuntime:
         link, self.link = self.link, None
         self.state, self.message = "offline", "the provider has been stopped"
         watch = self._watch()
+        groups = made_groups(watch.pid, f"shadowset-provider-{self.name}") if watch else []
         if link:
             try:
                 await link.stop()
@@ -164,6 +173,7 @@ class VolumeRuntime:
             except TimeoutError:
                 await watch.end()
         self._reap()
+        remove_groups(groups)
 
     def _watch(self) -> ProcessWatch | None:
         pid = self.description.pid if self.description else self._child.pid if self._child else 0
@@ -307,6 +317,7 @@ class VolumeRuntime:
             *("--origin", self.row.origin, "--storage", self.row.storage),
             *("--nbd", paths.nbd_socket(self.name), "--control", paths.control_socket(self.name)),
             *("--chunk-size", str(self.row.chunk_size)),
+            *("--group", f"shadowset-provider-{self.name}"),
             *(("--existing",) if self._task else ()),  # known volumes have storage, perhaps on a disk that comes late
         ]
 

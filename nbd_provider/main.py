@@ -10,7 +10,7 @@ from typing import Final
 
 from shadowset import __version__
 from shadowset.nbd_provider import changes_command, check_command, move_command, revert_command
-from shadowset.nbd_provider.process import harden, start_logging
+from shadowset.nbd_provider.process import enter_group, harden, start_logging
 from shadowset.nbd_provider.service import serve
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.settings import Policy
@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-size", metavar="BYTES", type=int, help="most that the storage may take, 0: unlimited")
     parser.add_argument("--policy", choices=[policy.text for policy in Policy], help="when the storage is full")
     parser.add_argument("--warn-at", metavar="PERCENT", type=int, help="warn when the storage is as full as this")
+    parser.add_argument("--group", metavar="NAME", help="go into a memory cgroup of this name beside the present one")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
@@ -99,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     start_logging(options.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
-    refused = harden()
+    refused = harden() + (enter_group(options.group) if options.group else [])
     if refused:
         log.info("not allowed here and left out: %s", ", ".join(refused))
     try:

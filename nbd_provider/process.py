@@ -8,6 +8,8 @@ import os
 import sys
 from typing import Final
 
+from shadowset.vss.cgroups import CGROUPS, beside, memory_groups
+
 PR_SET_IO_FLUSHER: Final = 57
 MCL_CURRENT: Final = 1
 MCL_FUTURE: Final = 2
@@ -38,6 +40,27 @@ def harden(lock_future: bool = False) -> list[str]:
     except OSError as error:
         refused.append(f"priority: {error.strerror}")
     return refused
+
+
+def enter_group(name: str) -> list[str]:
+    """Go into a memory cgroup of that name beside the present one, so that neither a limit nor the end of a service
+    reaches both; best effort, returns what was refused. Where it is in one of that name already nothing happens."""
+    try:
+        for own in groups_of(os.getpid()):
+            if os.path.basename(own) != name:
+                group = beside(own, name)
+                os.makedirs(group, exist_ok=True)
+                with open(f"{group}/cgroup.procs", "w", encoding="ascii") as file:
+                    file.write(str(os.getpid()))
+    except OSError as error:
+        return [f"memory cgroup: {error.strerror}"]
+    return []
+
+
+def groups_of(pid: int) -> list[str]:
+    """The memory cgroups of a process. Errors: OSError."""
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+        return memory_groups(file.read(), os.path.exists(f"{CGROUPS}/cgroup.controllers"))
 
 
 def start_logging(level: str) -> None:

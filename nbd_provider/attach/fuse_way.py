@@ -12,11 +12,12 @@ import sys
 import time
 from typing import Any
 
-from shadowset.nbd_provider.attach import bridge_state, fuse, keeper, loop, protect, state, usage
+from shadowset.nbd_provider.attach import bridge_state, fuse, keeper, loop, state, usage
 from shadowset.nbd_provider.attach.bridge_state import Serving
 from shadowset.nbd_provider.attach.client import NEGOTIATION_TIMEOUT_S
 from shadowset.nbd_provider.attach.disk import FILE_NAME
 from shadowset.nbd_provider.attach.state import Attachment
+from shadowset.nbd_provider.process import groups_of
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.processes import start_time
 
@@ -77,8 +78,11 @@ def clean(directory: str, attachment: Attachment | None, name: str, abort: bool)
         loop.detach_loop(device)
     while usage.mounted_at(mount) and fuse.unmount(mount):
         pass
+    groups = _groups(directory, attachment, name)
     _end(directory, attachment)
-    protect.leave(_group(name))
+    for group in groups:
+        with contextlib.suppress(OSError):
+            os.rmdir(group)
     _remove_files(directory)
 
 
@@ -105,6 +109,15 @@ def _mount(directory: str) -> str:
 
 def _group(name: str) -> str:
     return f"shadowset-bridge-{name}"
+
+
+def _groups(directory: str, attachment: Attachment | None, name: str) -> set[str]:
+    """The cgroups that were made for its processes."""
+    found: set[str] = set()
+    for pid in _running(directory, attachment):
+        with contextlib.suppress(OSError):
+            found.update(group for group in groups_of(pid) if os.path.basename(group) == _group(name))
+    return found
 
 
 def _running(directory: str, attachment: Attachment | None) -> list[int]:

@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--chunk-size", type=int, default=16384)
     parser.add_argument("--existing", action="store_true")
     parser.add_argument("--log-level", default="info")
+    parser.add_argument("--group")
     asyncio.run(run(parser.parse_args()))
 
 

@@ -112,6 +112,13 @@ class Place:
     def unmount(self) -> None:
         command(["umount", self.mount_point])
 
+    def unmount_all(self) -> None:
+        """Also while it is stuck: then requests fail first."""
+        if os.path.ismount(self.mount_point):
+            subprocess.run(["umount", self.mount_point], stderr=subprocess.DEVNULL, timeout=20, check=False)
+        if os.path.ismount(self.mount_point):
+            fuse.abort(f"{self.runtime}/bridge")
+
     def leftovers(self) -> list[str]:
         """Mounts, loop devices and bridges that belong to this place."""
         with open("/proc/mounts", encoding="utf-8") as file:
