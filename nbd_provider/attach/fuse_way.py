@@ -72,13 +72,13 @@ def clean(directory: str, attachment: Attachment | None, name: str, abort: bool)
     devices = _devices(mount, attachment)
     for device in devices:
         usage.refuse_when_used(device, name, look_only=abort)
+    groups = _groups(directory, attachment, name)
     if abort and usage.mounted_at(mount):
         fuse.abort(mount)
     for device in devices:
         loop.detach_loop(device)
     while usage.mounted_at(mount) and fuse.unmount(mount):
         pass
-    groups = _groups(directory, attachment, name)
     _end(directory, attachment)
     for group in groups:
         with contextlib.suppress(OSError):
