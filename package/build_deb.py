@@ -38,7 +38,7 @@ EXTRAS = ("mariadb", "redis", "metrics")
 MAINTAINER = "Shadowset developers <developers@shadowset.invalid>"
 LEFT_OUT = ("__pycache__", "tests", "test")
 IGNORED = (".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis", "*.so")
-CONFIG_DIRECTORIES = ("shadowsetd.d", "access.d", "express-writers.d", "writers.d")
+CONFIG_DIRECTORIES = ("shadowsetd.d", "access.d", "express-writers.d", "jobs.d", "writers.d")
 LAUNCHER = """\
 #!/usr/lib/shadowset/bin/python3
 import sys

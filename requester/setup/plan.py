@@ -66,7 +66,7 @@ def plan(tree: Tree, paths: Paths, programs: str, writers: list[str]) -> list[An
 def _directories(paths: Paths) -> list[AnyStep]:
     """The state directory first, since the record of what was made lies there."""
     private = [Directory(path, 0o700) for path in (paths.state, paths.storage)]
-    drop_ins = (paths.daemon_drop_ins, paths.access, paths.express_writers, f"{paths.config}/writers.d")
+    drop_ins = (paths.daemon_drop_ins, paths.access, paths.express_writers, paths.jobs, f"{paths.config}/writers.d")
     return [*private, *(Directory(path) for path in (paths.config, *drop_ins))]
 
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run a command in a copy of this host that is thrown away: an overlay over /, with /run, /tmp, /srv, /mnt, /media and
+# Run a command in a copy of this host that is thrown away: an overlay over /, with /run, /tmp, /srv, /media and
 # /dev/shadowset of its own.
 # Usage: copy_of_host.sh DIRECTORY COMMAND [ARGUMENT...]; DIRECTORY exists and is empty. Devices are the host's.
 set -eu
@@ -8,8 +8,9 @@ directory=$1
 shift
 if [ "${INSIDE:-}" != yes ]; then
     # Where / is no mount, as in a chroot, there is no namespace to be had, and what is mounted is unmounted here.
+    # With it goes a namespace of processes, so that nothing outlives the command.
     if unshare -m true 2>/dev/null; then
-        INSIDE=yes exec unshare -m -- "$0" "$directory" "$@"
+        INSIDE=yes exec unshare -m -p -f --kill-child -- "$0" "$directory" "$@"
     fi
 fi
 trap 'cd /; umount -R -l "$directory"; rmdir /dev/shadowset 2>/dev/null || true' EXIT
@@ -25,7 +26,7 @@ mount --rbind /dev dev
 mount --make-rslave sys
 mount --make-rslave dev
 mkdir -p dev/shadowset
-for name in run tmp srv mnt media dev/shadowset; do
+for name in run tmp srv media dev/shadowset; do
     mkdir -p "$name"
     mount -t tmpfs tmpfs "$name"
 done
