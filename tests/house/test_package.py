@@ -181,6 +181,7 @@ def why_no_copy() -> str:
         return "" if "\toverlay\n" in file.read() else "the kernel has no overlay file system"
 
 
+@pytest.mark.long
 @pytest.mark.host
 @pytest.mark.skipif(bool(why_no_copy()), reason=why_no_copy())
 def test_the_package_installs_works_and_leaves_again(package: Path, tmp_path: Path) -> None:
