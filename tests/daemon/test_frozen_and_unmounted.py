@@ -44,8 +44,8 @@ def test_the_next_coordinator_thaws_it(host: Any, frozen: Any) -> None:
         os.kill(pid, signal.SIGKILL)
     host.kill()
     places, _ = frozen
-    for place in places:
-        subprocess.run(["umount", place], check=True)
+    for place in places:  # the dead may take a moment to let go of it
+        host.until(lambda place=place: subprocess.run(["umount", place], check=False).returncode == 0, "umount")
     host.faults("two")
     host.start()
     told = [event for event in host.requester().call(rp.ListEvents) if event.name == "thawed-leftover"]
