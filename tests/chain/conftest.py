@@ -201,7 +201,14 @@ def loops_made_with(*directories: str) -> list[str]:
 
 def leftovers(chain: Chain) -> list[str]:
     """What is still there that names the installation: mounts, loop devices, processes."""
-    found = mounts_below(chain.runtime, chain.directory) + loops_made_with(chain.runtime, chain.directory)
+    found = mounts_below(chain.runtime, chain.directory)
+    for name in os.listdir("/sys/block"):
+        try:
+            backing = Path(f"/sys/block/{name}/loop/backing_file").read_text()
+        except OSError:
+            continue
+        if chain.runtime in backing or chain.directory in backing:
+            found.append(f"/dev/{name} on {backing.strip()}")
     return found + [f"process {pid}" for pid in processes_with(chain.runtime)]
 
 
