@@ -35,16 +35,21 @@ class Redis:
         self.begin()
 
     def begin(self) -> None:
+        """Start it where it does not run: a second one would take the socket, and nobody would end the first."""
+        if self.answers():
+            return
         subprocess.run([self.script], check=True, timeout=60)
         end = time.monotonic() + 30
-        while True:
-            try:
-                self.client().ping()
-            except redis.RedisError:
-                assert time.monotonic() < end, "the server takes no connection"
-                time.sleep(0.02)
-            else:
-                return
+        while not self.answers():
+            assert time.monotonic() < end, "the server takes no connection"
+            time.sleep(0.02)
+
+    def answers(self) -> bool:
+        try:
+            self.client().ping()
+        except redis.RedisError:
+            return False
+        return True
 
     def client(self) -> Any:
         return redis.Redis(unix_socket_path=self.socket, decode_responses=True)
