@@ -25,6 +25,7 @@ test: check
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-long: check
+	@test -x .venv-s3/bin/moto_server || { $(PYTHON) -m venv .venv-s3 && .venv-s3/bin/pip install -q 'moto[server,s3]'; }
 	@$(BIN)/python -m pytest --long $(PYTEST_ARGS)
 
 test-farm:
@@ -52,5 +53,5 @@ deb:
 	@$(BIN)/python package/build_deb.py dist
 
 clean:
-	rm -rf $(VENV) .venv-farm build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf $(VENV) .venv-farm .venv-s3 build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache src/*.egg-info
 	find . -name __pycache__ -not -path './.git/*' -exec rm -rf {} +

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -133,6 +134,38 @@ def test_restic_stores_and_restores_by_itself(volumes: Any, jobs: Any, tmp_path:
     subprocess.run(command, env={**jobs.environment, **alone}, check=True)
     for place in volumes.places.values():
         assert Path(f"{tmp_path}{place}/file").read_text() == "second"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(shutil.which("restic") is None, reason="not installed: restic")
+def test_restic_over_s3(volumes: Any, jobs: Any, tmp_path: Path, wait_until: Any) -> None:
+    """With a server of S3's protocol, and credentials from a file that is not on the command line."""
+    server = shutil.which("moto_server", path=f"{Path(__file__).parents[2] / '.venv-s3/bin'}:{os.environ['PATH']}")
+    if server is None:
+        pytest.skip("not installed: moto_server (make test-long installs it)")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    jobs.start(server, "-H", "127.0.0.1", "-p", str(port))
+    wait_until("the server", lambda: answers_on(port), 120)
+    credentials = "AWS_ACCESS_KEY_ID=who\nAWS_SECRET_ACCESS_KEY=what\nAWS_DEFAULT_REGION=us-east-1\n"
+    Path(f"{jobs.directory}/s3.env").write_text(f"# for restic\n{credentials}RESTIC_PASSWORD=secret\n")
+    repository = f"s3:http://127.0.0.1:{port}/backups"
+    alone = {**jobs.environment, "RESTIC_PASSWORD": "secret", "RESTIC_CACHE_DIR": f"{jobs.directory}/cache"}
+    alone |= dict(line.split("=") for line in credentials.splitlines())
+    restic = ["restic", "--repo", repository]
+    subprocess.run([*restic, "init", "-q"], env=alone, check=True)
+    jobs.define("far", f'target = "restic:{repository}"\nrestic.environment_file = "{jobs.directory}/s3.env"\n')
+    for place in volumes.places.values():
+        Path(f"{place}/file").write_text("then")
+    assert jobs.cli("job", "run", "far")["status"] == "succeeded"
+    subprocess.run([*restic, "restore", "-q", "latest", "--target", str(tmp_path)], env=alone, check=True)
+    assert all(Path(f"{tmp_path}{place}/file").read_text() == "then" for place in volumes.places.values())
+
+
+def answers_on(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.mark.skipif(shutil.which("qemu-img") is None, reason="not installed: qemu-utils")

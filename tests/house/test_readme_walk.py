@@ -18,6 +18,7 @@ import pytest
 from shadowset import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
 COPY_OF_HOST = Path(__file__).with_name("copy_of_host.sh")
 
 BEFORE = """\
@@ -71,6 +72,11 @@ AROUND = {
         "python3 -c \"import sqlite3; c = sqlite3.connect('/srv/data/app/a.db');"
         " assert c.execute('select x from t').fetchone() == (42,)\"",
     ),
+    "shadowset job run nightly": (
+        "mkdir -p /backup/nightly /etc/shadowset/jobs.d; cp /srv/nightly.toml /etc/shadowset/jobs.d/",
+        "rm /srv/data/app/a.db; shadowset restore /backup/nightly/*-full >/dev/null; test -s /srv/data/app/a.db",
+    ),
+    "shadowset job schedule nightly": ("", "grep -qx OnCalendar=daily /etc/systemd/system/shadowset-job@nightly.timer"),
     "shadowset break 3f2a /srv/data-then.img --keep-copy": ("", "file /srv/data-then.img | grep -q ext4"),
 }
 REPLACED = (
@@ -87,23 +93,29 @@ NOT_HERE = (
     "python3 -m venv", "/opt/shadowset/bin/pip", "export PATH",  # the other way to install
     "make ", "lvextend",  # needs LVM
     "shadowset samba check",  # needs a server: tests/chain/test_samba.py
-    "runuser", "shadowset-writer-", "shadowset job",  # applications of their own tests
+    "runuser", "shadowset-writer-",  # applications of their own tests
     "shadowset top", "shadowset page", "shadowset extract",  # for eyes, and for a file that the reader has
 )  # fmt: skip
 
 
 def commands() -> Iterator[str]:
     """What the README says to type, without its remarks."""
-    text = (ROOT / "README.md").read_text().partition("## Write a writer")[0]
+    text = README.read_text().partition("## Write a writer")[0]
     for line in re.findall(r"^    (\S.*)$", text, re.MULTILINE):
         command = re.sub(r"\s+#.*$", "", line)
         if command in AROUND or not command.startswith(NOT_HERE):
             yield command
 
 
+def job() -> str:
+    """The job's file, as the README has it."""
+    (text,) = re.findall(r"^```toml\n(# /etc/shadowset/jobs.d/nightly.toml\n.*?)^```", README.read_text(), re.M | re.S)
+    return str(text)
+
+
 def script() -> str:
     """All of it, for a shell that ends at the first failure."""
-    lines = [BEFORE]
+    lines = [BEFORE, f"cat >/srv/nightly.toml <<'END'\n{job()}END"]
     for command in commands():
         before, after = AROUND.get(command, ("", ""))
         real = command
