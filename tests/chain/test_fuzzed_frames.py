@@ -22,8 +22,10 @@ VALUES += [[], ["x"], {}, {"x": [{}]}, [[[[]]]], "0a4e7c55-9d0b-4a53-8f0e-7a3c2b
 
 
 def kinds(union: Any) -> list[type[wire.Message]]:
-    """Every kind of message but those with which a provider would rightly end or change its settings."""
-    obeyed = (provider_protocol.Stop, provider_protocol.Configure)
+    """Every kind of message but those with which a provider would rightly end, change its settings, or end the sender:
+    who asks to take over and then does not is killed, since it holds the volume's descriptors.
+    """
+    obeyed = (provider_protocol.Stop, provider_protocol.Configure, provider_protocol.TakeOver)
     return [kind for kind in typing.get_args(union) if kind not in obeyed]
 
 
