@@ -82,7 +82,9 @@ class Exposer:
             os.makedirs(place, exist_ok=True)
             return place
         if not os.path.isabs(path) or not os.path.isdir(path):
-            raise VssError(Code.E_INVALIDARG, f"{path} is not an existing directory given by its absolute path")
+            raise VssError(
+                Code.E_INVALIDARG, f"there is no directory {path}; make it, or give another one by its absolute path"
+            )
         place = os.path.realpath(path)
         if is_mount_point(place) or os.listdir(place):
             raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"{path} is in use; give an empty directory")

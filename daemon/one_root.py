@@ -73,7 +73,9 @@ class Trees:
             message = f"the copies of this set are mounted at {tree.root} already; unmount them first"
             raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"{message} ('shadowset umount {tree.root}')")
         if not os.path.isabs(root) or not os.path.isdir(root):
-            raise VssError(Code.E_INVALIDARG, f"{root} is not an existing directory given by its absolute path")
+            raise VssError(
+                Code.E_INVALIDARG, f"there is no directory {root}; make it, or give another one by its absolute path"
+            )
         real = os.path.realpath(root)
         if any(mount.path == real for mount in read_mounts()) or os.listdir(real):
             raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"{root} is in use; give an empty directory")

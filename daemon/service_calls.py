@@ -198,6 +198,8 @@ class ServiceCalls:
         if copies:
             require_may_delete(f"volume {call.name} is not removed")
         refuse_removal(self._house, call.name, self.snapshots.aside)
+        if runtime.row.attached:
+            await self._house.volumes.detach(call.name)  # what still uses the device must cost no copy
         for copy in copies:
             result = await self.snapshots.delete(copy.snapshot_id, ObjectType.SNAPSHOT, call.force)
             if result.not_deleted:

@@ -149,7 +149,7 @@ def _failures(record: SetRecord) -> Iterator[str]:
             told.add(entry.message)
             said = f": {entry.message}" if entry.message else ""
             yield (
-                f"At {milliseconds(entry.start_ms)}, {entry.actor} answered {entry.phase} with "
+                f"At {milliseconds(entry.end_ms)}, {entry.actor} answered {entry.phase} with "
                 f"{code_name(entry.code)}{said}."
             )
     for writer in record.writers:

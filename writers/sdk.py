@@ -185,6 +185,10 @@ class Writer:
             if error.code in FINAL_REFUSALS:
                 raise
             return False
+        except PermissionError:
+            sentence = "%s: user %s may not open %s; run it as another user, or let a rule in access.d say who may"
+            LOG.warning(sentence, self.name, os.geteuid(), self.socket_path)
+            return False
         except (OSError, VssError) as error:
             LOG.info("%s: no coordinator at %s: %s", self.name, self.socket_path, error)
             return False

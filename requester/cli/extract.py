@@ -42,17 +42,22 @@ def register(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Extract files."""
-    from shadowset.requester.cli.output import answer, table
+    from shadowset.requester.cli import UsageError
+    from shadowset.requester.cli.output import answer, note, table
     from shadowset.requester.progress import size_text
     from shadowset.requester.restore.extract import extracted
     from shadowset.requester.restore.single_files import restore_files
 
     if options.print:
+        if set(options.pattern) & set("*?[") and not options.pattern.startswith("/"):
+            raise UsageError("--print writes one file; give its whole path")
         with extracted(options.backup, options.pattern) as source:
             _pour(source, sys.stdout.fileno())
         return 0
     found = restore_files(options.backup, options.pattern, options.existing, options.to, options.dry_run)
     rows = [[each.path, each.place or "left as it is", size_text(each.bytes)] for each in found]
+    if not all(each.place for each in found):
+        note("shadowset: what is there already was left as it is; --existing overwrite or keep-both does otherwise")
     answer(options.json, found, table(["FILE", "GOES TO" if options.dry_run else "IS AT", "SIZE"], rows, right=(2,)))
     return 0 if all(each.place for each in found) else 1
 

@@ -187,10 +187,13 @@ def run_clear(options: argparse.Namespace) -> int:
 
 def run_schedule(options: argparse.Namespace) -> int:
     """Make a timer."""
+    from shadowset.requester.cli import UsageError
     from shadowset.requester.cli.output import answer
     from shadowset.requester.jobs.timer import schedule
 
-    _, job = _job(options)
+    paths, job = _job(options)
+    if paths.config != type(paths).config:
+        raise UsageError(f"the units know jobs in {type(paths).config} only, and this one is in {paths.config}")
     path = schedule(job)
     answer(options.json, {"unit": path}, f"Job {job.name} runs {job.schedule}: {path}")
     return 0

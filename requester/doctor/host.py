@@ -62,7 +62,8 @@ class Host:
         try:
             os.stat(self.at(path))
         except OSError as error:
-            return "" if error.errno == errno.ENOENT else error.strerror or "unknown"
+            hidden = error.errno in (errno.ENOENT, errno.EACCES, errno.EPERM)  # not dead: others may look at it
+            return "" if hidden else error.strerror or "unknown"
         return ""
 
     def mounts(self) -> list[Mount]:

@@ -24,7 +24,7 @@ def coordinator(patient: Patient) -> Iterator[Finding]:
             "coordinator",
             "the coordinator",
             f"it does not answer: {patient.told.why}",
-            "start it: systemctl start shadowsetd, or 'shadowset serve'",
+            "start it: systemctl start shadowsetd, or 'shadowset serve'; where it runs, ask as root",
         )
     elif service.version != __version__:
         yield warning(

@@ -23,7 +23,6 @@ class Pool:
         self._sound: set[str] = set()
         self.saved = 0
         with writing(self._root):
-            os.makedirs(self._root, mode=0o700, exist_ok=True)
             self._drop(f"{self._root}/new")
 
     def settle(self, path: str, size: int, sha256: str) -> None:

@@ -10,7 +10,9 @@ from shadowset.requester.jobs.definition import Job
 from shadowset.vss.codes import Code, VssError
 
 UNITS = "/etc/systemd/system"
+PACKAGED = ("/usr/lib/systemd/system", "/lib/systemd/system")
 RUNNING = "/run/systemd/system"
+SERVICE = "shadowset-job@.service"
 MARK = "# Made by 'shadowset job schedule'; 'shadowset job unschedule' removes it."
 
 
@@ -42,6 +44,9 @@ def timer_text(job: Job) -> str:
 def schedule(job: Job, units: str = UNITS) -> str:
     """Write the timer and start it, where systemd runs; its path. Errors: VssError."""
     text = timer_text(job)
+    if not any(os.path.exists(f"{directory}/{SERVICE}") for directory in (units, *PACKAGED)):
+        sentence = f"there is no unit {SERVICE} that a timer could start; install the units ('shadowset setup')"
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, sentence)
     path = f"{units}/{unit_name(job.name)}"
     write_atomically(path, text.encode())
     os.chmod(path, 0o644)

@@ -44,7 +44,10 @@ def restore_files(
     chain = open_chain(directory)
     wanted = list(_wanted(chain, pattern))
     if not wanted:
-        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"no file of {directory} fits {pattern}; 'shadowset backups' lists")
+        raise VssError(
+            Code.VSS_E_OBJECT_NOT_FOUND,
+            f"no file of {directory} fits {pattern}; see 'shadowset backups {directory} --file PATTERN'",
+        )
     reports = []
     for each in wanted:
         place = _place(f"{os.path.abspath(below)}{each.path}" if below else each.path, existing, chain[-1])

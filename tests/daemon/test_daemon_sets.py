@@ -223,6 +223,9 @@ def test_a_volume_with_copies_is_not_removed_unasked(host: Any, backup: Any) -> 
     place = host.volume("vol")
     backup(["vol"], context=Context.NAS_ROLLBACK).make()
     r = host.requester()
+    with pytest.raises(VssError, match="is mounted at"):
+        r.call(rp.VolumeRemove, "vol", True)
+    assert len(r.call(rp.Query)) == 1, "a removal that cannot be costs nothing"
     subprocess.run(["umount", place], check=True)
     r.call(rp.VolumeDetach, "vol")
     with pytest.raises(VssError, match="1 shadow copy, which would be lost") as caught:

@@ -5,6 +5,7 @@ The writer never runs inside the test's process: POSIX locks are per process, an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -26,6 +27,7 @@ from shadowset.vss.enums import ComponentType, FileRestoreStatus, Level, WriterE
 from shadowset.vss.metadata import LocationMapping
 from shadowset.vss.writer_protocol import EventVolume
 from shadowset.writers.naming import component_identity, component_path
+from shadowset.writers.sqlite.database import integrity_problem
 from shadowset.writers.sqlite.naming import SQLITE_WRITER_ID
 
 E = WriterEvent
@@ -379,3 +381,16 @@ def test_it_needs_no_rights_but_those_on_the_database(processes: Any, coordinato
     connection.close()
     side.ok(E.THAW)
     side.ok(E.PRE_RESTORE, components=chosen(path, selected_for_restore=True))
+
+
+def test_the_check_after_a_restore_changes_nothing(tmp_path: Path) -> None:
+    """Or the log that was restored would be gone, and the files be not as in the backup."""
+    live, restored = str(tmp_path / "live.db"), str(tmp_path / "restored.db")
+    with contextlib.closing(sqlite3.connect(live)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE t(x)")
+        for end in ("", "-wal"):
+            shutil.copy(f"{live}{end}", f"{restored}{end}")
+    before = {end: Path(f"{restored}{end}").read_bytes() for end in ("", "-wal")}
+    assert integrity_problem(restored) == ""
+    assert {end: Path(f"{restored}{end}").read_bytes() for end in ("", "-wal")} == before

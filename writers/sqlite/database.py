@@ -24,10 +24,10 @@ from shadowset.writers.sqlite.naming import SIDE_FILES
 POLL_SECONDS = 0.05
 
 
-def connect(path: str, busy_seconds: float) -> sqlite3.Connection:
+def connect(path: str, busy_seconds: float, mode: str = "rw") -> sqlite3.Connection:
     """Opens an existing database without beginning anything. Usable from any thread, by one at a time."""
     return sqlite3.connect(
-        f"file:{quote(path)}?mode=rw", uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+        f"file:{quote(path)}?mode={mode}", uri=True, timeout=busy_seconds, isolation_level=None, check_same_thread=False
     )
 
 
@@ -150,7 +150,8 @@ def integrity_problem(path: str) -> str:
         return f"the database {path} is missing after the restore"
     connection = None
     try:
-        connection = connect(path, 5.0)
+        # with a log, a connection that could write would put it into the database and remove it when it closes
+        connection = connect(path, 5.0, "ro" if os.path.exists(f"{path}-wal") else "rw")
         rows = connection.execute("PRAGMA integrity_check(3)").fetchall()
     except sqlite3.Error as error:
         return f"the database {path} cannot be read after the restore: {error}"

@@ -170,13 +170,16 @@ def test_unfinished_versions_are_removed_and_nothing_else(tmp_path: Path) -> Non
 @pytest.mark.vss(131)
 def test_a_timer_is_made_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timer, "RUNNING", str(tmp_path / "no-systemd"))
+    monkeypatch.setattr(timer, "PACKAGED", ())
     job = Job(name="nightly", target="/b", schedule="Mon..Fri 03:30")
+    with pytest.raises(VssError, match=r"there is no unit shadowset-job@\.service .*'shadowset setup'"):
+        timer.schedule(job, str(tmp_path))
+    service = tmp_path / timer.SERVICE
+    service.write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
     path = timer.schedule(job, str(tmp_path))
     assert timer.is_scheduled("nightly", str(tmp_path))
     unit: Any = Path(path)
     assert "OnCalendar=Mon..Fri 03:30\nPersistent=yes" in unit.read_text() and unit.stat().st_mode & 0o777 == 0o644
-    service = tmp_path / "shadowset-job@.service"
-    service.write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
     done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False)
     assert "nightly.timer" not in done.stderr, done.stderr
     assert timer.unschedule("nightly", str(tmp_path)) == path and not unit.exists()
