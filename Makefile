@@ -22,7 +22,7 @@ demo:
 	@$(BIN)/python -m shadowset.requester.demo
 
 test: check
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python tests/side_by_side.py $(PYTEST_ARGS)
 
 test-long: check
 	@test -x .venv-s3/bin/moto_server || { $(PYTHON) -m venv .venv-s3 && .venv-s3/bin/pip install -q 'moto[server,s3]'; }

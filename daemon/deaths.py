@@ -7,7 +7,8 @@ from collections import deque
 
 from shadowset.daemon.process import last_line, signal_name
 
-BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 5.0)
+"""No longer: applications wait all the while, and a start costs little."""
 FAILED_AFTER = 5
 STEADY_S = 10.0
 REMEMBERED = 32
