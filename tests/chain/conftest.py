@@ -142,6 +142,9 @@ class Chain:
             pass
         for process in reversed(self.processes):
             end(process)
+        for loop in loops_made_with(self.runtime, self.directory):  # in use, it goes with its last user
+            command = ["losetup", "--detach", loop.split()[0]]
+            subprocess.run(command, stderr=subprocess.DEVNULL, timeout=60, check=False)
         for mount in mounts_below(self.runtime, self.directory):
             subprocess.run(["umount", "-l", mount], stderr=subprocess.DEVNULL, timeout=60, check=False)
         for pid in processes_with(self.runtime):

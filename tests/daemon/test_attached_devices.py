@@ -26,4 +26,4 @@ def test_an_origin_taken_after_it_was_added(host: Any, backup: Any) -> None:
     subprocess.run(["losetup", "--detach", loop], check=True)
     assert attaching.value.code == Code.VSS_E_VOLUME_IN_USE and loop in attaching.value.message
     assert creating.value.code == Code.VSS_E_VOLUME_NOT_SUPPORTED and loop in creating.value.message
-    assert requester.call(rp.VolumeAttach, "one").device
+    host.loops.append(requester.call(rp.VolumeAttach, "one").device)
