@@ -66,7 +66,7 @@ def test_a_set_that_failed_says_who_and_whether_to_try_again() -> None:
     assert about(told, "failure") == [
         f"It failed with VSS_E_WRITERERROR_TIMEOUT: {WRITER} was frozen too long.",
         "Such a failure may pass by itself: try again.",
-        "At 5.0 ms, volume data answered hold with VSS_E_HOLD_WRITES_TIMEOUT: the gate opened.",
+        "At 6.0 ms, volume data answered hold with VSS_E_HOLD_WRITES_TIMEOUT: the gate opened.",
         "Writer Mail ended with VSS_E_WRITERERROR_NONRETRYABLE.",
     ]
     assert not about(told, "since")
