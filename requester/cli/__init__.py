@@ -7,6 +7,7 @@ beyond argparse is imported when it runs, so that help and mistakes in typing ar
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
@@ -46,6 +47,41 @@ example:
 """
 
 
+GROUPS = (
+    "service",
+    "setup",
+    "volumes",
+    "storage",
+    "create",
+    "run",
+    "listing",
+    "health",
+    "mounts",
+    "device",
+    "delete",
+    "delta",
+    "retention",
+    "writers",
+    "providers",
+    "backup",
+    "backups",
+    "extract",
+    "jobs",
+    "break_command",
+    "transport",
+    "restore",
+    "afterwards",
+    "revert",
+    "samba",
+    "metrics",
+    "selftest",
+    "top",
+    "page",
+    "documents",
+)
+"""The modules, in the order in which their commands are listed."""
+
+
 class UsageError(Exception):
     """The command line asks for something that makes no sense; ends with status 2."""
 
@@ -53,38 +89,6 @@ class UsageError(Exception):
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from shadowset import __version__
-    from shadowset.requester.cli import (
-        afterwards,
-        backup,
-        backups,
-        break_command,
-        create,
-        delete,
-        delta,
-        device,
-        documents,
-        extract,
-        health,
-        jobs,
-        listing,
-        metrics,
-        mounts,
-        page,
-        providers,
-        restore,
-        retention,
-        revert,
-        run,
-        samba,
-        selftest,
-        service,
-        setup,
-        storage,
-        top,
-        transport,
-        volumes,
-        writers,
-    )
 
     whole = argparse.ArgumentParser(
         prog="shadowset",
@@ -95,39 +99,8 @@ def parser() -> argparse.ArgumentParser:
     )
     whole.add_argument("--version", action="version", version=f"shadowset {__version__}")
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (
-        service,
-        setup,
-        volumes,
-        storage,
-        create,
-        run,
-        listing,
-        health,
-        mounts,
-        device,
-        delete,
-        delta,
-        retention,
-        writers,
-        providers,
-        backup,
-        backups,
-        extract,
-        jobs,
-        break_command,
-        transport,
-        restore,
-        afterwards,
-        revert,
-        samba,
-        metrics,
-        selftest,
-        top,
-        page,
-        documents,
-    ):
-        module.register(commands)
+    for name in GROUPS:
+        importlib.import_module(f"{__name__}.{name}").register(commands)
     return whole
 
 

@@ -101,7 +101,8 @@ def run_run(options: argparse.Namespace) -> int:
     """Run a job."""
     from shadowset.requester.cli.output import answer, note
     from shadowset.requester.cli.watch import TerminalObserver
-    from shadowset.requester.jobs.runner import SUCCEEDED, JobRunner
+    from shadowset.requester.jobs.history import SUCCEEDED
+    from shadowset.requester.jobs.runner import JobRunner
 
     paths, job = _job(options)
     run = JobRunner(job, paths, TerminalObserver(), lambda sentence: note(f"shadowset: {sentence}")).run()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -18,10 +17,11 @@ from shadowset.requester.backup.manifest import write_atomically
 from shadowset.requester.backup.mounts import VolumeMap, read_mounts
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli.options import parse_duration
-from shadowset.requester.create import complete, create_set
+from shadowset.requester.create import complete, create_set, take_back
 from shadowset.requester.delta import whole_delta
 from shadowset.requester.jobs import qcow2
 from shadowset.requester.jobs.definition import Job
+from shadowset.requester.jobs.history import now_text
 from shadowset.requester.jobs.keep import StoredVersion
 from shadowset.requester.jobs.place import Place, moment
 from shadowset.requester.jobs.store import Saved, Store
@@ -117,7 +117,7 @@ class ImageStore(Store):
                 version, name = self._write(record, base)
                 complete(calls, Context.APP_ROLLBACK)
             except BaseException:
-                calls.delete_snapshots(record.set_id, ObjectType.SNAPSHOT_SET, force=True)
+                take_back(calls, record.set_id)
                 raise
             sentences = self._forget_copies(calls, {image.snapshot_id for image in version.images})
         failed = [f"writer {each.name}: {each.failure.message}" for each in record.writers if each.failure.code]
@@ -162,7 +162,7 @@ class ImageStore(Store):
                 before = f"../{base[0]}/{copy.original_volume}.qcow2" if base and changes is not None else ""
                 images.append(self._image(copy, directory, before, (changes or {}).get(copy.snapshot_id)))
             version = ImageVersion(
-                created=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+                created=now_text(),
                 host=socket.gethostname(),
                 set_id=record.set_id,
                 kind=kind,

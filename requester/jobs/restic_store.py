@@ -38,7 +38,7 @@ class ResticStore(Store):
         self._paths = paths
         self._observer = observer
         self._tag = f"shadowset-job={job.name}"
-        self._environment = {**_variables(job.restic.environment_file)}
+        self._environment = _variables(job.restic.environment_file)
         if job.restic.password_file:
             self._environment["RESTIC_PASSWORD_FILE"] = job.restic.password_file
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from shadowset.requester.backup.store import element
 from shadowset.requester.cli.options import parse_duration
 from shadowset.requester.jobs.definition import Job
-from shadowset.requester.jobs.history import FAILED, PARTIAL, SUCCEEDED, JobRun, now_text, remember
+from shadowset.requester.jobs.history import PARTIAL, SUCCEEDED, JobRun, now_text, remember
 from shadowset.requester.jobs.keep import kept
 from shadowset.requester.jobs.store import Saved, Store, open_store
 from shadowset.requester.observer import Observer, Silent
@@ -106,6 +106,3 @@ def locked(paths: Paths, job: Job) -> Iterator[None]:
             sentence = f"the lock of job {job.name} in {paths.job_state} cannot be had: {error.strerror}"
             raise VssError(Code.VSS_E_UNEXPECTED, sentence) from None
         yield
-
-
-__all__ = ["FAILED", "PARTIAL", "SUCCEEDED", "JobRunner", "clear", "locked", "superfluous"]
