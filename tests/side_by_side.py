@@ -6,10 +6,12 @@ they are. The first half's output comes when the second has ended.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import FrameType
 
 TESTS = Path(__file__).parent
 FIRST = "chain"
@@ -23,19 +25,31 @@ def main(options: list[str]) -> int:
     others = sorted(str(room) for room in TESTS.iterdir() if room.is_dir() and any(room.rglob("test_*.py")))
     others.remove(str(TESTS / FIRST))
     with tempfile.TemporaryFile() as output:
-        first = subprocess.Popen([*pytest, str(TESTS / FIRST)], stdout=output, stderr=subprocess.STDOUT)
+        halves = [
+            subprocess.Popen([*pytest, str(TESTS / FIRST)], stdout=output, stderr=subprocess.STDOUT),
+            subprocess.Popen([*pytest, *others]),
+        ]
         try:
-            second = subprocess.run([*pytest, *others], check=False).returncode
-            status = first.wait()
+            second, first = halves[1].wait(), halves[0].wait()
         finally:
-            if first.poll() is None:
-                first.terminate()
-                first.wait()
+            for half in halves:
+                if half.poll() is None:
+                    half.send_signal(signal.SIGINT)  # so that the test under way takes away what it has made
+                    half.wait()
             output.seek(0)
             sys.stdout.buffer.write(output.read())
             sys.stdout.flush()
-    return status or second
+    return first or second
+
+
+def terminate(number: int, frame: FrameType | None) -> None:
+    """As Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job would ignore it, and so the halves
     sys.exit(main(sys.argv[1:]))

@@ -8,6 +8,18 @@ from typing import TYPE_CHECKING
 from shadowset.requester.cli.options import Commands, add_command, add_json, add_tries, add_wait
 
 UNSUPPORTED = ("whole", "skip", "refuse")
+DESCRIPTION = (
+    "Back up what the writers have: their components are chosen, the volumes they need are cut at one instant,\n"
+    "their files are copied out of the shadow copies, and the shadow copies are deleted.\n\n"
+    "TARGET becomes a directory with the files, the documents of the writers and of the backup, and a manifest\n"
+    "with a digest of every file. It must be empty, or new in a directory that is there, and on none of the\n"
+    "volumes that are cut. A component fails as a whole when one of its files cannot be read; the others are\n"
+    "backed up all the same, and the exit status is 1. So it is when something is left out that your options do\n"
+    "not leave out: a component whose files lie on an unprotected file system, or a writer that runs and did not\n"
+    "describe itself.\n\n"
+    "An incremental, differential or log backup needs the one that it builds on (--base). Its files alone are no\n"
+    "backup: keep the whole chain. Components whose writers do not make such backups are taken whole and named."
+)
 
 if TYPE_CHECKING:
     from shadowset.requester.backup.engine import BackupReport
@@ -21,16 +33,7 @@ def register(commands: Commands) -> None:
         "backup",
         run,
         "back up applications into a directory",
-        "Back up what the writers have: their components are chosen, the volumes they need are cut at one instant,\n"
-        "their files are copied out of the shadow copies, and the shadow copies are deleted.\n\n"
-        "TARGET becomes a directory with the files, the documents of the writers and of the backup, and a manifest\n"
-        "with a digest of every file. It must be empty, or new in a directory that is there, and on none of the\n"
-        "volumes that are cut. A component fails as a whole when one of its files cannot be read; the others are\n"
-        "backed up all the same, and the exit status is 1. So it is when something is left out that your options do\n"
-        "not leave out: a component whose files lie on an unprotected file system, or a writer that runs and did not\n"
-        "describe itself.\n\n"
-        "An incremental, differential or log backup needs the one that it builds on (--base). Its files alone are no\n"
-        "backup: keep the whole chain. Components whose writers do not make such backups are taken whole and named.",
+        DESCRIPTION,
         "shadowset backup /backup/monday --type full\n"
         "shadowset backup /backup/tuesday --type incremental --base /backup/monday\n"
         "shadowset backup /backup/monday --writer 'SQLite Writer' --json\n"

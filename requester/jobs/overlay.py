@@ -1,6 +1,6 @@
-"""Writes parts of a device object into an image that qemu-nbd serves; a program of its own, for libnbd's sake.
+"""Writes parts of a device object into a qcow2 image, through a qemu-nbd of its own; a program for libnbd's sake.
 
-Run as ``python3 overlay.py URI DEVICE`` with ``OFFSET LENGTH`` lines on standard input; it prints the bytes written
+Run as ``python3 overlay.py IMAGE DEVICE`` with ``OFFSET LENGTH`` lines on standard input; it prints the bytes written
 after each mebibyte. libnbd's bindings are a package of the distribution, so its Python may be another than ours.
 """
 
@@ -11,12 +11,13 @@ from typing import Any
 BLOCK = 1 << 20
 
 
-def main(uri: str, device: str) -> int:
+def main(image: str, device: str) -> int:
     """Copy all ranges, then flush."""
     import nbd  # type: ignore[import-not-found,unused-ignore]
 
     handle: Any = nbd.NBD()
-    handle.connect_uri(uri)
+    # it ends with its one client, so with this process, however that ends
+    handle.connect_systemd_socket_activation(["qemu-nbd", "--format", "qcow2", "--cache", "writeback", image])
     source = os.open(device, os.O_RDONLY)
     done = 0
     for line in sys.stdin:
@@ -33,6 +34,7 @@ def main(uri: str, device: str) -> int:
             print(done, flush=True)
     handle.flush()
     handle.shutdown()
+    del handle  # closing it waits until the server has ended, and the image is as it stays
     return 0
 
 

@@ -9,11 +9,10 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from shadowset.requester.jobs import overlay
+from shadowset.requester.run.job import DIES_WITH_US
 from shadowset.vss.codes import Code, VssError
 
 OnBytes = Callable[[int], None]
@@ -35,12 +34,11 @@ def write_changed(
     """
     _run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", image, str(size))
     python = _python_with_libnbd()
-    with _served(image) as uri:
-        command = [python, os.path.abspath(overlay.__file__), uri, device]
-        with tempfile.TemporaryFile("w+") as told:
-            told.writelines(f"{offset} {length}\n" for offset, length in ranges)
-            told.seek(0)
-            _follow(command, told.fileno(), image, on_bytes)
+    command = [*DIES_WITH_US, python, os.path.abspath(overlay.__file__), image, device]
+    with tempfile.TemporaryFile("w+") as told:
+        told.writelines(f"{offset} {length}\n" for offset, length in ranges)
+        told.seek(0)
+        _follow(command, told.fileno(), image, on_bytes)
     _sync(image)
 
 
@@ -58,38 +56,6 @@ def _follow(command: list[str], stdin: int, image: str, on_bytes: OnBytes) -> No
             errors.seek(0)
             why = " ".join(errors.read().split())[-300:]
             raise VssError(Code.VSS_E_UNEXPECTED, f"{image} could not be written: {why}; see to it and start again")
-
-
-@contextmanager
-def _served(image: str) -> Iterator[str]:
-    """The image behind a socket of qemu-nbd, which ends with its one client."""
-    with tempfile.TemporaryDirectory(prefix="shadowset-") as directory:
-        socket, told = f"{directory}/nbd", f"{directory}/pid"
-        command = ["qemu-nbd", "--socket", socket, "--pid-file", told, "--format", "qcow2", "--fork", "--cache"]
-        _run(*command, "writeback", image)
-        number = int(Path(told).read_text())
-        watch = os.pidfd_open(number)
-        try:
-            yield f"nbd+unix:///?socket={socket}"
-        finally:
-            _end(watch)
-
-
-def _end(watch: int) -> None:
-    """Wait until the server has written all of its image; ask it to, when its client never came."""
-    import select
-    import signal
-
-    try:
-        for number in (0, signal.SIGTERM, signal.SIGKILL):
-            if number:
-                signal.pidfd_send_signal(watch, number)
-            if select.select([watch], [], [], 60)[0]:
-                return
-    except ProcessLookupError:
-        return
-    finally:
-        os.close(watch)
 
 
 def check(image: str) -> str:
