@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable
 from typing import TypeAlias
 
+from shadowset.requester.durations import seconds_in
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run = Callable[[argparse.Namespace], int]
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 SUFFIXES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -108,10 +109,10 @@ def parse_tries(text: str) -> int:
 
 def parse_duration(text: str) -> int:
     """Seconds from a number with a unit."""
-    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", text)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; give a number with s, m, h, d or w")
-    return int(match[1]) * UNITS[match[2]]
+    try:
+        return seconds_in(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _indented(text: str) -> str:

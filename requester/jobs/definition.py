@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import tomllib
@@ -10,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from shadowset.requester.cli.options import parse_duration
+from shadowset.requester.durations import seconds_in
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
 
@@ -70,10 +69,7 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for text in (self.wait, self.retry_wait):
-            try:
-                parse_duration(text)
-            except argparse.ArgumentTypeError as error:
-                raise ValueError(str(error)) from None
+            seconds_in(text)
         if self.full_every < 1 or self.tries < 1:
             raise ValueError("full_every and tries count from 1")
         place = self.target.removeprefix(RESTIC).removeprefix(IMAGES)

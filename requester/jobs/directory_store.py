@@ -9,7 +9,7 @@ from shadowset.requester.backup.catalogue import Catalogue, Version
 from shadowset.requester.backup.engine import BackupJob, BackupReport
 from shadowset.requester.backup.kinds import Unsupported
 from shadowset.requester.backup.plan import Choice, parse_selector
-from shadowset.requester.cli.options import parse_duration
+from shadowset.requester.durations import seconds_in
 from shadowset.requester.jobs.definition import Job
 from shadowset.requester.jobs.keep import StoredVersion
 from shadowset.requester.jobs.place import OURS, Place, moment
@@ -72,7 +72,7 @@ class DirectoryStore(Store):
         name = self._place.make(backup_type.name.lower())
         directory = self._place.path(name)
         work = BackupJob(
-            directory, choice, paths=self._paths, observer=self._observer, wait=parse_duration(job.wait), pool=pool
+            directory, choice, paths=self._paths, observer=self._observer, wait=seconds_in(job.wait), pool=pool
         )
         try:
             report = work.run()

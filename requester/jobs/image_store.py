@@ -16,9 +16,9 @@ from shadowset.requester.backup.copy import digest_file
 from shadowset.requester.backup.manifest import write_atomically
 from shadowset.requester.backup.mounts import VolumeMap, read_mounts
 from shadowset.requester.backup_components import BackupComponents
-from shadowset.requester.cli.options import parse_duration
 from shadowset.requester.create import complete, create_set, take_back
 from shadowset.requester.delta import whole_delta
+from shadowset.requester.durations import seconds_in
 from shadowset.requester.jobs import qcow2
 from shadowset.requester.jobs.definition import Job
 from shadowset.requester.jobs.history import now_text
@@ -112,7 +112,7 @@ class ImageStore(Store):
         base = self._base()
         with BackupComponents(self._paths, "shadowset job", on_notice=self._observer.notice) as calls:
             self._observer.phase("making the shadow copies")
-            record = create_set(calls, names, Context.APP_ROLLBACK, parse_duration(self._job.wait))
+            record = create_set(calls, names, Context.APP_ROLLBACK, seconds_in(self._job.wait))
             try:
                 version, name = self._write(record, base)
                 complete(calls, Context.APP_ROLLBACK)

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from shadowset.requester.administration import Administration
 from shadowset.requester.backup.mounts import VolumeMap, read_mounts
-from shadowset.requester.cli.options import parse_duration
+from shadowset.requester.durations import seconds_in
 from shadowset.requester.jobs.definition import Job
 from shadowset.requester.jobs.history import PARTIAL, runs
 from shadowset.requester.jobs.keep import StoredVersion
@@ -67,7 +67,7 @@ class ResticStore(Store):
                 backup_type=BackupType.FULL,
                 paths=self._paths,
                 observer=self._observer,
-                wait=parse_duration(job.wait),
+                wait=seconds_in(job.wait),
                 output=output,
                 environment=self._environment,
             )

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from shadowset.requester.backup.store import element
-from shadowset.requester.cli.options import parse_duration
+from shadowset.requester.durations import seconds_in
 from shadowset.requester.jobs.definition import Job
 from shadowset.requester.jobs.history import PARTIAL, SUCCEEDED, JobRun, now_text, remember
 from shadowset.requester.jobs.keep import kept
@@ -53,7 +53,7 @@ class JobRunner:
 
     def _run(self, run: JobRun) -> None:
         run.sentences += self._store.prepare()
-        policy = Policy(self._job.tries, parse_duration(self._job.retry_wait))
+        policy = Policy(self._job.tries, seconds_in(self._job.retry_wait))
         saved = with_retries(lambda last: self._store.save(), policy, self._note)
         run.version, run.kind, run.files = saved.version, saved.kind, saved.files
         run.bytes, run.stored_bytes = saved.bytes, saved.stored_bytes
