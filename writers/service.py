@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from shadowset.vss.codes import Code, VssError
 
@@ -27,6 +29,8 @@ def make_way(
 ) -> None:
     """Sees that no server runs on ``data`` (``process`` tells its pid or 0); stops it when there is a command for it.
 
+    A server lets go of its lock before it removes its last files, so its process too must have ended.
+
     Errors: VSS_E_WRITERERROR_RETRYABLE when it runs on.
     """
     pid = process()
@@ -36,12 +40,29 @@ def make_way(
         message = f"the server of {data} runs (process {pid}); stop it and restore again"
         raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
     end = time.monotonic() + seconds
-    run_command(stop_command, seconds, Code.VSS_E_WRITERERROR_RETRYABLE)
-    while process():
-        if cancelled() or time.monotonic() >= end:
-            message = f"the server of {data} still runs after its stop_command; stop it and restore again"
-            raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
-        time.sleep(POLL_SECONDS)
+    with _watched(pid) as ended:
+        run_command(stop_command, seconds, Code.VSS_E_WRITERERROR_RETRYABLE)
+        while process() or not ended():
+            if cancelled() or time.monotonic() >= end:
+                message = f"the server of {data} still runs after its stop_command; stop it and restore again"
+                raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
+            time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _watched(pid: int) -> Iterator[Callable[[], bool]]:
+    """Tells whether a process has ended, a number that was given anew notwithstanding; yes when it cannot be seen."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        yield lambda: True
+        return
+    poll = select.poll()  # select() takes no descriptor above 1023
+    poll.register(fd, select.POLLIN)
+    try:
+        yield lambda: bool(poll.poll(0))
+    finally:
+        os.close(fd)
 
 
 def run_command(command: list[str], seconds: float, code: Code) -> None:
