@@ -6,39 +6,29 @@ between the last number that was answered before the set and the last one that w
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import shutil
 import signal
-import sqlite3
-import subprocess
 import sys
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from load import Load
 from processes import wait_for_end
-
-from shadowset.vss.codes import VssError
-from shadowset.writers.index.library import library_of
 
 MODULE = "shadowset.writers"
 
 
 class Application(ABC):
-    """One application with its data below ``place`` and its sockets and scripts in ``runtime``."""
+    """One application with its data on the volume ``data`` and its sockets and scripts below ``runtime``."""
 
     name = ""
     writer_name = ""
     crash_safe = True  # its files can be used after a kill
     durable = True  # what was answered is there after a kill
 
-    def __init__(self, place: str, runtime: str) -> None:
-        self.data, self.runtime = f"{place}/{self.name}", f"{runtime}/{self.name}"
+    def __init__(self, chain: Any, runtime: str) -> None:
+        self.chain = chain
+        self.data, self.runtime = f"{chain.places['data']}/{self.name}", f"{runtime}/{self.name}"
         os.mkdir(self.runtime)
         os.chmod(self.runtime, 0o755)
 
@@ -67,6 +57,11 @@ class Application(ABC):
     def writer(self) -> list[str]:
         """The command of its writer."""
 
+    @property
+    def writer_names(self) -> list[str]:
+        """All writers that look after it, its own first."""
+        return [self.writer_name]
+
     def check(self) -> None:
         """The application's own check of its files. It may be stopped afterwards."""
         assert os.listdir(self.data)
@@ -74,8 +69,13 @@ class Application(ABC):
     def destroy(self) -> None:
         """Kills it and takes all its files."""
         self.kill()
-        for entry in os.scandir(self.data):
-            shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
+        empty(self.data)
+
+
+def empty(directory: str) -> None:
+    """Takes all that is in a directory."""
+    for entry in os.scandir(directory):
+        shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
 
 
 def module(name: str, *arguments: str) -> list[str]:
@@ -273,158 +273,3 @@ class GroongaServer(Application):
         from groonga_server import writer_command, writer_config
 
         return writer_command(writer_config(f"{self.runtime}/writer.toml", self.server))
-
-
-class Embedded(Application):
-    """An application that keeps its data by a library: ``embedded_application.py`` in a process of its own."""
-
-    process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            return
-        os.makedirs(self.data, exist_ok=True)
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("embedded_application.py")), self.name, self.data],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        self._answer()
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            for pipe in (self.process.stdin, self.process.stdout):
-                with contextlib.suppress(OSError):
-                    pipe.close()  # type: ignore[union-attr]
-            self.process = None
-
-    def _ask(self, words: str) -> Any:
-        if self.process is None:
-            raise OSError(f"the {self.name} application was killed")
-        assert self.process.stdin is not None
-        self.process.stdin.write(words + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        assert self.process is not None and self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise OSError(f"the {self.name} application is gone")
-        return json.loads(line)
-
-    def put(self, number: int) -> None:
-        self._ask(f"put {number}")
-
-    def numbers(self) -> list[int]:
-        found: list[int] = self._ask("numbers")
-        return found
-
-
-class Sqlite(Embedded):
-    name, writer_name = "sqlite", "SQLite Writer"
-
-    def check(self) -> None:
-        self.kill()
-        connection = sqlite3.connect(f"{self.data}/taken.db")
-        with contextlib.closing(connection):
-            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-
-    def writer(self) -> list[str]:
-        return module("sqlite", f"{self.data}/*.db")
-
-
-class SearchIndex(Embedded):
-    """An index without the database behind it."""
-
-    @classmethod
-    def missing(cls) -> str:
-        try:
-            library_of(cls.name)
-        except VssError as error:
-            return error.message
-        return ""
-
-    def check(self) -> None:
-        done = subprocess.run([*self.writer(), "--check"], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    def writer(self) -> list[str]:
-        config = f"{self.runtime}/writer.toml"
-        Path(config).write_text(f'name = "{self.name}"\n[[index]]\nkind = "{self.name}"\npath = "{self.data}"\n')
-        return module("index", "--config", config)
-
-
-class Xapian(SearchIndex):
-    name, writer_name = "xapian", "Search Index Writer (xapian)"
-
-
-class Tantivy(SearchIndex):
-    name, writer_name = "tantivy", "Search Index Writer (tantivy)"
-
-
-EVERY: tuple[type[Application], ...] = (PostgreSql, MariaDbServer, RedisServer, Sqlite, GroongaServer, Xapian, Tantivy)
-
-
-def label(writer: str, entry: dict[str, Any]) -> str:
-    """A writer with its instance, as sets show it."""
-    return f"{writer} ({entry['instance_name']})" if entry["instance_name"] else writer
-
-
-class Fleet:
-    """All applications that can be had here, on one volume, with their writers and load."""
-
-    def __init__(
-        self, chain: Any, wait_until: Callable[..., Any], kinds: tuple[type[Application], ...] = EVERY
-    ) -> None:
-        self.chain, self.wait_until = chain, wait_until
-        self.top = tempfile.mkdtemp(prefix="ss-fleet-", dir="/tmp")
-        os.chmod(self.top, 0o755)
-        self.applications = [kind(chain.places["data"], self.top) for kind in kinds if not kind.missing()]
-        self.left_out = {kind.name: kind.missing() for kind in kinds if kind.missing()}
-        self.loads: dict[str, Load] = {}
-        self.writers: dict[str, subprocess.Popen[bytes]] = {}
-
-    def start(self) -> None:
-        for each in self.applications:
-            each.start()
-            self.start_writer(each)
-        self.wait_for_writers()
-        self.load()
-
-    def start_writer(self, application: Application) -> None:
-        self.writers[application.name] = self.chain.start(*application.writer())
-
-    def wait_for_writers(self) -> None:
-        wanted = {each.writer_name for each in self.applications}
-        self.wait_until("all writers", lambda: wanted <= self.connected())
-
-    def connected(self) -> set[str]:
-        return {label(entry["name"], entry) for entry in self.chain.cli("writers") if entry["connected"]}
-
-    def load(self) -> None:
-        self.loads = {each.name: Load(each.name, each.put, each.numbers()) for each in self.applications}
-        self.wait_for_more()
-
-    def wait_for_more(self) -> dict[str, int]:
-        return {name: load.wait_for_more() for name, load in self.loads.items()}
-
-    def stop_load(self) -> None:
-        for load in self.loads.values():
-            load.stop()
-
-    def close(self) -> None:
-        for load in self.loads.values():
-            load.leave()
-        for each in self.applications:
-            with contextlib.suppress(Exception):
-                each.kill()
-        shutil.rmtree(self.top, ignore_errors=True)
-
-
-def check_numbers(name: str, numbers: list[int], before: int, after: int) -> None:
-    """The invariant."""
-    gaps = sorted(set(range(len(numbers))) - set(numbers))
-    assert not gaps, f"{name} has gaps: {gaps[:5]}"
-    assert before < len(numbers) <= after + 2, f"{name} has {len(numbers)} numbers, not {before + 1} to {after + 2}"

@@ -1,7 +1,8 @@
-"""An application that keeps numbers by a library: ``KIND DIRECTORY``. Asked line by line; see ``applications.py``."""
+"""An application that keeps numbers by a library: ``KIND PLACE…``. Asked line by line; see ``applications.py``."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import sys
@@ -80,11 +81,40 @@ class Tantivy:
         return sorted(searcher.doc(address)["number"][0] for _score, address in hits)
 
 
-KINDS: dict[str, Any] = {"sqlite": Sqlite, "tantivy": Tantivy, "xapian": Xapian}
+class Farm:
+    """A demonstration farm with its writer: a document and a transfer for each number, and a third party beside."""
+
+    def __init__(self, a: str, b: str, socket_path: str) -> None:
+        from shadowset.writers.farm.app import Farm, FarmErrors
+        from shadowset.writers.farm.layout import Places
+        from shadowset.writers.farm.thirdparty import ThirdParty
+        from shadowset.writers.farm.writer import FarmWriter
+
+        self._farm = Farm(Places(a, b))
+        with contextlib.suppress(FarmErrors):  # it is damaged then, and waits to be restored
+            self._farm.open()
+            self._farm.admit()
+        third_parties = [ThirdParty(path, 0.02) for path in self._farm.registry.third_party.values()]
+        for each in third_parties:
+            each.start()
+        self._writer = FarmWriter(self._farm, third_parties, socket_path=socket_path)
+        self._writer.start()
+
+    def put(self, number: int) -> None:
+        source, target = self._farm.content_names[:: 1 if number % 2 else -1]
+        with self._farm.request():
+            self._farm.transfer(source, target, number % 50, number % 49, 7)
+            self._farm.store(source, f"{number}", f"number{number} alder beech")
+
+    def numbers(self) -> list[int]:
+        return sorted(int(key) for key in self._farm.documents())
+
+
+KINDS: dict[str, Any] = {"farm": Farm, "sqlite": Sqlite, "tantivy": Tantivy, "xapian": Xapian}
 
 
 def main() -> None:
-    application = KINDS[sys.argv[1]](sys.argv[2])
+    application = KINDS[sys.argv[1]](*sys.argv[2:])
     print("null", flush=True)
     for line in sys.stdin:
         call, *number = line.split()

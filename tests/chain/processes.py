@@ -22,3 +22,14 @@ def wait_for_end(pid: int, seconds: float = 60.0) -> None:
     while alive(pid):
         assert time.monotonic() < end, f"process {pid} does not end"
         time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that still run."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue  # a thread that has ended
+    return found

@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from applications import Application, Fleet, check_numbers, label
+from applications import Application
+from fleet import VOLUMES, Fleet, check_numbers
 from phase_writer import PhaseWriter
+from rounds import FROZEN, Row, keep, middle, row, table
 
 ROUNDS = 20
 PHASES = ("prepare-backup", "prepare-snapshot", "freeze", "thaw", "post-snapshot", "backup-complete")
-FROZEN = ("freeze", "thaw")
-COLUMNS = ("writer", "freeze ms", "thaw ms", "longest stall ms", "bytes", "numbers", "result")
 
 
 @pytest.fixture
 def fleet(chain: Any, wait_until: Callable[..., Any]) -> Iterator[Fleet]:
-    chain.add_volumes((("data", "ext4", 2 << 30),))
-    for directory in (chain.directory, chain.places["data"]):
+    chain.add_volumes(VOLUMES)
+    for directory in (chain.directory, *chain.places.values()):
         os.chmod(directory, 0o755)
     made = Fleet(chain, wait_until)
     try:
@@ -36,27 +36,7 @@ def fleet(chain: Any, wait_until: Callable[..., Any]) -> Iterator[Fleet]:
         pytest.skip(f"tested without {made.left_out}")
 
 
-def lasted(record: Any, writer: str, phase: str) -> float:
-    """How long a writer took for an event of a set, in milliseconds."""
-    entries = [each for each in record["timeline"] if each["phase"] == phase]
-    (entry,) = [each for each in entries if each["actor"].startswith(f"writer {writer} ")]
-    return round(float(entry["end_ms"] - entry["start_ms"]), 1)
-
-
-def table(rows: list[tuple[Any, ...]]) -> str:
-    lines = [COLUMNS, *rows]
-    widths = [max(len(f"{line[number]}") for line in lines) for number in range(len(COLUMNS))]
-    shown = ("  ".join(f"{cell}".rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n" + "\n".join(shown)
-
-
-def middle(rows: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
-    """One application's rounds in one row: the medians of the times, the longest stall, the rest of the last round."""
-    times = [sorted(row[number] for row in rows)[len(rows) // 2] for number in (1, 2)]
-    return (rows[-1][0], *times, max(row[3] for row in rows), *rows[-1][4:6], f"{len(rows)} times restored")
-
-
-def a_round(fleet: Fleet, number: int) -> list[tuple[Any, ...]]:
+def a_round(fleet: Fleet, number: int) -> list[Row]:
     """Backs everything up under load, destroys it, restores it, and sees that all is there; rows for the table."""
     chain, backup = fleet.chain, f"{fleet.chain.directory}/backup-{number}"
     before = fleet.wait_for_more()
@@ -71,13 +51,10 @@ def a_round(fleet: Fleet, number: int) -> list[tuple[Any, ...]]:
         each.destroy()
     restored = chain.cli("restore", backup)
     assert restored["succeeded"], restored
-    sizes = {label(entry["writer"], entry): entry["bytes"] for entry in done["components"]}
     rows = []
     for each in fleet.applications:
         count = verified(each, before[each.name], after[each.name])
-        stall = round(fleet.loads[each.name].longest * 1000)
-        times = [lasted(record, each.writer_name, phase) for phase in FROZEN]
-        rows.append((each.name, *times, stall, sizes[each.writer_name], count, "restored"))
+        rows.append(row(record, done, each.writer_names, each.name, fleet.loads[each.name].longest, count))
     chain.cli("delete", record["set_id"])
     shutil.rmtree(backup)
     return rows
@@ -171,7 +148,9 @@ def test_twenty_rounds(fleet: Fleet, show: Callable[[str], None]) -> None:
     for number in range(ROUNDS):
         rounds.append(a_round(fleet, number))
         fleet.load()
-    show(table([middle(rows) for rows in zip(*rounds, strict=True)]))
+    rows = [middle(rows) for rows in zip(*rounds, strict=True)]
+    show(table(rows))
+    keep("1-fleet", rows)
 
 
 @pytest.mark.long

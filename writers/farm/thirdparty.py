@@ -62,7 +62,10 @@ def main(argv: list[str]) -> int:
             time.sleep(REPORT_SECONDS)
         if time.monotonic() - reported >= REPORT_SECONDS:
             reported = time.monotonic()
-            print(json.dumps({**counters, "orders": orders, "errors": errors}), flush=True)
+            try:
+                print(json.dumps({**counters, "orders": orders, "errors": errors}), flush=True)
+            except BrokenPipeError:
+                break  # the farm was killed
     if database is not None:
         database.close()
     return 0
