@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from shadowset.requester.cli.output import time_text
 from shadowset.requester.retry import retryable
+from shadowset.requester.sentences import time_text
 from shadowset.vss.codes import code_name
 from shadowset.vss.enums import SnapshotState
 from shadowset.vss.requester_protocol import EventRecord, SetRecord, TimelineEntry, WriterStatus

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from shadowset.requester.cli.output import table, time_text
 from shadowset.requester.progress import size_text
+from shadowset.requester.sentences import table, time_text
 from shadowset.vss.codes import code_name
 from shadowset.vss.requester_protocol import EventRecord, ServiceInfo, StorageInfo, VolumeInfo, WriterStatus
 

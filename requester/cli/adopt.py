@@ -97,7 +97,8 @@ def _name_of(device: str, mount_point: str) -> str:
 
 def _carry_out(options: argparse.Namespace, plan: Plan) -> bool:
     """Whether it was done, and not only told of."""
-    from shadowset.requester.cli.output import answer, note, printable
+    from shadowset.requester.cli.output import answer, note
+    from shadowset.requester.sentences import printable
     from shadowset.requester.volumes.adoption import carry_out
 
     if options.dry_run:

@@ -35,8 +35,9 @@ def run_pending(options: argparse.Namespace) -> int:
     """Put waiting files in place, list them or give them up."""
     import os
 
-    from shadowset.requester.cli.output import note, printable, say
+    from shadowset.requester.cli.output import note, say
     from shadowset.requester.restore.pending import PendingList
+    from shadowset.requester.sentences import printable
     from shadowset.vss.paths import Paths
 
     waiting = PendingList(Paths.from_environment(os.environ).pending)
@@ -73,9 +74,10 @@ def _register_verify(commands: Commands) -> None:
 
 def run_verify(options: argparse.Namespace) -> int:
     """Check a backup."""
-    from shadowset.requester.cli.output import emit_json, note, printable, say
+    from shadowset.requester.cli.output import emit_json, note, say
     from shadowset.requester.cli.watch import TerminalObserver
     from shadowset.requester.restore.verify import verify
+    from shadowset.requester.sentences import printable
 
     wanted, excluded = selection(options)
     report = verify(options.source, wanted, excluded, options.restored, TerminalObserver())

@@ -160,8 +160,8 @@ def _base(options: argparse.Namespace) -> str:
 
 def report_text(report: BackupReport) -> str:
     """How a backup went."""
-    from shadowset.requester.cli.output import printable, table
     from shadowset.requester.progress import size_text
+    from shadowset.requester.sentences import printable, table
 
     rows = [
         [

@@ -35,7 +35,8 @@ def register(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """List backups or files."""
     from shadowset.requester.backup.catalogue import Catalogue
-    from shadowset.requester.cli.output import emit_json, note, printable, say
+    from shadowset.requester.cli.output import emit_json, note, say
+    from shadowset.requester.sentences import printable
 
     wanted, _ = selection(options)
     catalogue = Catalogue(options.places)
@@ -59,8 +60,8 @@ def run(options: argparse.Namespace) -> int:
 
 def versions_text(versions: list[Version]) -> str:
     """One line for each backup."""
-    from shadowset.requester.cli.output import table
     from shadowset.requester.progress import size_text
+    from shadowset.requester.sentences import table
 
     rows = [
         [
@@ -84,8 +85,8 @@ def files_text(files: list[FoundFile]) -> str:
     """One line for each file in each backup."""
     from datetime import UTC, datetime
 
-    from shadowset.requester.cli.output import table
     from shadowset.requester.progress import size_text
+    from shadowset.requester.sentences import table
 
     rows = [
         [

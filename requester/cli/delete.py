@@ -85,7 +85,7 @@ def _deleted_ids(objects: list[str], deleted: list[DeletedCopy]) -> list[str]:
 
 def _deleted_text(deleted: list[DeletedCopy]) -> str:
     from shadowset.requester.cli.identify import short_ids
-    from shadowset.requester.cli.output import table, time_text
+    from shadowset.requester.sentences import table, time_text
 
     if not deleted:
         return "There are no deleted shadow copies that could be taken back."
@@ -139,7 +139,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _told(total: DeleteResult) -> str:
-    from shadowset.requester.cli.output import time_text
+    from shadowset.requester.sentences import time_text
 
     until = total.recoverable_until_ns
     back = f" Until {time_text(until)} 'shadowset undelete' takes back what was deleted." if until else ""

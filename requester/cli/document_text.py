@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shadowset.requester.cli.output import fields, printable, table
+from shadowset.requester.sentences import fields, printable, table
 from shadowset.vss.codes import code_name
 from shadowset.vss.components import BackupComponentsDocument, Component, WriterComponents
 from shadowset.vss.documents.twin import Document

@@ -126,7 +126,8 @@ def _document(path: str) -> Document:
 
 def run_lint(options: argparse.Namespace) -> int:
     """Tell the faults of documents."""
-    from shadowset.requester.cli.output import emit_json, printable, say
+    from shadowset.requester.cli.output import emit_json, say
+    from shadowset.requester.sentences import printable
     from shadowset.vss.documents.twin import lint
 
     found = [(path, lint(_read_document(path))) for path in options.files]
@@ -221,7 +222,8 @@ def _write_new(path: str, data: bytes) -> None:
 
 
 def _tell(options: argparse.Namespace, path: str, bundle: Bundle) -> int:
-    from shadowset.requester.cli.output import emit_json, printable, say, table
+    from shadowset.requester.cli.output import emit_json, say
+    from shadowset.requester.sentences import printable, table
 
     checked = bool(bundle.signed and options.key)
     if options.json:

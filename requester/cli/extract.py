@@ -43,10 +43,11 @@ def register(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Extract files."""
     from shadowset.requester.cli import UsageError
-    from shadowset.requester.cli.output import answer, note, table
+    from shadowset.requester.cli.output import answer, note
     from shadowset.requester.progress import size_text
     from shadowset.requester.restore.extract import extracted
     from shadowset.requester.restore.single_files import restore_files
+    from shadowset.requester.sentences import table
 
     if options.print:
         if set(options.pattern) & set("*?[") and not options.pattern.startswith("/"):

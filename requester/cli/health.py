@@ -38,10 +38,11 @@ def register(commands: Commands) -> None:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Examine this host."""
-    from shadowset.requester.cli.output import emit_json, printable, say
+    from shadowset.requester.cli.output import emit_json, say
     from shadowset.requester.doctor.examine import CHECKS, ask, examine
     from shadowset.requester.doctor.finding import PROBLEM, Patient
     from shadowset.requester.doctor.host import Host
+    from shadowset.requester.sentences import printable
     from shadowset.vss.paths import Paths
 
     paths = Paths.from_environment(os.environ)
@@ -66,8 +67,9 @@ def run_explain(options: argparse.Namespace) -> int:
     """Tell the story of a set."""
     from shadowset.requester.administration import Administration
     from shadowset.requester.cli.listing import find_record
-    from shadowset.requester.cli.output import emit_json, printable, say
+    from shadowset.requester.cli.output import emit_json, say
     from shadowset.requester.explain import story
+    from shadowset.requester.sentences import printable
 
     with Administration(client="shadowset explain") as administration:
         record = find_record(administration, options.set)

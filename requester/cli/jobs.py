@@ -70,10 +70,11 @@ def _job(options: argparse.Namespace) -> tuple[Paths, Job]:
 
 def run_list(options: argparse.Namespace) -> int:
     """List the jobs."""
-    from shadowset.requester.cli.output import answer, note, table
+    from shadowset.requester.cli.output import answer, note
     from shadowset.requester.jobs.definition import job_names, load_job
     from shadowset.requester.jobs.history import runs
     from shadowset.requester.jobs.timer import is_scheduled
+    from shadowset.requester.sentences import table
     from shadowset.vss.codes import VssError
     from shadowset.vss.paths import Paths
 
@@ -113,8 +114,8 @@ def run_run(options: argparse.Namespace) -> int:
 
 
 def _run_text(run: JobRun) -> str:
-    from shadowset.requester.cli.output import printable
     from shadowset.requester.progress import size_text
+    from shadowset.requester.sentences import printable
 
     removed = f"; removed {', '.join(run.removed)}" if run.removed else ""
     return printable(
@@ -125,9 +126,10 @@ def _run_text(run: JobRun) -> str:
 
 def run_status(options: argparse.Namespace) -> int:
     """Tell how the runs went; the exit status is that of the last one."""
-    from shadowset.requester.cli.output import answer, table
+    from shadowset.requester.cli.output import answer
     from shadowset.requester.jobs.history import SUCCEEDED, runs
     from shadowset.requester.progress import size_text
+    from shadowset.requester.sentences import table
 
     paths, job = _job(options)
     found = runs(paths, job.name)[-10:]
@@ -142,11 +144,12 @@ def run_status(options: argparse.Namespace) -> int:
 
 def run_versions(options: argparse.Namespace) -> int:
     """List the backups of a job."""
-    from shadowset.requester.cli.output import answer, table
+    from shadowset.requester.cli.output import answer
     from shadowset.requester.jobs.keep import kept
     from shadowset.requester.jobs.store import open_store
     from shadowset.requester.observer import Silent
     from shadowset.requester.progress import size_text
+    from shadowset.requester.sentences import table
 
     paths, job = _job(options)
     versions = open_store(job, paths, Silent()).versions()

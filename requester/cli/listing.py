@@ -70,8 +70,8 @@ def run_list(options: argparse.Namespace) -> int:
 def set_text(copies: list[SnapshotProperties], all_ids: list[str] | None = None) -> str:
     """One set as a heading and a table; ids are shortened so that they differ among ``all_ids``."""
     from shadowset.requester.cli.identify import short_ids
-    from shadowset.requester.cli.output import attributes_text, printable, table, time_text
     from shadowset.requester.progress import size_text
+    from shadowset.requester.sentences import attributes_text, printable, table, time_text
 
     first = copies[0]
     number = f"{first.snapshots_count} shadow {'copy' if first.snapshots_count == 1 else 'copies'}"
@@ -160,8 +160,8 @@ def _timeline(record: SetRecord) -> str:
 
 def copy_text(copy: SnapshotProperties) -> str:
     """One copy, with the fields that vssadmin shows."""
-    from shadowset.requester.cli.output import attributes_text, fields, time_text
     from shadowset.requester.progress import size_text
+    from shadowset.requester.sentences import attributes_text, fields, time_text
 
     mounts = f" ({', '.join(copy.mount_points)})" if copy.mount_points else ""
     return fields(
@@ -188,7 +188,7 @@ def copy_text(copy: SnapshotProperties) -> str:
 
 def record_text(record: SetRecord) -> str:
     """A set and how it was made."""
-    from shadowset.requester.cli.output import context_name, fields, time_text
+    from shadowset.requester.sentences import context_name, fields, time_text
     from shadowset.vss.codes import describe
 
     pairs = [
@@ -205,8 +205,8 @@ def record_text(record: SetRecord) -> str:
 
 
 def _record_tables(record: SetRecord) -> list[str]:
-    from shadowset.requester.cli.output import table
     from shadowset.requester.cli.writers import writers_table
+    from shadowset.requester.sentences import table
 
     parts = []
     if record.snapshots:

@@ -45,7 +45,8 @@ def run_mount(options: argparse.Namespace) -> int:
     """Mount a copy, or a set."""
     from shadowset.requester.backup_components import BackupComponents
     from shadowset.requester.cli.identify import find_copy
-    from shadowset.requester.cli.output import answer, printable
+    from shadowset.requester.cli.output import answer
+    from shadowset.requester.sentences import printable
 
     if options.copy is None:
         options.parser.error("name a shadow copy, or with --all a directory")
@@ -62,7 +63,8 @@ def _mount_all(options: argparse.Namespace) -> int:
     """Of the two words the directory is the last one."""
     from shadowset.requester.backup_components import BackupComponents
     from shadowset.requester.cli.identify import find_set
-    from shadowset.requester.cli.output import answer, printable
+    from shadowset.requester.cli.output import answer
+    from shadowset.requester.sentences import printable
     from shadowset.vss.codes import Code, VssError
 
     root = os.path.abspath(options.directory or options.copy)

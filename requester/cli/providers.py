@@ -45,7 +45,7 @@ def run_providers(options: argparse.Namespace) -> int:
 
 def provider_text(provider: ProviderInfo) -> str:
     """One provider with all fields."""
-    from shadowset.requester.cli.output import fields
+    from shadowset.requester.sentences import fields
     from shadowset.vss.enums import ProviderCapability
 
     return fields(

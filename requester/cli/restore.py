@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
 
 def simulated_lines(found: SimulatedComponent) -> list[str]:
     """What would be done with one component."""
-    from shadowset.requester.cli.output import printable
+    from shadowset.requester.sentences import printable
 
     events = "its writer would be told" if found.events else "its writer would not be told"
     lines = [f"{found.writer}: {found.component} from {found.backup} by {found.method}, {events}"]
@@ -126,8 +126,8 @@ def simulated_lines(found: SimulatedComponent) -> list[str]:
 
 def report_text(report: RestoreReport) -> str:
     """How a restore went."""
-    from shadowset.requester.cli.output import printable, table
     from shadowset.requester.progress import size_text
+    from shadowset.requester.sentences import printable, table
     from shadowset.vss.enums import FileRestoreStatus
 
     words = {

@@ -74,7 +74,8 @@ def run_priority(options: argparse.Namespace) -> int:
 def _keep(options: argparse.Namespace, name: str, priority: int | None, until: int | None) -> int:
     from shadowset.requester.administration import Administration
     from shadowset.requester.cli.identify import find_copy
-    from shadowset.requester.cli.output import answer, time_text
+    from shadowset.requester.cli.output import answer
+    from shadowset.requester.sentences import time_text
 
     with Administration(client=f"shadowset {name}") as administration:
         copy = find_copy(options.copy, administration.query())

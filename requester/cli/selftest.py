@@ -30,8 +30,9 @@ def register(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make the checks."""
     from shadowset.requester.cli import UsageError
-    from shadowset.requester.cli.output import emit_json, note, printable, say
+    from shadowset.requester.cli.output import emit_json, note, say
     from shadowset.requester.selftest.checks import Outcome, SelfTest
+    from shadowset.requester.sentences import printable
     from shadowset.requester.stage import MissingError, Stage, check_machine
 
     try:

@@ -42,7 +42,8 @@ def run_serve(options: argparse.Namespace) -> int:
 def run_status(options: argparse.Namespace) -> int:
     """Print what the coordinator says of itself."""
     from shadowset.requester.administration import Administration
-    from shadowset.requester.cli.output import emit_json, fields, say
+    from shadowset.requester.cli.output import emit_json, say
+    from shadowset.requester.sentences import fields
 
     with Administration(client="shadowset status") as administration:
         info = administration.hello()

@@ -135,7 +135,7 @@ def _undo(options: argparse.Namespace, tree: Tree, paths: Paths, tell: Tell) -> 
 
 
 def _line(outcome: Outcome, dry_run: bool) -> str:
-    from shadowset.requester.cli.output import printable
+    from shadowset.requester.sentences import printable
 
     would = "would be " if dry_run and outcome.result in ("made", "updated", "removed") else ""
     why = f": {outcome.why}" if outcome.why else ""

@@ -150,8 +150,8 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def _table(storages: list[StorageInfo]) -> str:
-    from shadowset.requester.cli.output import table
     from shadowset.requester.progress import size_text
+    from shadowset.requester.sentences import table
 
     rows = [
         [
@@ -191,7 +191,8 @@ def run_move(options: argparse.Namespace) -> int:
     """Move a storage, or look after a move."""
     from shadowset.requester.administration import Administration
     from shadowset.requester.cli import UsageError
-    from shadowset.requester.cli.output import emit_json, printable, say
+    from shadowset.requester.cli.output import emit_json, say
+    from shadowset.requester.sentences import printable
 
     if (options.directory is not None) + options.status + options.cancel != 1:
         raise UsageError("name the directory to move to, or give --status or --cancel")

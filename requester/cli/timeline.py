@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from shadowset.requester.cli.output import pad, printable, width_of
+from shadowset.requester.sentences import pad, printable, width_of
 from shadowset.vss.codes import code_name
 from shadowset.vss.requester_protocol import TimelineEntry
 

@@ -218,7 +218,8 @@ def run_resize(options: argparse.Namespace) -> int:
 def run_handover(options: argparse.Namespace) -> int:
     """Upgrade the process of a volume."""
     from shadowset.requester.administration import Administration
-    from shadowset.requester.cli.output import answer, printable
+    from shadowset.requester.cli.output import answer
+    from shadowset.requester.sentences import printable
 
     with Administration(client="shadowset volume handover", timeout=60) as administration:
         done = administration.volume_hand_over(options.name)
@@ -264,7 +265,8 @@ def _growing(volume: VolumeInfo) -> str:
 def run_remove(options: argparse.Namespace) -> int:
     """Remove a volume."""
     from shadowset.requester.administration import Administration
-    from shadowset.requester.cli.output import answer, printable
+    from shadowset.requester.cli.output import answer
+    from shadowset.requester.sentences import printable
 
     with Administration(client="shadowset volume remove") as administration:
         administration.volume_remove(options.name, options.force)
@@ -276,8 +278,9 @@ def run_remove(options: argparse.Namespace) -> int:
 def run_list(options: argparse.Namespace) -> int:
     """List the volumes."""
     from shadowset.requester.administration import Administration
-    from shadowset.requester.cli.output import emit_json, printable, say, table
+    from shadowset.requester.cli.output import emit_json, say
     from shadowset.requester.progress import size_text
+    from shadowset.requester.sentences import printable, table
 
     with Administration(client="shadowset volume list") as administration:
         volumes = administration.volume_list()
@@ -313,6 +316,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def _tell(options: argparse.Namespace, volume: VolumeInfo, sentence: str) -> None:
-    from shadowset.requester.cli.output import answer, printable
+    from shadowset.requester.cli.output import answer
+    from shadowset.requester.sentences import printable
 
     answer(options.json, volume, printable(sentence))

@@ -85,10 +85,11 @@ def run_detect(options: argparse.Namespace) -> int:
     """Print, and maybe write, the proposals."""
     import os
 
-    from shadowset.requester.cli.output import emit_json, plain, printable, say
+    from shadowset.requester.cli.output import emit_json, say
     from shadowset.requester.detect.applications import detect
     from shadowset.requester.detect.host import Host
     from shadowset.requester.detect.write import write
+    from shadowset.requester.sentences import plain, printable
     from shadowset.vss.paths import Paths
 
     proposals = detect(Host())
@@ -130,7 +131,7 @@ def run_test(options: argparse.Namespace) -> int:
 
 def trial_text(trial: Trial) -> str:
     """The trial in words."""
-    from shadowset.requester.cli.output import fields, table
+    from shadowset.requester.sentences import fields, table
     from shadowset.vss.codes import code_name
 
     rows = []

@@ -78,7 +78,7 @@ def identified() -> list[WriterMetadata]:
 
 def components_lines(writer: WriterStatus, documents: list[WriterMetadata]) -> str:
     """A writer, and below it each component with its places."""
-    from shadowset.requester.cli.output import printable
+    from shadowset.requester.sentences import printable
 
     last = f", frozen for {frozen_text(writer)} the last time" if writer.last_frozen_ms else ", not frozen yet"
     title = f"{writer.name} ({writer.instance_name})" if writer.instance_name else writer.name
@@ -132,7 +132,7 @@ def components_text(writer: WriterStatus) -> str:
 
 def writers_table(writers: list[WriterStatus], indent: str = "") -> str:
     """Writers in a table."""
-    from shadowset.requester.cli.output import table
+    from shadowset.requester.sentences import table
 
     rows = [
         [
@@ -153,7 +153,7 @@ def writers_table(writers: list[WriterStatus], indent: str = "") -> str:
 
 def writer_text(writer: WriterStatus) -> str:
     """One writer with all fields."""
-    from shadowset.requester.cli.output import fields
+    from shadowset.requester.sentences import fields
 
     return fields(
         [
@@ -195,7 +195,7 @@ def run_events(options: argparse.Namespace) -> int:
 
 def _event_fields(event: EventRecord) -> dict[str, object]:
     """As JSON shows it: with the number of its kind, which is the same for ever."""
-    from shadowset.requester.cli.output import plain
+    from shadowset.requester.sentences import plain
     from shadowset.vss.events import kind_of
 
     return {**plain(event), "number": kind_of(event.name).number}
@@ -205,7 +205,8 @@ def _show_events(events: list[EventRecord], as_json: bool) -> None:
     import json
     import sys
 
-    from shadowset.requester.cli.output import printable, say, time_text
+    from shadowset.requester.cli.output import say
+    from shadowset.requester.sentences import printable, time_text
     from shadowset.vss.events import kind_of
 
     for event in events:

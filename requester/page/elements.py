@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from xml.etree import ElementTree
 
-from shadowset.requester.cli.output import printable
+from shadowset.requester.sentences import printable
 
 Element = ElementTree.Element
 Child = Element | str | None

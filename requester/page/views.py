@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import urlencode
 
 from shadowset.requester.backup.catalogue import FoundFile, Version
-from shadowset.requester.cli.output import context_name, time_text
 from shadowset.requester.jobs.history import SUCCEEDED, JobRun
 from shadowset.requester.page.drawing import Sample, course, gauge, timeline
 from shadowset.requester.page.elements import Child, Element, document, el, link, number, table
 from shadowset.requester.progress import size_text
+from shadowset.requester.sentences import context_name, time_text
 from shadowset.vss.codes import code_name
 from shadowset.vss.enums import SnapshotState
 from shadowset.vss.requester_protocol import (

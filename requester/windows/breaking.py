@@ -11,7 +11,7 @@ from collections.abc import Callable
 from shadowset.requester.administration import Administration
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.break_copy import break_copy
-from shadowset.requester.cli.output import printable
+from shadowset.requester.sentences import printable
 from shadowset.requester.windows.listing import delete_copy
 from shadowset.requester.windows.words import unbraced
 from shadowset.vss.codes import Code, VssError

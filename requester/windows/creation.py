@@ -16,8 +16,9 @@ from shadowset.requester.backup.mounts import VolumeMap, read_mounts
 from shadowset.requester.backup.plan import volumes_of
 from shadowset.requester.backup.verdicts import has_failed, writer_failure_text
 from shadowset.requester.backup_components import BackupComponents, ComponentKey
-from shadowset.requester.cli.output import note, printable
+from shadowset.requester.cli.output import note
 from shadowset.requester.create import make_set, take_back
+from shadowset.requester.sentences import printable
 from shadowset.vss.codes import VssError
 from shadowset.vss.documents import metadata_to_xml
 from shadowset.vss.enums import Attribute, BackupType

@@ -8,7 +8,7 @@ from shadowset.requester.administration import Administration
 from shadowset.requester.backup.mounts import VolumeMap, read_mounts
 from shadowset.requester.backup.plan import volumes_of
 from shadowset.requester.backup_components import BackupComponents
-from shadowset.requester.cli.output import printable
+from shadowset.requester.sentences import printable
 from shadowset.requester.windows.words import braced
 from shadowset.requester.windows.writer_text import metadata_text
 from shadowset.vss.codes import Code, VssError

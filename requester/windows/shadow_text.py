@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shadowset.requester.cli.output import printable
+from shadowset.requester.sentences import printable
 from shadowset.requester.windows.words import braced, time_text
 from shadowset.vss.enums import Attribute
 from shadowset.vss.requester_protocol import SnapshotProperties

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from shadowset.requester.cli.output import printable
+from shadowset.requester.sentences import printable
 from shadowset.vss.codes import Code, describe
 from shadowset.vss.enums import Attribute, Context, WriterState
 from shadowset.vss.requester_protocol import SnapshotProperties, WriterStatus

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shadowset.requester.cli.identify import short_ids
-from shadowset.requester.cli.output import (
+from shadowset.requester.cli.timeline import draw_timeline
+from shadowset.requester.progress import Meter, duration_text, progress_text, size_text
+from shadowset.requester.sentences import (
     attribute_names,
     attributes_text,
     context_name,
@@ -19,8 +21,6 @@ from shadowset.requester.cli.output import (
     time_iso,
     width_of,
 )
-from shadowset.requester.cli.timeline import draw_timeline
-from shadowset.requester.progress import Meter, duration_text, progress_text, size_text
 from shadowset.vss.requester_protocol import TimelineEntry
 
 ENTRIES = [

@@ -11,11 +11,12 @@ from shadowset.requester.backup.engine import BackupJob, BackupReport, Manner
 from shadowset.requester.backup.plan import Choice
 from shadowset.requester.cli import EXIT_FAILURE, EXIT_OK
 from shadowset.requester.cli.backup import report_text as backup_text
-from shadowset.requester.cli.output import note, printable, say
+from shadowset.requester.cli.output import note, say
 from shadowset.requester.cli.restore import report_text as restore_text
 from shadowset.requester.cli.watch import TerminalObserver
 from shadowset.requester.restore.engine import RestoreJob
 from shadowset.requester.restore.wishes import Wishes
+from shadowset.requester.sentences import printable
 from shadowset.requester.windows.betest.components import read_configuration, read_list
 from shadowset.requester.windows.betest.options import Options
 from shadowset.vss.codes import Code, VssError

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Iterable
 
 from shadowset.requester.cli import EXIT_FAILURE, EXIT_OK, UsageError
-from shadowset.requester.cli.output import printable
 from shadowset.requester.connection import ServiceUnavailable
+from shadowset.requester.sentences import printable
 from shadowset.requester.windows.diskshadow import backup, restore, shadows
 from shadowset.requester.windows.diskshadow.lines import is_comment, substitute, words
 from shadowset.requester.windows.diskshadow.session import Session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli import UsageError
-from shadowset.requester.cli.output import printable
+from shadowset.requester.sentences import printable
 from shadowset.requester.windows.diskshadow.session import CLIENT, Session
 from shadowset.requester.windows.restoration import Concerned, Restoration
 from shadowset.vss.codes import Code, VssError

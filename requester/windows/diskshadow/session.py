@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from shadowset.requester.backup_components import BackupComponents
-from shadowset.requester.cli.output import note, printable, say
+from shadowset.requester.cli.output import note, say
 from shadowset.requester.cli.watch import show_notice
+from shadowset.requester.sentences import printable
 from shadowset.requester.windows.creation import Creation, Made
 from shadowset.requester.windows.diskshadow.settings import Settings
 from shadowset.requester.windows.restoration import Restoration

@@ -7,7 +7,7 @@ import os
 from shadowset.requester.administration import Administration
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli import UsageError
-from shadowset.requester.cli.output import printable
+from shadowset.requester.sentences import printable
 from shadowset.requester.windows.breaking import break_set as make_volumes
 from shadowset.requester.windows.diskshadow.session import CLIENT, Session
 from shadowset.requester.windows.listing import (

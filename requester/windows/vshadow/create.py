@@ -9,8 +9,9 @@ from shadowset.requester.backup.manifest import write_atomically
 from shadowset.requester.backup.verdicts import writer_failure_text
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli import EXIT_FAILURE, EXIT_OK
-from shadowset.requester.cli.output import note, printable, say
+from shadowset.requester.cli.output import note, say
 from shadowset.requester.cli.watch import show_notice
+from shadowset.requester.sentences import printable
 from shadowset.requester.windows.creation import Creation, Made, Wish, or_take_back
 from shadowset.requester.windows.restoration import Restoration
 from shadowset.requester.windows.scripts import ScriptFailed, run_file

@@ -7,7 +7,8 @@ import os
 from shadowset.requester.administration import Administration
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.cli import EXIT_FAILURE, EXIT_OK, UsageError
-from shadowset.requester.cli.output import printable, say
+from shadowset.requester.cli.output import say
+from shadowset.requester.sentences import printable
 from shadowset.requester.windows.breaking import break_set
 from shadowset.requester.windows.confirm import confirmed
 from shadowset.requester.windows.listing import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from shadowset.requester.cli.output import attributes_text, printable
+from shadowset.requester.sentences import attributes_text, printable
 from shadowset.requester.windows.sizes import limit_text, share_text
 from shadowset.requester.windows.words import (
     braced,
