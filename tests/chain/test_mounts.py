@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mount_table import root_is_mount
 
 UNSEEN = """
 import os, subprocess, sys
@@ -46,7 +47,7 @@ def digest(path: str) -> str:
 def unseen(request: pytest.FixtureRequest, chain: Any) -> Iterator[Any]:
     """A volume that is mounted where the coordinator does not see it, as in a virtual machine; nobody freezes it."""
     kind = request.param
-    if not any(line.split()[4] == "/" for line in Path("/proc/self/mountinfo").read_text().splitlines()):
+    if not root_is_mount():
         pytest.skip("the root is no mount, as in a chroot: no mount namespace can be cut off from the host's")
     if shutil.which(f"mkfs.{kind}") is None:
         pytest.skip(f"not installed: mkfs.{kind}")

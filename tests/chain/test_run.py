@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mount_table import root_is_mount
 
 STRANGER = 45001
 VOLUMES = (("outer", "ext4", 64 << 20), ("inner", "xfs", 320 << 20))
@@ -217,7 +218,7 @@ def test_where_the_root_is_no_mount() -> None:
     """As in a chroot, below mounts that spread: nothing that is mounted for the command is seen outside of it."""
     if os.geteuid():
         pytest.skip("needs root")
-    if not any(line.split()[4] == "/" for line in Path("/proc/self/mountinfo").read_text().splitlines()):
+    if not root_is_mount():
         pytest.skip("the root is no mount here, so all tests of this file show it")
     top = tempfile.mkdtemp(prefix="ss-chroot-", dir="/var/tmp")
     try:

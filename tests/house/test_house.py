@@ -55,6 +55,14 @@ def test_rooms_import_only_what_they_may(room: str) -> None:
                 assert good, f"{path.relative_to(ROOT)} imports {name}"
 
 
+def test_what_commands_use_imports_no_command() -> None:
+    """Below ``requester`` the command lines lie above all else: ``cli`` itself, and ``windows`` beside it."""
+    for room, path in modules():
+        if room == "requester" and path.relative_to(ROOT / room).parts[0] not in ("cli", "windows"):
+            for name in imports(path):
+                assert not name.startswith("shadowset.requester.cli."), f"{path.relative_to(ROOT)} imports {name}"
+
+
 def test_the_vocabulary_is_pure() -> None:
     for room, path in modules():
         if room == "vss":
