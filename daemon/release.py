@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from shadowset.daemon.clock import now
+from shadowset.daemon.copies import tell_of
 from shadowset.daemon.house import House
 from shadowset.daemon.process import within
 from shadowset.vss.codes import Code, VssError
@@ -44,7 +45,8 @@ class Releases:
         if not readers:
             await self._delete(copy)
             return
-        self._tell("release-delayed", copy, f"outlives its session while it is read by {', '.join(readers[:5])}")
+        what = f"outlives its session while it is read by {', '.join(readers[:5])}"
+        tell_of(self._house, "release-delayed", copy, what)
         task = asyncio.ensure_future(self._later(copy.snapshot_id))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
@@ -64,7 +66,8 @@ class Releases:
                 return
             if now() >= end:
                 limit = self._house.limits.release_wait_ms
-                self._tell("release-forced", found[0], f"goes although it is read, {limit} ms after its session")
+                what = f"goes although it is read, {limit} ms after its session"
+                tell_of(self._house, "release-forced", found[0], what)
             elif await self._readers(found[0]):
                 continue
             try:
@@ -87,7 +90,3 @@ class Releases:
         except (VssError, OSError) as error:
             log.warning("%s", error)
             return []
-
-    def _tell(self, name: str, copy: SnapshotProperties, what: str) -> None:
-        sentence = f"shadow copy {copy.snapshot_id} of volume {copy.original_volume} {what}"
-        self._house.event(name, sentence, copy.original_volume, copy.snapshot_set_id)

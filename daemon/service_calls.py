@@ -10,6 +10,7 @@ import msgspec
 
 from shadowset.daemon.actor import require_may_delete
 from shadowset.daemon.aside import refuse_removal, refuse_shrinking
+from shadowset.daemon.copies import find_copy
 from shadowset.daemon.delta import query_delta
 from shadowset.daemon.house import House
 from shadowset.daemon.imports import import_copy
@@ -74,7 +75,7 @@ class ServiceCalls:
         }
 
     async def _get_snapshot(self, call: rp.GetSnapshotProperties) -> rp.SnapshotProperties:
-        return self.snapshots.get(call.snapshot_id)
+        return find_copy(self._house, call.snapshot_id)
 
     async def _query(self, call: rp.Query) -> list[rp.SnapshotProperties]:
         return await self.snapshots.query(call.snapshot_id, call.set_id, call.volume)
@@ -90,34 +91,35 @@ class ServiceCalls:
         return await self.snapshots.undelete(call.snapshot_id)
 
     async def _keep(self, call: rp.KeepSnapshot) -> rp.SnapshotProperties:
-        if call.hold_until_ns is not None and call.hold_until_ns < self.snapshots.get(call.snapshot_id).hold_until_ns:
+        now = find_copy(self._house, call.snapshot_id).hold_until_ns
+        if call.hold_until_ns is not None and call.hold_until_ns < now:
             require_may_delete("the hold is not shortened")
         return await self.snapshots.keep(call.snapshot_id, call.priority, call.hold_until_ns)
 
     async def _query_delta(self, call: rp.QuerySnapshotDelta) -> ChangedRanges:
-        until = self.snapshots.get(call.until) if call.until else None
-        return await query_delta(self._house.providers, self.snapshots.get(call.snapshot_id), until, call.offset)
+        until = find_copy(self._house, call.until) if call.until else None
+        return await query_delta(self._house.providers, find_copy(self._house, call.snapshot_id), until, call.offset)
 
     async def _expose(self, call: rp.ExposeSnapshot) -> str:
-        return await self.snapshots.expose(call.snapshot_id, call.path)
+        return await self.snapshots.exposures.expose(call.snapshot_id, call.path)
 
     async def _unexpose(self, call: rp.UnexposeSnapshot) -> None:
-        await self.snapshots.unexpose(call.snapshot_id)
+        await self.snapshots.exposures.unexpose(call.snapshot_id)
 
     async def _expose_set(self, call: rp.ExposeSet) -> dict[str, str]:
-        return await self.snapshots.expose_set(call.set_id, call.root)
+        return await self.snapshots.exposures.expose_set(call.set_id, call.root)
 
     async def _unexpose_set(self, call: rp.UnexposeSet) -> None:
-        await self.snapshots.unexpose_set(call.where)
+        await self.snapshots.exposures.unexpose_set(call.where)
 
     async def _attach_copy(self, call: rp.AttachSnapshot) -> str:
-        return await self.snapshots.attach(call.snapshot_id, call.via)
+        return await self.snapshots.exposures.attach(call.snapshot_id, call.via)
 
     async def _detach_copy(self, call: rp.DetachSnapshot) -> None:
-        await self.snapshots.detach(call.snapshot_id)
+        await self.snapshots.exposures.detach(call.snapshot_id)
 
     async def _revert(self, call: rp.RevertToSnapshot) -> rp.RevertStatus:
-        return await revert(self._house, self.snapshots.get(call.snapshot_id))
+        return await revert(self._house, find_copy(self._house, call.snapshot_id))
 
     async def _query_revert(self, call: rp.QueryRevertStatus) -> rp.RevertStatus:
         return await revert_status(self._house, self._house.volumes.resolve(call.volume).name)
