@@ -196,6 +196,13 @@ class Catalogue:
         found = [msgspec.json.decode(row[0], type=SnapshotProperties) for row in rows]
         return sorted(found, key=lambda copy: copy.device_number)
 
+    def snapshot(self, snapshot_id: str) -> SnapshotProperties:
+        """One copy. Errors: VSS_E_OBJECT_NOT_FOUND."""
+        found = self.snapshots(snapshot_id=snapshot_id) if snapshot_id else []
+        if not found:
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no shadow copy {snapshot_id[:80]!r}")
+        return found[0]
+
     def deleting(self, volume: str) -> list[str]:
         """Copies of a volume that its provider must still delete."""
         rows = self._db.execute("SELECT snapshot_id FROM snapshots WHERE deleting = ? AND volume = ?", (GONE, volume))

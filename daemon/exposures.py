@@ -7,7 +7,6 @@ import asyncio
 import msgspec
 
 from shadowset.daemon.catalogue import VolumeRow
-from shadowset.daemon.copies import find_copy, tell_of
 from shadowset.daemon.expose import Exposer, is_dead, is_mount_point, logical_sector_size
 from shadowset.daemon.house import House
 from shadowset.daemon.mounts import read_mounts
@@ -30,7 +29,7 @@ class Exposures:
     async def expose(self, snapshot_id: str, path: str) -> str:
         """Mount a copy; the mount point. Errors: VSS_E_OBJECT_ALREADY_EXISTS when it is exposed, and mounting's."""
         async with self._changing:
-            copy = find_copy(self._house, snapshot_id)
+            copy = self._house.catalogue.snapshot(snapshot_id)
             if copy.exposed_name:
                 raise VssError(
                     Code.VSS_E_OBJECT_ALREADY_EXISTS,
@@ -60,7 +59,7 @@ class Exposures:
     async def unexpose(self, snapshot_id: str) -> None:
         """Unmount a copy. Errors: VSS_E_BAD_STATE when it is not exposed, VSS_E_VOLUME_IN_USE."""
         async with self._changing:
-            copy = find_copy(self._house, snapshot_id)
+            copy = self._house.catalogue.snapshot(snapshot_id)
             if not copy.exposed_name:
                 raise VssError(Code.VSS_E_BAD_STATE, f"shadow copy {snapshot_id} is not exposed")
             tree = self._trees.of(copy.snapshot_set_id)
@@ -132,7 +131,7 @@ class Exposures:
     async def attach(self, snapshot_id: str, via: str) -> str:
         """A read-only block device of a copy. Errors: as ``CopyDevices.attach``."""
         async with self._changing:
-            copy = find_copy(self._house, snapshot_id)
+            copy = self._house.catalogue.snapshot(snapshot_id)
             row = self.row_of(copy)
             sector_size = logical_sector_size(row.origin) if row else 512
             work = self._house.copy_devices.attach(copy, row, sector_size, via)
@@ -141,7 +140,7 @@ class Exposures:
     async def detach(self, snapshot_id: str) -> None:
         """Errors: VSS_E_BAD_STATE when there is no device, VSS_E_VOLUME_IN_USE."""
         async with self._changing:
-            if not await despite_cancel(self._house.copy_devices.detach(find_copy(self._house, snapshot_id))):
+            if not await despite_cancel(self._house.copy_devices.detach(self._house.catalogue.snapshot(snapshot_id))):
                 raise VssError(Code.VSS_E_BAD_STATE, f"shadow copy {snapshot_id} is no block device")
 
     async def mend(self) -> None:
@@ -162,11 +161,11 @@ class Exposures:
                 await self._expose_set(set_id, tree.root, self._house.catalogue.snapshots(set_id=set_id))
             else:
                 own = place.startswith(f"{self._house.paths.mounts}/")
-                await self._expose(find_copy(self._house, copy.snapshot_id), "" if own else place)
+                await self._expose(self._house.catalogue.snapshot(copy.snapshot_id), "" if own else place)
             what = f"is mounted at {place} again, because its device object had died"
-            tell_of(self._house, "exposed-again", copy, what)
+            self._house.event_of("exposed-again", copy, what)
         except VssError as error:
-            tell_of(self._house, "expose-lost", copy, f"is no longer mounted at {place}: {error.message}")
+            self._house.event_of("expose-lost", copy, f"is no longer mounted at {place}: {error.message}")
 
     async def _store_exposed(self, copy: SnapshotProperties, place: str) -> None:
         attributes = copy.attributes & ~Attribute.EXPOSED_LOCALLY
@@ -181,7 +180,7 @@ class Exposures:
         await self._house.copy_devices.detach(copy)
         if self._trees.of(copy.snapshot_set_id):
             await self.unexpose_set(copy.snapshot_set_id)
-        if find_copy(self._house, copy.snapshot_id).exposed_name:
+        if self._house.catalogue.snapshot(copy.snapshot_id).exposed_name:
             await self.unexpose(copy.snapshot_id)
 
     async def correct(self) -> None:

@@ -18,6 +18,7 @@ from shadowset.daemon.registry import Registry
 from shadowset.daemon.scratch import ScratchCopies
 from shadowset.daemon.volumes import Volumes
 from shadowset.vss.paths import Paths
+from shadowset.vss.requester_protocol import SnapshotProperties
 
 T = TypeVar("T")
 
@@ -46,6 +47,11 @@ class House:
     copy_devices: CopyDevices
     sessions: set[str] = field(default_factory=set)
     creation: CreationQueue = field(default_factory=CreationQueue)
+
+    def event_of(self, name: str, copy: SnapshotProperties, what: str) -> None:
+        """Record an event about a copy; ``what`` goes on after its name."""
+        sentence = f"shadow copy {copy.snapshot_id} of volume {copy.original_volume} {what}"
+        self.event(name, sentence, copy.original_volume, copy.snapshot_set_id)
 
 
 async def together(*work: Coroutine[Any, Any, T]) -> list[T]:

@@ -11,7 +11,6 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from shadowset.daemon.clock import now
-from shadowset.daemon.copies import tell_of
 from shadowset.daemon.house import House
 from shadowset.daemon.process import within
 from shadowset.vss.codes import Code, VssError
@@ -46,7 +45,7 @@ class Releases:
             await self._delete(copy)
             return
         what = f"outlives its session while it is read by {', '.join(readers[:5])}"
-        tell_of(self._house, "release-delayed", copy, what)
+        self._house.event_of("release-delayed", copy, what)
         task = asyncio.ensure_future(self._later(copy.snapshot_id))
         self._waiting.add(task)
         task.add_done_callback(self._waiting.discard)
@@ -67,7 +66,7 @@ class Releases:
             if now() >= end:
                 limit = self._house.limits.release_wait_ms
                 what = f"goes although it is read, {limit} ms after its session"
-                tell_of(self._house, "release-forced", found[0], what)
+                self._house.event_of("release-forced", found[0], what)
             elif await self._readers(found[0]):
                 continue
             try:

@@ -10,7 +10,6 @@ import msgspec
 
 from shadowset.daemon.actor import require_may_delete
 from shadowset.daemon.aside import refuse_removal, refuse_shrinking
-from shadowset.daemon.copies import find_copy
 from shadowset.daemon.delta import query_delta
 from shadowset.daemon.house import House
 from shadowset.daemon.imports import import_copy
@@ -75,7 +74,7 @@ class ServiceCalls:
         }
 
     async def _get_snapshot(self, call: rp.GetSnapshotProperties) -> rp.SnapshotProperties:
-        return find_copy(self._house, call.snapshot_id)
+        return self._house.catalogue.snapshot(call.snapshot_id)
 
     async def _query(self, call: rp.Query) -> list[rp.SnapshotProperties]:
         return await self.snapshots.query(call.snapshot_id, call.set_id, call.volume)
@@ -91,14 +90,16 @@ class ServiceCalls:
         return await self.snapshots.undelete(call.snapshot_id)
 
     async def _keep(self, call: rp.KeepSnapshot) -> rp.SnapshotProperties:
-        now = find_copy(self._house, call.snapshot_id).hold_until_ns
+        now = self._house.catalogue.snapshot(call.snapshot_id).hold_until_ns
         if call.hold_until_ns is not None and call.hold_until_ns < now:
             require_may_delete("the hold is not shortened")
         return await self.snapshots.keep(call.snapshot_id, call.priority, call.hold_until_ns)
 
     async def _query_delta(self, call: rp.QuerySnapshotDelta) -> ChangedRanges:
-        until = find_copy(self._house, call.until) if call.until else None
-        return await query_delta(self._house.providers, find_copy(self._house, call.snapshot_id), until, call.offset)
+        until = self._house.catalogue.snapshot(call.until) if call.until else None
+        return await query_delta(
+            self._house.providers, self._house.catalogue.snapshot(call.snapshot_id), until, call.offset
+        )
 
     async def _expose(self, call: rp.ExposeSnapshot) -> str:
         return await self.snapshots.exposures.expose(call.snapshot_id, call.path)
@@ -119,7 +120,7 @@ class ServiceCalls:
         await self.snapshots.exposures.detach(call.snapshot_id)
 
     async def _revert(self, call: rp.RevertToSnapshot) -> rp.RevertStatus:
-        return await revert(self._house, find_copy(self._house, call.snapshot_id))
+        return await revert(self._house, self._house.catalogue.snapshot(call.snapshot_id))
 
     async def _query_revert(self, call: rp.QueryRevertStatus) -> rp.RevertStatus:
         return await revert_status(self._house, self._house.volumes.resolve(call.volume).name)

@@ -10,7 +10,6 @@ import msgspec
 
 from shadowset.daemon.aside import Aside
 from shadowset.daemon.control_link import ControlLink
-from shadowset.daemon.copies import find_copy, tell_of
 from shadowset.daemon.exposures import Exposures
 from shadowset.daemon.house import House
 from shadowset.daemon.previous import PreviousVersions
@@ -79,7 +78,7 @@ class Snapshots:
         if object_type not in (ObjectType.SNAPSHOT, ObjectType.SNAPSHOT_SET):
             raise VssError(Code.E_INVALIDARG, "only shadow copies and shadow copy sets can be deleted")
         if object_type is ObjectType.SNAPSHOT:
-            copies = [find_copy(self._house, object_id)]
+            copies = [self._house.catalogue.snapshot(object_id)]
         else:
             copies = self._house.catalogue.snapshots(set_id=object_id) if object_id else []
             if not copies:
@@ -117,7 +116,7 @@ class Snapshots:
         await self._house.quiet.writable()
         until = self.aside.put(copy)
         how = f"'shadowset undelete {copy.snapshot_id}' takes it back for {self.aside.grace_ms // 1000} s"
-        tell_of(self._house, "snapshot-deleted", copy, f"was deleted; {how}")
+        self._house.event_of("snapshot-deleted", copy, f"was deleted; {how}")
         await self._unsurface(copy)
         return until
 
@@ -134,8 +133,8 @@ class Snapshots:
             await self._house.providers.get(copy.provider_id).surface(copy)
             await self._house.quiet.writable()
             self._house.catalogue.take_back(snapshot_id)
-        tell_of(self._house, "snapshot-undeleted", copy, "was taken back")
-        return find_copy(self._house, snapshot_id)
+        self._house.event_of("snapshot-undeleted", copy, "was taken back")
+        return self._house.catalogue.snapshot(snapshot_id)
 
     async def purge(self) -> None:
         """Those whose time is over go for good."""
@@ -151,7 +150,7 @@ class Snapshots:
         await self._house.quiet.writable()
         again = self._house.catalogue.is_aside(copy.snapshot_id)
         self._house.catalogue.mark_deleting([copy.snapshot_id])
-        tell_of(self._house, "snapshot-purged" if again else "snapshot-deleted", copy, cause)
+        self._house.event_of("snapshot-purged" if again else "snapshot-deleted", copy, cause)
         try:
             provider = self._house.providers.get(copy.provider_id)
             await provider.unsurface(copy)
@@ -170,7 +169,7 @@ class Snapshots:
         Errors: VSS_E_OBJECT_NOT_FOUND, E_INVALIDARG, VSS_E_BAD_STATE for an auto-release copy; the provider's.
         """
         async with self._changing:
-            copy = find_copy(self._house, snapshot_id)
+            copy = self._house.catalogue.snapshot(snapshot_id)
             if hold_until_ns and not copy.attributes & Attribute.NO_AUTO_RELEASE:
                 raise VssError(
                     Code.VSS_E_BAD_STATE,
@@ -185,7 +184,7 @@ class Snapshots:
             )
             await self._house.quiet.writable()
             self._house.catalogue.update_snapshot(changed)
-        tell_of(self._house, "snapshot-kept", copy, f"has priority {changed.priority} and {_hold(changed)}")
+        self._house.event_of("snapshot-kept", copy, f"has priority {changed.priority} and {_hold(changed)}")
         return changed
 
     async def release_session(self, set_id: str) -> None:
@@ -257,7 +256,7 @@ class Snapshots:
         await self._house.quiet.writable()
         self._house.catalogue.forget_snapshot(copy.snapshot_id)
         await provider.unsurface(copy)
-        tell_of(self._house, "snapshot-lost", copy, "is gone from its shadow storage: its provider had to give it up")
+        self._house.event_of("snapshot-lost", copy, "is gone from its shadow storage: its provider had to give it up")
 
     def _known(self, volume: str) -> set[str]:
         aside = (row.copy for row in self._house.catalogue.aside(volume))
@@ -323,4 +322,4 @@ class Snapshots:
             if not kept:
                 await self.exposures.take_away(copy)
                 self._house.catalogue.mark_deleting([copy.snapshot_id])
-                tell_of(self._house, "snapshot-deleted", copy, "was released: its session ended with the last run")
+                self._house.event_of("snapshot-deleted", copy, "was released: its session ended with the last run")

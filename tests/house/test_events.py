@@ -14,7 +14,7 @@ from shadowset.vss.events import ERROR, EVENTS, INFO, kind_of, message_id
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("daemon", "nbd_provider", "btrfs_provider", "image_provider")
 EVENT = re.compile(r"[a-z]+(-[a-z]+)*")
-RECORDERS = ("event", "_event", "_tell", "_event_of")
+RECORDERS = ("event", "_event", "_tell", "event_of")
 
 
 def recorded(tree: ast.Module) -> Iterator[str]:
