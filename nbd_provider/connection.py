@@ -9,19 +9,22 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-import ssl
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from shadowset.nbd_provider.exports import Directory, Export
 from shadowset.nbd_provider.handover_state import ConnectionState, NegotiationState
-from shadowset.nbd_provider.handshake import Negotiation, Tls
+from shadowset.nbd_provider.handshake import Negotiation, Tls, TlsError
 from shadowset.nbd_provider.replies import Data, FilePart, NotCached, Replies
 from shadowset.nbd_provider.requests import ProtocolError, RequestBuffer
 from shadowset.nbd_provider.threads import Submit
-from shadowset.nbd_provider.tls import TlsError, TlsStream
 from shadowset.nbd_provider.transmission import Transmission
 from shadowset.vss.codes import Code, VssError
+
+if TYPE_CHECKING:
+    import ssl
+
+    from shadowset.nbd_provider.tls import TlsStream
 
 log = logging.getLogger(__name__)
 
@@ -262,6 +265,8 @@ class Connection:
         self.flush()
         if self._replies or self._keys is None:
             raise ProtocolError("it does not take the answer to its wish for TLS")
+        from shadowset.nbd_provider.tls import TlsStream  # is there already, by whoever made the keys
+
         self._tls = TlsStream(self.sock, self._keys)
         self._replies.socket = -1
         self._receive, self._send = self._tls.recv_into, self._tls.sendmsg

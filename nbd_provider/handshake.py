@@ -27,6 +27,10 @@ class Tls(enum.Enum):
     REQUIRE = "require"
 
 
+class TlsError(OSError):
+    """The TLS handshake or a TLS record is not right; the connection is to be closed."""
+
+
 class Negotiation:
     """One client's negotiation. When ``export`` is set the transmission phase begins with ``rest``.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from shadowset import __version__
-from shadowset.nbd_provider import changes_command, check_command, move_command, revert_command
 from shadowset.nbd_provider.process import enter_group, harden, start_logging
 from shadowset.nbd_provider.service import serve
 from shadowset.nbd_provider.store import layout
@@ -38,12 +38,7 @@ other commands:
 SWITCH_SECONDS: Final = 0.0005
 """After so long a thread that computes gives way; Python's own 5 ms would be added to each answer of the loop."""
 
-COMMANDS: Final[dict[str, Callable[[Sequence[str]], int]]] = {
-    "changes": changes_command.main,
-    "check": check_command.main,
-    "move": move_command.main,
-    "revert": revert_command.main,
-}
+COMMANDS: Final = ("changes", "check", "move", "revert")
 """Words in place of NAME; a volume of such a name is served when an option stands before it."""
 
 
@@ -92,11 +87,18 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run_command(name: str, arguments: Sequence[str]) -> int:
+    """Imported only here: what serves a volume locks all its memory, and has no use for them."""
+    module = importlib.import_module(f"shadowset.nbd_provider.{name}_command")
+    status: int = module.main(arguments)
+    return status
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. Exit status 0 after a clean end, 1 when the volume cannot be served; commands have their own."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in COMMANDS:
-        return COMMANDS[arguments[0]](arguments[1:])
+        return _run_command(arguments[0], arguments[1:])
     options = parser().parse_args(arguments)
     start_logging(options.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)

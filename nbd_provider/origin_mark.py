@@ -9,11 +9,11 @@ lone write somewhere else.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import Final
 
 from shadowset.nbd_provider.origin import Origin
+from shadowset.nbd_provider.store.digests import sha256
 from shadowset.nbd_provider.store.recovery import boot_id
 from shadowset.nbd_provider.store.settings import MarkKind, OriginMark
 
@@ -63,12 +63,12 @@ def sample(fd: int, size: int) -> bytes:
 
     Never of what lies beyond ``size``: the origin may have grown since.
     """
-    value = hashlib.sha256()
+    value = sha256()
     places = [(0, EDGE), (max(0, size - EDGE), EDGE)]
     places += [(size * number // PIECES // PIECE * PIECE, PIECE) for number in range(PIECES)]
     for offset, length in places:
         value.update(os.pread(fd, min(length, size - offset), offset))
-    return value.digest()
+    return bytes(value.digest())
 
 
 def count_writes(fd: int) -> int:

@@ -7,17 +7,19 @@ import logging
 import os
 import select
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from shadowset.nbd_provider.connection import Connection
 from shadowset.nbd_provider.exports import Directory
 from shadowset.nbd_provider.handshake import Tls
 from shadowset.nbd_provider.threads import Done, Threads, Work
 from shadowset.vss.codes import Code, VssError
+
+if TYPE_CHECKING:
+    import ssl
 
 log = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Final
 
+from shadowset.nbd_provider.handshake import TlsError
 from shadowset.vss.codes import Code, VssError
 
 RECORD: Final = 17 * 1024
@@ -103,10 +104,6 @@ def _new_context() -> _Context:
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_NO_TICKET
     context.num_tickets = 0
     return context
-
-
-class TlsError(OSError):
-    """The TLS handshake or a TLS record is not right; the connection is to be closed."""
 
 
 class TlsStream:

@@ -1,7 +1,7 @@
 """Build the Debian package: ``python package/build_deb.py DIRECTORY`` (``make deb``) writes DIRECTORY/shadowset_*.deb.
 
 The package brings its libraries along, in a virtual environment of its own below /usr/lib/shadowset that runs on
-Debian's python3.11: Debian 12 has no msgspec and no mfusepy, and older pyroute2, redis and PyMySQL than are needed.
+Debian's python3.11: Debian 12 has no msgspec and no mfusepy, and older redis and PyMySQL than are needed.
 It installs without a network. psycopg is not brought along: Debian has one that will do, made for Debian's libpq.
 
 What is packed are the libraries of the environment that runs this program, so they are those that the tests ran with.

@@ -32,8 +32,6 @@ from shadowset.nbd_provider.attach.pipeline import Pipeline, Request
 from shadowset.nbd_provider.attach.protect import protect
 from shadowset.vss.codes import VssError
 
-DEAD_TIME_S = 600.0
-
 _BUFFERS = 32
 _BUFFER_BYTES = fuse.BIGGEST_TRANSFER + 4096
 _WRITE_HEAD = fuse.IN_HEADER.size + fuse.WRITE_IN.size

@@ -14,6 +14,8 @@ from shadowset.nbd_provider import protocol as p
 from shadowset.vss.codes import Code, VssError
 
 NEGOTIATION_TIMEOUT_S = 10.0
+DEAD_TIME_S = 600.0
+"""How long those who use a device wait for a server before they see errors, unless told otherwise."""
 
 _LONGEST_OPTION_REPLY = p.MAXIMUM_OPTION
 _LONGEST_REASON = 400

@@ -1,6 +1,8 @@
 """The command ``shadowset-attach``: makes a volume's NBD export a block device, and takes it away again.
 
 Attaching what is attached gives the same device. What a crash or a reboot left is recognised and removed first.
+
+The ways are imported late, each only where it is gone: this command may run in very little memory.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import os
 import re
 import sys
 
-from shadowset.nbd_provider.attach import client, fuse_way, loop, state, usage
-from shadowset.nbd_provider.attach.bridge import DEAD_TIME_S
+from shadowset.nbd_provider.attach import client, state, usage
+from shadowset.nbd_provider.attach.client import DEAD_TIME_S
 from shadowset.nbd_provider.attach.state import Attachment
 from shadowset.vss.codes import Code, VssError
 
@@ -76,7 +78,7 @@ def resize(arguments: argparse.Namespace) -> int:
     with state.lock(directory):
         attachment = _working(directory, arguments.name)
         size = _size_of_export(attachment)
-        if size > loop.device_size(attachment.device):
+        if size > _size_of_device(attachment):
             _resize_by(directory, attachment, size)
     print(json.dumps({"device": attachment.device, "size": size}))
     return 0
@@ -92,6 +94,8 @@ def handover(arguments: argparse.Namespace) -> int:
         attachment = _working(directory, arguments.name)
         pid, stall = 0, 0.0
         if attachment.via == "fuse":
+            from shadowset.nbd_provider.attach import fuse_way
+
             facts = fuse_way.hand_over(directory, attachment.name)
             pid, stall = facts.pid, facts.stall_ms
     print(json.dumps({"pid": pid, "stall_ms": round(stall, 3)}))
@@ -102,15 +106,23 @@ def _size_of_export(attachment: Attachment) -> int:
     """In whole sectors, as a device has it. Errors: VssError when the device is larger."""
     sock, export = client.connect(attachment.nbd, attachment.export)
     sock.close()
-    there, size = loop.device_size(attachment.device), export.size // 512 * 512
+    there, size = _size_of_device(attachment), export.size // 512 * 512
     if size < there:
         message = f"volume {attachment.name} has {size} bytes now and {attachment.device} has {there}: a device cannot "
         raise VssError(Code.VSS_E_VOLUME_NOT_SUPPORTED, message + "shrink; make the origin as large again")
     return size
 
 
+def _size_of_device(attachment: Attachment) -> int:
+    from shadowset.nbd_provider.attach import loop
+
+    return loop.device_size(attachment.device)
+
+
 def _resize_by(directory: str, attachment: Attachment, size: int) -> None:
     if attachment.via == "fuse":
+        from shadowset.nbd_provider.attach import fuse_way
+
         fuse_way.resize(directory, attachment, size)
         return
     from shadowset.nbd_provider.attach import nbd_way
@@ -179,6 +191,8 @@ def _attach_anew(directory: str, arguments: argparse.Namespace) -> Attachment:
 
 def _attach_by(directory: str, attachment: Attachment, dead_time: float) -> None:
     if attachment.via == "fuse":
+        from shadowset.nbd_provider.attach import fuse_way
+
         fuse_way.attach(directory, attachment, dead_time)
         return
     from shadowset.nbd_provider.attach import nbd_way
@@ -203,6 +217,8 @@ def _works(directory: str, attachment: Attachment) -> bool:
     if attachment.boot != state.boot_id() or not attachment.device:
         return False
     if attachment.via == "fuse":
+        from shadowset.nbd_provider.attach import fuse_way
+
         return fuse_way.works(directory, attachment)
     from shadowset.nbd_provider.attach import nbd_way
 
@@ -234,12 +250,15 @@ def _flush(attachment: Attachment) -> None:
 
 def _clean(directory: str, attachment: Attachment | None, name: str, abort: bool) -> None:
     """Removes everything of this volume that is there. Errors: VssError while its device is in use."""
-    if attachment is not None and attachment.via == "nbd" and attachment.boot == state.boot_id():
+    current = attachment if attachment is not None and attachment.boot == state.boot_id() else None
+    if current is not None and current.via == "nbd":  # what a bridge had left went before this was attached
         from shadowset.nbd_provider.attach import nbd_way
 
-        nbd_way.clean(attachment, abort)
-    current = attachment if attachment is not None and attachment.boot == state.boot_id() else None
-    fuse_way.clean(directory, current, name, abort)
+        nbd_way.clean(current, abort)
+    else:
+        from shadowset.nbd_provider.attach import fuse_way
+
+        fuse_way.clean(directory, current, name, abort)
     if attachment is not None:
         state.drop_link(attachment.link, attachment.device)
     state.forget(directory)

@@ -1,4 +1,4 @@
-"""The kernel's nbd driver over generic netlink: the message definition is ours, pyroute2 carries it.
+"""The kernel's nbd driver over generic netlink.
 
 Numbers and meanings are those of the public header ``linux/nbd-netlink.h``.
 """
@@ -8,76 +8,39 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import subprocess
 import time
-from typing import Any
 
-from pyroute2.netlink import NLM_F_ACK, NLM_F_REQUEST, genlmsg, nla
-from pyroute2.netlink.exceptions import NetlinkError
-from pyroute2.netlink.generic import AsyncGenericNetlinkSocket, GenericNetlinkSocket
-
+from shadowset.nbd_provider.attach import genetlink
+from shadowset.nbd_provider.attach.genetlink import Attributes, text, u32, u64
 from shadowset.vss.codes import Code, VssError
 
 _FAMILY = "nbd"
-_VERSION = 1
 _CMD_CONNECT = 1
 _CMD_DISCONNECT = 2
 _CMD_RECONFIGURE = 3
 _CMD_STATUS = 5
+_INDEX = 1
+_SIZE_BYTES = 2
+_BLOCK_SIZE_BYTES = 3
+_SERVER_FLAGS = 5
+_CLIENT_FLAGS = 6
+_SOCKETS = 7
+_DEAD_CONN_TIMEOUT = 8
+_DEVICE_LIST = 9
+_BACKEND_IDENTIFIER = 10
+_SOCK_ITEM = _SOCK_FD = 1
+_DEVICE_INDEX = 1
+_DEVICE_CONNECTED = 2
 _WAIT_S = 10.0
 _KERNEL_TIMER_MS = 30_000
-
-
-class _Sockets(nla):  # type: ignore[misc]
-    nla_map = (("NBD_SOCK_ITEM_UNSPEC", "none"), ("NBD_SOCK_ITEM", "sock"))
-
-    class sock(nla):  # type: ignore[misc]
-        nla_map = (("NBD_SOCK_UNSPEC", "none"), ("NBD_SOCK_FD", "uint32"))
-
-
-class _Devices(nla):  # type: ignore[misc]
-    nla_map = (("NBD_DEVICE_ITEM_UNSPEC", "none"), ("NBD_DEVICE_ITEM", "device"))
-
-    class device(nla):  # type: ignore[misc]
-        nla_map = (
-            ("NBD_DEVICE_UNSPEC", "none"),
-            ("NBD_DEVICE_INDEX", "uint32"),
-            ("NBD_DEVICE_CONNECTED", "uint8"),
-        )
-
-
-class _Message(genlmsg):  # type: ignore[misc]
-    prefix = "NBD_ATTR_"
-    nla_map = (
-        ("NBD_ATTR_UNSPEC", "none"),
-        ("NBD_ATTR_INDEX", "uint32"),
-        ("NBD_ATTR_SIZE_BYTES", "uint64"),
-        ("NBD_ATTR_BLOCK_SIZE_BYTES", "uint64"),
-        ("NBD_ATTR_TIMEOUT", "uint64"),
-        ("NBD_ATTR_SERVER_FLAGS", "uint64"),
-        ("NBD_ATTR_CLIENT_FLAGS", "uint64"),
-        ("NBD_ATTR_SOCKETS", "sockets"),
-        ("NBD_ATTR_DEAD_CONN_TIMEOUT", "uint64"),
-        ("NBD_ATTR_DEVICE_LIST", "devices"),
-        ("NBD_ATTR_BACKEND_IDENTIFIER", "asciiz"),
-    )
-    sockets = _Sockets
-    devices = _Devices
-
-
-class _AsyncSocket(AsyncGenericNetlinkSocket):  # type: ignore[misc]
-    # A missing family is an answer here, not something to log.
-    module_err_level = "debug"
-
-
-class _Socket(GenericNetlinkSocket):  # type: ignore[misc]
-    async_class = _AsyncSocket
 
 
 def available() -> bool:
     """Whether the kernel answers for nbd; tries once to load the module."""
     if _answers():
         return True
+    import subprocess
+
     try:
         subprocess.run(["modprobe", "nbd"], capture_output=True, timeout=_WAIT_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -87,19 +50,18 @@ def available() -> bool:
 
 def connect(descriptor: int, size: int, sector_size: int, server_flags: int, dead_time_s: int, backend: str) -> int:
     """N of the new ``/dev/nbdN``, on a socket in the transmission phase. Errors: VssError."""
-    attributes: list[list[Any]] = [
-        ["NBD_ATTR_SIZE_BYTES", size],
-        ["NBD_ATTR_BLOCK_SIZE_BYTES", sector_size],
-        ["NBD_ATTR_SERVER_FLAGS", server_flags],
-        ["NBD_ATTR_CLIENT_FLAGS", 0],
-        ["NBD_ATTR_DEAD_CONN_TIMEOUT", dead_time_s],
-        ["NBD_ATTR_BACKEND_IDENTIFIER", backend],
+    attributes: Attributes = [
+        (_SIZE_BYTES, u64(size)),
+        (_BLOCK_SIZE_BYTES, u64(sector_size)),
+        (_SERVER_FLAGS, u64(server_flags)),
+        (_CLIENT_FLAGS, u64(0)),
+        (_DEAD_CONN_TIMEOUT, u64(dead_time_s)),
+        (_BACKEND_IDENTIFIER, text(backend)),
         _sockets(descriptor),
     ]
-    for message in _ask(_CMD_CONNECT, attributes, f"connect a device for {backend}"):
-        index = message.get_attr("NBD_ATTR_INDEX")
-        if index is not None:
-            return int(index)
+    for answer in _ask(_CMD_CONNECT, attributes, f"connect a device for {backend}"):
+        if _INDEX in answer:
+            return genetlink.number(answer[_INDEX])
     raise VssError(Code.VSS_E_UNEXPECTED, f"the kernel connected a device for {backend} without naming it")
 
 
@@ -108,9 +70,9 @@ def reconfigure(index: int, descriptor: int, backend: str) -> None:
 
     Errors: VssError.
     """
-    attributes: list[list[Any]] = [
-        ["NBD_ATTR_INDEX", index],
-        ["NBD_ATTR_BACKEND_IDENTIFIER", backend],
+    attributes: Attributes = [
+        (_INDEX, u32(index)),
+        (_BACKEND_IDENTIFIER, text(backend)),
         _sockets(descriptor),
     ]
     _ask(_CMD_RECONFIGURE, attributes, f"give /dev/nbd{index} a new connection")
@@ -118,10 +80,10 @@ def reconfigure(index: int, descriptor: int, backend: str) -> None:
 
 def resize(index: int, size_bytes: int, backend: str) -> None:
     """Gives ``/dev/nbdN`` another size; its connections stay. Errors: VssError."""
-    attributes: list[list[Any]] = [
-        ["NBD_ATTR_INDEX", index],
-        ["NBD_ATTR_SIZE_BYTES", size_bytes],
-        ["NBD_ATTR_BACKEND_IDENTIFIER", backend],
+    attributes: Attributes = [
+        (_INDEX, u32(index)),
+        (_SIZE_BYTES, u64(size_bytes)),
+        (_BACKEND_IDENTIFIER, text(backend)),
     ]
     _ask(_CMD_RECONFIGURE, attributes, f"give /dev/nbd{index} a size of {size_bytes} bytes")
 
@@ -129,7 +91,7 @@ def resize(index: int, size_bytes: int, backend: str) -> None:
 def disconnect(index: int) -> None:
     """Ends ``/dev/nbdN`` and waits until it is empty; unanswered requests fail. Errors: VssError."""
     set_timer(index, _KERNEL_TIMER_MS)
-    _ask(_CMD_DISCONNECT, [["NBD_ATTR_INDEX", index]], f"disconnect /dev/nbd{index}")
+    _ask(_CMD_DISCONNECT, [(_INDEX, u32(index))], f"disconnect /dev/nbd{index}")
     deadline = time.monotonic() + _WAIT_S
     while connected(index) or size(index):
         if time.monotonic() > deadline:
@@ -145,10 +107,11 @@ def set_timer(index: int, milliseconds: int) -> None:
 
 def connected(index: int) -> bool:
     """Whether the kernel says that ``/dev/nbdN`` has a server."""
-    for message in _ask(_CMD_STATUS, [["NBD_ATTR_INDEX", index]], f"ask about /dev/nbd{index}"):
-        for item in (message.get_attr("NBD_ATTR_DEVICE_LIST") or {"attrs": []})["attrs"]:
-            if item[1].get_attr("NBD_DEVICE_INDEX") == index:
-                return bool(item[1].get_attr("NBD_DEVICE_CONNECTED"))
+    for answer in _ask(_CMD_STATUS, [(_INDEX, u32(index))], f"ask about /dev/nbd{index}"):
+        for _, item in genetlink.unpack(answer.get(_DEVICE_LIST, b"")):
+            device = dict(genetlink.unpack(item))
+            if genetlink.number(device.get(_DEVICE_INDEX, b"")) == index:
+                return bool(genetlink.number(device.get(_DEVICE_CONNECTED, b"")))
     return False
 
 
@@ -181,34 +144,23 @@ def indices_of(identifier: str) -> list[int]:
 
 
 def _answers() -> bool:
-    socket = _Socket()
     try:
-        socket.bind(_FAMILY, _Message)
-    except NetlinkError:
+        genetlink.family(_FAMILY)
+    except OSError:
         return False
-    finally:
-        socket.close()
     return True
 
 
-def _ask(command: int, attributes: list[list[Any]], purpose: str) -> list[Any]:
-    message = _Message()
-    message["cmd"] = command
-    message["version"] = _VERSION
-    message["attrs"] = attributes
-    socket = _Socket()
+def _ask(command: int, attributes: Attributes, purpose: str) -> list[dict[int, bytes]]:
     try:
-        socket.bind(_FAMILY, _Message)
-        return list(socket.nlm_request(message, msg_type=socket.prid, msg_flags=NLM_F_REQUEST | NLM_F_ACK))
-    except NetlinkError as error:
-        reason = errno.errorcode.get(error.code, str(error.code))
+        return genetlink.ask(genetlink.family(_FAMILY), command, attributes)
+    except OSError as error:
+        reason = errno.errorcode.get(error.errno or 0, str(error))
         raise VssError(Code.VSS_E_UNEXPECTED, f"the kernel's nbd driver refused to {purpose} ({reason})") from error
-    finally:
-        socket.close()
 
 
-def _sockets(descriptor: int) -> list[Any]:
-    return ["NBD_ATTR_SOCKETS", {"attrs": [["NBD_SOCK_ITEM", {"attrs": [["NBD_SOCK_FD", descriptor]]}]]}]
+def _sockets(descriptor: int) -> tuple[int, Attributes]:
+    return _SOCKETS, [(_SOCK_ITEM, [(_SOCK_FD, u32(descriptor))])]
 
 
 def _sysfs(index: int, name: str) -> str:

@@ -11,9 +11,10 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.digests import sha1
 from shadowset.nbd_provider.store.files import Segment, Segments, Words
 
 
@@ -35,7 +36,8 @@ def session_id(path: str) -> UUID:
     name = os.path.basename(os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"))
     for kind in ("ext4", "xfs", "f2fs"):
         with suppress(OSError):  # the number is never given twice: each mount makes the directory anew
-            return uuid5(boot_id(), str(os.stat(f"/sys/fs/{kind}/{name}").st_ino))
+            number = os.stat(f"/sys/fs/{kind}/{name}").st_ino
+            return UUID(bytes=sha1(boot_id().bytes + str(number).encode()).digest()[:16], version=5)
     return boot_id()
 
 

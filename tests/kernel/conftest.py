@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,12 +12,12 @@ from typing import Any
 
 import pytest
 
+import shadowset
+
 _HERE = Path(__file__).parent
 
 
 def _load() -> ModuleType:
-    import sys
-
     name = "shadowset_tests_uml"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, _HERE / "uml.py")
@@ -32,7 +34,15 @@ def uml() -> ModuleType:
     module = _load()
     if lacking := module.missing():
         pytest.skip(f"user-mode-linux cannot run: {lacking}")
+    _compile()
     return module
+
+
+def _compile() -> None:
+    """As an installation is; in the guest, whose files are read-only, each process would compile what it imports."""
+    package = Path(shadowset.__file__).parent
+    rooms = [str(path) for path in package.iterdir() if path.is_dir()]
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(package), *rooms], check=True)
 
 
 @pytest.fixture(scope="session")
