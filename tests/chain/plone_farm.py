@@ -66,6 +66,7 @@ class PloneFarm:
         self.data, self.files = chain.places["data"], chain.places["files"]
         self.crm = f"{self.files}/crm.db"
         self.posted = dict.fromkeys(SITES, 0)
+        self.longest = dict.fromkeys(SITES, 0.0)  # that a page took, in seconds
         self.errors: list[str] = []
         self._stop = threading.Event()
         self._workers: list[threading.Thread] = []
@@ -214,7 +215,7 @@ class PloneFarm:
         ):
             while not self._stop.is_set():
                 number = self.posted[name] + 1
-                page = f"{name}-{number:05d}"
+                page, started = f"{name}-{number:05d}", time.monotonic()
                 file = {"data": base64.b64encode(contents(page)).decode(), "encoding": "base64",
                         "filename": f"{page}.txt", "content-type": "text/plain"}  # fmt: skip
                 try:
@@ -230,6 +231,7 @@ class PloneFarm:
                     self.errors.append(f"{page}: {error}")
                     return
                 self.posted[name] += 1
+                self.longest[name] = max(self.longest[name], time.monotonic() - started)
 
     def wait_for_pages(self, count: int = 3) -> None:
         before, end = dict(self.posted), time.monotonic() + 90

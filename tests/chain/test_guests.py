@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from load import Load
 from qemu_guest import Guest, count_in, make_data_disk, missing, unpack
+from rounds import keep, row, table
 
 
 @pytest.fixture
@@ -42,25 +44,34 @@ def make_guest(chain: Any, wait_until: Any) -> Iterator[Callable[..., Guest]]:
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_a_guest_comes_back_as_it_was_at_the_cut(chain: Any, make_guest: Callable[..., Guest]) -> None:
+def test_a_guest_comes_back_as_it_was_at_the_cut(
+    chain: Any, make_guest: Callable[..., Guest], show: Callable[[str], None]
+) -> None:
     chain.add_volumes((("images", "ext4", 160 << 20),))
     plain, image = f"{chain.directory}/plain.img", f"{chain.places['images']}/disk.qcow2"
     make_data_disk(plain)
     subprocess.run(["qemu-img", "convert", "-O", "qcow2", plain, image], check=True, timeout=60)
     guest = make_guest(f"file={image},format=qcow2")
+    load = Load("the guest", lambda _number: guest.wait_for_writes(1), [])
+    record = chain.cli("create", "images")
     before = guest.wait_for_writes()
     done = chain.cli("backup", f"{chain.directory}/backup")
     assert [(entry["succeeded"], entry.get("reason", "")) for entry in done["components"]] == [(True, "")]
     after = guest.wait_for_writes()
+    load.stop()
     guest.end()
     os.truncate(image, 4096)
 
     restored = chain.cli("restore", f"{chain.directory}/backup")
     assert restored["succeeded"], restored
     subprocess.run(["qemu-img", "convert", "-O", "raw", image, plain], check=True, timeout=60)
-    assert before <= count_in(plain) <= after
+    count = count_in(plain)
+    assert before <= count <= after
     guest.start()
     guest.wait_for_writes()
+    rows = [row(record, done, ["QEMU Writer"], "QEMU guest", load.longest, count)]
+    show(table(rows))
+    keep("3-guest", rows)
 
 
 @pytest.mark.long

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from load import Load
+from rounds import keep, row, table
 
 pytestmark = pytest.mark.host
 # Takes each number into memory, and writes both files at its leisure: only when it is told to, they agree.
@@ -60,8 +64,12 @@ class App:
         Path(top, "hooks.toml").write_text(
             f'[[hook]]\nkind = "qemu"\nname = "app"\npath = "{scripts}"\nfiles = [{files}]\n'
         )
-        self.process = subprocess.Popen([sys.executable, "-c", APPLICATION, *self.files, pause])
+        self._command = [sys.executable, "-c", APPLICATION, *self.files, pause]
+        self.start()
         chain.module("shadowset.writers.hooks.main", "--config", f"{top}/hooks.toml")
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command)
 
     def calls(self) -> list[str]:
         return Path(self.journal).read_text().split() if Path(self.journal).exists() else []
@@ -69,9 +77,9 @@ class App:
     def number(self) -> int:
         return int(Path(self.files[0]).read_text()) if Path(self.files[0]).exists() else 0
 
-    def wait_for_numbers(self) -> None:
+    def wait_for_numbers(self, count: int = 20) -> None:
         before, end = self.number(), time.monotonic() + 60
-        while self.number() < before + 20:
+        while self.number() < before + count:
             assert self.process.poll() is None and time.monotonic() < end, "the application stands still"
             time.sleep(0.02)
 
@@ -111,3 +119,28 @@ def test_a_script_that_fails_vetoes_and_is_thawed(volumes: Any, app: App) -> Non
     volumes.check_writable()
     Path(app.refuse).unlink()
     volumes.cli("create", *volumes.places)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_what_scripts_bring_to_rest_comes_back(volumes: Any, app: App, show: Any) -> None:
+    load = Load("the application", lambda number: app.wait_for_numbers(1), [])
+    record = volumes.cli("create", *volumes.places)
+    before = app.number()
+    done = volumes.cli("backup", f"{volumes.directory}/backup")
+    assert all(entry["succeeded"] for entry in done["components"]), done
+    app.wait_for_numbers()
+    load.stop()
+    after = app.number()
+    app.process.kill()
+    app.process.wait()
+    for place in volumes.places.values():
+        for name in os.listdir(place):
+            path = f"{place}/{name}"
+            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+    assert volumes.cli("restore", f"{volumes.directory}/backup")["succeeded"]
+    (number,) = {int(Path(path).read_text()) for path in app.files}
+    assert before <= number <= after
+    rows = [row(record, done, ["Hook Script Writer"], "hook scripts", load.longest, number)]
+    show(table(rows))
+    keep("4-hooks", rows)

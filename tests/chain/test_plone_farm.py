@@ -21,6 +21,7 @@ import groonga_server
 import mariadb_server
 import postgresql_server
 from plone_farm import SITES, VOLUMES, PloneFarm, contents
+from rounds import keep, label, row, table
 
 from shadowset.vss.enums import ComponentType, Level
 from shadowset.writers.sdk import CurrentEvent, MetadataBuilder, Writer
@@ -77,13 +78,16 @@ class Lingering(Writer):
 
 
 @pytest.mark.vss(138)
-def test_a_part_of_a_farm_comes_back_and_then_all_of_it(chain: Any, farm: PloneFarm) -> None:
+def test_a_part_of_a_farm_comes_back_and_then_all_of_it(chain: Any, farm: PloneFarm, show: Any) -> None:
     backup = f"{chain.directory}/backup"
+    farm.longest = dict.fromkeys(SITES, 0.0)
+    record = chain.cli("create", *chain.places)
     done = chain.cli("backup", backup)
     assert all(entry["succeeded"] for entry in done["components"]), done
     at_backup = dict(farm.posted)
     farm.wait_for_pages()
     farm.rest()
+    chain.cli("delete", record["set_id"])
     recorded = "SELECT count(*) FROM farm_backups JOIN farm_meta ON key = 'last_backup' AND value = time"
     assert farm.sql(recorded) == [(1,)]
     restore_one(chain, farm, backup)
@@ -98,6 +102,11 @@ def test_a_part_of_a_farm_comes_back_and_then_all_of_it(chain: Any, farm: PloneF
     assert sites == [(f"/{site}/site", counts[name] + 1) for name, site in SITES.items()], "the site is a document too"
     assert {row[0] for row in farm.sql("SELECT state FROM farm_databases")} == {"attached"}
     assert farm.sql("SELECT count(*) FROM farm_backups") == [(0,)], "what the register said at the backup"
+    writers = sorted({label(entry["writer"], entry) for entry in done["components"]})
+    longest, pages = max(farm.longest.values()), sum(counts.values())
+    rows = [row(record, done, [writer], f"Plone farm: {writer}", longest, pages) for writer in writers]
+    show(table(rows))
+    keep("2-plone", rows)
 
 
 def restore_one(chain: Any, farm: PloneFarm, backup: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from load import Load
 from qemu_guest import copy_program
+from rounds import keep, row, table
 
 PROGRAMS = ("dpkg", "dpkg-query", "systemd-analyze", "id", "sh")
 PACKAGES = ("netbase", "sensible-utils", "hostname", "debian-archive-keyring", "base-passwd")
@@ -152,3 +155,45 @@ def test_a_system_comes_back_in_three_ways(chain: Any, tree: Path, start: Callab
     assert chain.cli("restore", f"{chain.directory}/backup")["succeeded"]
     check_system(str(tree))
     assert (tree / "etc/fstab").read_text().startswith("UUID=old-machine")
+
+
+class PackageTool:
+    """Changes configuration and state under dpkg's lock, as installations do, which is why both agree in any copy."""
+
+    def __init__(self, tree: Path) -> None:
+        self._lock = tree / "var/lib/dpkg/lock"
+        self._files = [tree / "etc/app/app.conf", tree / "var/lib/app/state"]
+
+    def change(self, number: int) -> None:
+        with open(self._lock, "r+b") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX)
+            for file in self._files:
+                file.write_text(f"{number}\n")
+
+    def number(self) -> int:
+        (number,) = {int(file.read_text()) for file in self._files}
+        return number
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_installations_wait_for_the_cut(chain: Any, tree: Path, start: Callable[..., Any], show: Any) -> None:
+    start()
+    tool = PackageTool(tree)
+    load = Load("the package tool", tool.change, [])
+    record = chain.cli("create", "one")
+    before = load.wait_for_more()
+    done = chain.cli("backup", f"{chain.directory}/backup")
+    assert all(entry["succeeded"] for entry in done["components"]), done
+    after = load.wait_for_more()
+    load.stop()
+    for name in ("etc", "usr", "boot", "home", "var/lib"):
+        shutil.rmtree(tree / name)
+    assert chain.cli("restore", f"{chain.directory}/backup")["succeeded"]
+    check_system(str(tree))
+    number = tool.number()
+    assert before <= number <= after
+    writers = ("System Writer", "Layout Writer", "User Store Writer")
+    rows = [row(record, done, [writer], writer.removesuffix(" Writer"), load.longest, number) for writer in writers]
+    show(table(rows))
+    keep("5-system", rows)
