@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
+import itertools
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -21,7 +24,15 @@ from postgresql_server import Cluster, binaries, writer_config
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
-from shadowset.vss.enums import ComponentFlag, ComponentType, FileRestoreStatus, Level, RollForward, WriterEvent
+from shadowset.vss.enums import (
+    Attribute,
+    ComponentFlag,
+    ComponentType,
+    FileRestoreStatus,
+    Level,
+    RollForward,
+    WriterEvent,
+)
 from shadowset.vss.writer_protocol import EventVolume
 from shadowset.writers.naming import component_identity, component_path
 from shadowset.writers.postgresql.files import (
@@ -34,6 +45,7 @@ from shadowset.writers.server_settings import read_settings
 
 E = WriterEvent
 MAIN = "shadowset.writers.postgresql.main"
+ROLLBACK = int(Attribute.ROLLBACK_RECOVERY)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +260,7 @@ def test_backup_mode_mends_a_copy_of_two_instants(backup_side: Any, cluster: Clu
     rows = "AS SELECT generate_series(1, 100) x"
     cluster.sql(f"CREATE TABLE here {rows}; CREATE TABLE there TABLESPACE away {rows}")
     component, _member = backup_side.ok(E.IDENTIFY).metadata.components
-    assert component.flags == ComponentFlag.BACKUP_RECOVERY
+    assert component.flags & ComponentFlag.BACKUP_RECOVERY
     prepare(backup_side, cluster)
     backup_side.ok(E.FREEZE)
     with_label.mkdir()
@@ -277,6 +289,229 @@ def test_backup_mode_needs_a_place_in_the_copy_and_ends_with_the_session(backup_
     assert f"{cluster.data} cannot be written to in the copy" in answer.message
     backup_side.ok(E.ABORT)
     wait_for_no_slot(cluster)
+
+
+class Listener:
+    """A socket of a server that a cluster might reach out to; ``calls`` are those who did."""
+
+    def __init__(self, directory: str) -> None:
+        os.makedirs(directory)
+        shutil.chown(directory, "postgres", "postgres")
+        self.conninfo = f"host={directory} port=5432 dbname=x"
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind(f"{directory}/.s.PGSQL.5432")
+        os.chmod(f"{directory}/.s.PGSQL.5432", 0o777)
+        self.socket.listen(8)
+        self.socket.settimeout(60)
+
+    def wait_for_call(self) -> None:
+        self.socket.accept()[0].close()
+
+    def calls(self) -> int:
+        """How many came since it was asked last."""
+        self.socket.settimeout(0)
+        for number in itertools.count():
+            try:
+                self.socket.accept()[0].close()
+            except BlockingIOError:
+                return number
+        raise AssertionError
+
+
+@pytest.fixture
+def outgoing(cluster: Cluster, runtime: str) -> Iterator[Listener]:
+    """A cluster that does what others notice: it subscribes, has slots, prepared transactions and libraries."""
+    os.chmod(runtime, 0o755)
+    listener = Listener(f"{runtime}/publisher")
+    wanted = {"wal_level": "logical", "max_prepared_transactions": "7", "track_commit_timestamp": "on",
+              "session_preload_libraries": "auto_explain"}  # fmt: skip
+    for name, value in wanted.items():
+        cluster.sql(f"ALTER SYSTEM SET {name} = '{value}'")
+    cluster.end("fast")
+    cluster.begin()
+    cluster.sql("SELECT pg_create_logical_replication_slot('reader', 'pgoutput')")
+    cluster.sql("CREATE TABLE kept (x int); CREATE TABLE away_kept (x int) TABLESPACE away")
+    options = "connect = false, slot_name = 's', create_slot = false"
+    cluster.sql(f"CREATE SUBSCRIPTION s CONNECTION '{listener.conninfo}' PUBLICATION p WITH ({options})")
+    cluster.sql("ALTER SUBSCRIPTION s ENABLE")
+    listener.wait_for_call()
+    try:
+        yield listener
+    finally:
+        cluster.wait_for_sessions()
+        cluster.sql("ALTER SUBSCRIPTION s DISABLE")
+        cluster.sql("ALTER SUBSCRIPTION s SET (slot_name = NONE)")
+        cluster.sql("DROP SUBSCRIPTION s")
+        cluster.sql("ROLLBACK PREPARED 'in doubt'")
+        cluster.sql("SELECT pg_drop_replication_slot('reader')")
+        cluster.sql("DROP TABLE kept, away_kept")
+        cluster.sql("ALTER SYSTEM RESET ALL")
+        cluster.end("fast")
+        listener.socket.close()
+
+
+def copied_cluster(cluster: Cluster, top: Path) -> EventVolume:
+    """A copy as it is at a cut, where the server does nothing just then."""
+    top.mkdir()
+    os.chmod(top, 0o755)
+    for name in {"main", "away", "late"} & set(os.listdir(os.path.dirname(cluster.data))):
+        subprocess.run(["cp", "-a", f"{os.path.dirname(cluster.data)}/{name}", f"{top}/{name}"], check=True)
+    return EventVolume("top", [os.path.dirname(cluster.data)], recovery_path=str(top))
+
+
+def tree_of(top: str) -> dict[str, tuple[int, int, str]]:
+    """All that is below a directory: names, sizes, times, and where links lead to."""
+    found = {}
+    for path in Path(top).rglob("*"):
+        status = path.lstat()
+        found[str(path)] = (status.st_size, status.st_mtime_ns, os.readlink(path) if path.is_symlink() else "")
+    return found
+
+
+def controlled(cluster: Cluster, data: str) -> dict[str, str]:
+    lines = cluster.run("pg_controldata", "-D", data).splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.vss(111)
+def test_a_copy_recovers_in_itself_and_nobody_else_notices(
+    side: Any, cluster: Cluster, outgoing: Listener, runtime: str
+) -> None:
+    prepare(side, cluster)
+    cluster.sql("INSERT INTO kept SELECT generate_series(1, 1000); INSERT INTO away_kept SELECT x FROM kept")
+    cluster.sql("BEGIN; INSERT INTO kept VALUES (0); PREPARE TRANSACTION 'in doubt'")
+    side.ok(E.FREEZE)
+    volume = copied_cluster(cluster, Path(runtime, "copy"))
+    side.ok(E.THAW)
+    cluster.end()  # whoever calls, archives or writes from now on is the copy
+    copy = f"{runtime}/copy/main"
+    links = {name: os.readlink(f"{copy}/pg_tblspc/{name}") for name in os.listdir(f"{copy}/pg_tblspc")}
+    before = controlled(cluster, copy)
+    assert before["Database cluster state"] == "in production"
+    live = tree_of(os.path.dirname(cluster.data))
+    outgoing.calls()
+
+    answer = side.ok(E.POST_SNAPSHOT, components=chosen(cluster), volumes=[volume], context=ROLLBACK)
+    assert json.loads(answer.components[0].backup_metadata)["copy"] == "recovered"
+    assert answer.components[0].backup_stamp == "", "no log goes on from here"
+    assert outgoing.calls() == 0
+    assert tree_of(os.path.dirname(cluster.data)) == live
+    assert {name: os.readlink(f"{copy}/pg_tblspc/{name}") for name in os.listdir(f"{copy}/pg_tblspc")} == links
+    after = controlled(cluster, copy)
+    assert after["Database cluster state"] == "shut down"
+    same = (
+        "Database system identifier",
+        "wal_level setting",
+        "max_prepared_xacts setting",
+        "track_commit_timestamp setting",
+    )
+    assert [after[name] for name in same] == [before[name] for name in same]
+    assert not os.path.exists(f"{copy}/postmaster.pid")
+    assert len([name for name in os.listdir(f"{copy}/pg_wal") if len(name) == 24]) <= 3
+    assert os.listdir(f"{copy}/pg_replslot") == ["reader"]
+    assert not glob.glob("/tmp/ss-pg-*/postgresql.conf")
+
+    for name, target in links.items():
+        os.unlink(f"{copy}/pg_tblspc/{name}")
+        os.symlink(f"{runtime}/copy/{os.path.basename(target)}", f"{copy}/pg_tblspc/{name}")
+    cluster.run("pg_checksums", "--check", "-D", copy)
+    with open(f"{copy}/postgresql.conf", "a") as file:
+        file.write("max_logical_replication_workers = 0\n")
+    other = Cluster.existing(copy, f"{runtime}/pg", 55460)
+    try:
+        assert other.sql("SELECT (SELECT count(*) FROM kept), (SELECT count(*) FROM away_kept)") == [(1000, 1000)]
+        assert other.sql("SELECT gid FROM pg_prepared_xacts") == [("in doubt",)]
+    finally:
+        other.end()
+    told = Path(f"{other.runtime}/log").read_text()
+    assert "shut down at" in told and "redo starts" not in told and "not properly shut down" not in told
+
+
+def cut(side: Any, cluster: Cluster, runtime: str, *statements: str) -> EventVolume:
+    """A copy that has something to recover, taken by a writer that is now at post-snapshot."""
+    os.chmod(runtime, 0o755)
+    prepare(side, cluster)
+    for statement in statements:
+        cluster.sql(statement)
+    side.ok(E.FREEZE)
+    volume = copied_cluster(cluster, Path(runtime, "copy"))
+    side.ok(E.THAW)
+    return volume
+
+
+def failed_recovery(side: Any, cluster: Cluster, volume: EventVolume, **fields: Any) -> str:
+    """What the writer says of a copy that it could not recover; the copy is as it was, or begins again."""
+    answer = side.ask(E.POST_SNAPSHOT, components=chosen(cluster), volumes=[volume], context=ROLLBACK, **fields)
+    assert (answer.code, answer.veto) == (Code.VSS_E_WRITERERROR_RECOVERY_FAILED, False)
+    (component,) = answer.components
+    assert component.post_snapshot_failure_message == component.failure.message == answer.message
+    state = controlled(cluster, f"{volume.recovery_path}/main")["Database cluster state"]
+    assert state in ("in production", "in crash recovery")
+    return str(answer.message)
+
+
+def test_only_the_copies_that_shall_recover_do(side: Any, cluster: Cluster, runtime: str) -> None:
+    volume = cut(side, cluster, runtime, "SELECT 1")
+    (component,) = side.ok(E.POST_SNAPSHOT, components=chosen(cluster), volumes=[volume]).components
+    assert "copy" not in json.loads(component.backup_metadata) and component.backup_stamp
+    assert os.path.exists(f"{runtime}/copy/main/postmaster.pid")
+
+
+def test_a_tablespace_that_the_log_would_make_again_is_refused(side: Any, cluster: Cluster, runtime: str) -> None:
+    """Replayed, it would be linked to the live directory, and all that follows written there."""
+    late = f"{os.path.dirname(cluster.data)}/away/within"
+    os.mkdir(late)
+    shutil.chown(late, "postgres", "postgres")
+    made = f"CREATE TABLESPACE within LOCATION '{late}'"
+    volume = cut(side, cluster, runtime, made, "DROP TABLESPACE within")
+    assert f'"{late}" was made after the last checkpoint' in failed_recovery(side, cluster, volume)
+    assert os.listdir(late) == []
+    os.rmdir(late)
+
+
+def test_a_link_inside_the_copy_is_not_followed(side: Any, cluster: Cluster, runtime: str) -> None:
+    volume = cut(side, cluster, runtime, "SELECT 1")
+    os.symlink(f"{cluster.data}/base/1", f"{runtime}/copy/main/base/99999")
+    assert "base/99999 in the copy is a link" in failed_recovery(side, cluster, volume)
+
+
+def test_a_recovery_that_takes_too_long_is_ended(
+    processes: Any, coordinator: Any, cluster: Cluster, runtime: str, tmp_path: Path
+) -> None:
+    slow = Path(runtime, "slow")
+    slow.mkdir()
+    for name in ("pg_controldata", "pg_waldump"):
+        (slow / name).symlink_to(f"{binaries()}/{name}")
+    (slow / "postgres").write_text(f"#!/bin/sh\necho $$ > {runtime}/copy/pid\nexec sleep 1000\n")
+    (slow / "postgres").chmod(0o755)
+    config = writer_config(str(tmp_path / "slow.toml"), cluster, more=f'bin_directory = "{slow}"\n')
+    processes.start("-m", MAIN, "--config", config)
+    side = coordinator.writer()
+    volume = cut(side, cluster, runtime, "SELECT 1")
+    os.chmod(volume.recovery_path, 0o777)
+    assert "does not recover in time" in failed_recovery(side, cluster, volume, deadline_ms=10_000)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(Path(runtime, "copy/pid").read_text()), 0)
+
+
+def test_backup_mode_and_recovery_in_every_copy_go_together(
+    processes: Any, coordinator: Any, cluster: Cluster, runtime: str, tmp_path: Path
+) -> None:
+    config = writer_config(str(tmp_path / "all.toml"), cluster, more='backup_mode = true\nrecover_copies = "all"\n')
+    lines = Path(config).read_text().splitlines(keepends=True)
+    Path(config).write_text("".join(line for line in lines if not line.startswith("restore_command")))
+    processes.start("-m", MAIN, "--config", config)
+    side = coordinator.writer()
+    volume = cut(side, cluster, runtime, "CREATE TABLE kept AS SELECT generate_series(1, 10) x")
+    try:
+        (component,) = side.ok(E.POST_SNAPSHOT, components=chosen(cluster), volumes=[volume]).components
+        facts = json.loads(component.backup_metadata)
+        assert (facts["method"], facts["copy"]) == ("backup mode", "recovered")
+        copy = f"{runtime}/copy/main"
+        assert controlled(cluster, copy)["Database cluster state"] == "shut down"
+        assert not os.path.exists(f"{copy}/backup_label")
+    finally:
+        cluster.sql("DROP TABLE kept")
 
 
 def test_another_cluster_in_its_place_is_noticed(side: Any, cluster: Cluster) -> None:
@@ -325,6 +560,8 @@ def test_files_tell_running_from_stale(tmp_path: Path) -> None:
         ('[[cluster]]\ndata_directory = "relative"\n', "absolute"),
         ('[[cluster]]\nconnection = "x"\nstop_command = ["y"]\n', "add data_directory"),
         ('[[cluster]]\ndata_directory = "/x"\nstart_command = ["y"]\n', "add connection"),
+        ('[[cluster]]\nconnection = "x"\nrestore_command = "y"\nrecover_copies = "all"\n', "no log can be rolled"),
+        ('[[cluster]]\nconnection = "x"\nrecover_copies = "some"\n', "Invalid enum value"),
         ("clusters = 1\n", "unknown field"),
         ("[[", "cannot be used"),
     ],

@@ -10,7 +10,6 @@ Backup mode and slot belong to the session: when that ends, for whatever reason,
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable
 from typing import LiteralString
@@ -18,11 +17,11 @@ from typing import LiteralString
 import psycopg
 
 from shadowset.vss.codes import Code, VssError
+from shadowset.writers.postgresql.files import SEGMENT
 from shadowset.writers.postgresql.server import Server, translate
 
 NEW_NAMES_VERSION = 150_000
 LABEL = "backup_label"
-SEGMENT = re.compile(r"[0-9A-F]{24}")
 SLOT = "shadowset"
 STOP_SECONDS = 30.0
 

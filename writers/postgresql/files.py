@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 
 from shadowset.vss.codes import Code, VssError
 
 POSTGRESQL_WRITER_ID = "8955e60c-a50a-4caa-8b17-28c17f6f4797"
 POSTGRESQL_WRITER_NAME = "PostgreSQL Writer"
 MAX_PID_FILE = 4096
+SEGMENT = re.compile(r"[0-9A-F]{24}")  # of the log: time line, and its number in two halves
 
 
 def directories(data_directory: str) -> list[str]:

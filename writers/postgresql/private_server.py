@@ -32,12 +32,15 @@ SETTINGS = {
     "unix_socket_permissions": "0700",
     "archive_mode": "off",
     "autovacuum": "off",
+    "external_pid_file": "",
     "fsync": "off",
     "hot_standby": "off",
     "logging_collector": "off",
     "log_destination": "stderr",
+    "max_logical_replication_workers": "0",  # its subscriptions would take what is the lost server's
     "max_prepared_transactions": "1024",
     "max_wal_senders": "0",
+    "session_preload_libraries": "",
     "shared_preload_libraries": "",
     "ssl": "off",
 }
@@ -56,6 +59,17 @@ def programs(data: str, configured: str = "") -> str:
             return directory
     message = f"the programs of PostgreSQL {version} are not there; install them, or set bin_directory"
     raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, message)
+
+
+def as_owner(owner: os.stat_result, on_death: str) -> list[str]:
+    """How a program is started that refuses to run as root, and on what is not its own.
+
+    ``on_death`` names the signal that it gets when the thread that started it is gone.
+    """
+    guard = ["setpriv", "--pdeathsig", on_death]
+    if os.geteuid() == owner.st_uid:
+        return guard
+    return [*guard, f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups"]
 
 
 class PrivateServer:
@@ -101,15 +115,8 @@ class PrivateServer:
         with open(f"{self._directory}/log", "wb") as log, open(os.devnull, "rb") as null:
             for name in ("", "conf", "hba", "ident", "log"):
                 os.chown(f"{self._directory}/{name}", self._owner.st_uid, self._owner.st_gid)
-            command = [*self._as_owner(), f"{self._programs}/postgres", "-D", self.data, *options]
+            command = [*as_owner(self._owner, "INT"), f"{self._programs}/postgres", "-D", self.data, *options]
             return subprocess.Popen(command, stdin=null, stdout=log, stderr=log, cwd="/", start_new_session=True)
-
-    def _as_owner(self) -> list[str]:
-        """A server refuses to run as root, and on what is not its own."""
-        guard = ["setpriv", "--pdeathsig", "INT"]
-        if os.geteuid() == self._owner.st_uid:
-            return guard
-        return [*guard, f"--reuid={self._owner.st_uid}", f"--regid={self._owner.st_gid}", "--clear-groups"]
 
     def _wait(self) -> None:
         while not self._take_sessions():

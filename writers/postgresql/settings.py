@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Literal
 
 from shadowset.writers.server_settings import Entry, ServerSettings, WriterSettings
 
 SOCKET_DIRECTORY = "/run/postgresql"
+RecoverCopies = Literal["rollback", "all", "never"]
 
 
 class ClusterSettings(ServerSettings, kw_only=True):
     """One cluster. ``scratch`` is where its files go when one of its databases is restored out of them.
 
-    ``backup_mode`` is for a cluster whose volumes are not cut at one instant.
+    ``backup_mode`` is for a cluster whose volumes are not cut at one instant. ``recover_copies`` says in which copies
+    the cluster recovers before they are sealed: those for an application's roll back, all, or none.
     """
 
     connection: str = ""
@@ -22,6 +25,7 @@ class ClusterSettings(ServerSettings, kw_only=True):
     scratch: str = ""
     check: bool = True
     backup_mode: bool = False
+    recover_copies: RecoverCopies = "rollback"
 
     def problem(self) -> str:
         for name in ("bin_directory", "scratch"):
@@ -29,6 +33,8 @@ class ClusterSettings(ServerSettings, kw_only=True):
                 return f"has the {name} {path}; give an absolute path"
         if not self.connection and not self.data_directory:
             return "has neither connection nor data_directory; give one at least"
+        if self.recover_copies == "all" and self.restore_command:
+            return 'has recover_copies = "all", after which no log can be rolled forward; leave restore_command out'
         for name in ("restore_command", "scratch", "backup_mode"):
             if getattr(self, name) and not self.data_directory:
                 return f"has {name}, but no data_directory by which a restore would know it; add data_directory"

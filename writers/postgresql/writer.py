@@ -8,9 +8,10 @@ import os
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
-from shadowset.vss.enums import BackupSchema, ComponentFlag, RestoreTarget
-from shadowset.writers.naming import component_path
+from shadowset.vss.enums import Attribute, BackupSchema, ComponentFlag, RestoreTarget
+from shadowset.writers.naming import component_identity, component_path
 from shadowset.writers.postgresql.backup_mode import BackupSession
+from shadowset.writers.postgresql.copy_recovery import RECOVERED, recover_copy
 from shadowset.writers.postgresql.files import (
     POSTGRESQL_WRITER_ID,
     POSTGRESQL_WRITER_NAME,
@@ -21,11 +22,18 @@ from shadowset.writers.postgresql.one_database import Transfer, moved_to, relink
 from shadowset.writers.postgresql.restore import prepare_recovery, start_and_check
 from shadowset.writers.postgresql.server import Server
 from shadowset.writers.postgresql.settings import ClusterSettings, Settings, discover
+from shadowset.writers.postgresql.shadow_tree import CopiedCluster
 from shadowset.writers.sdk import CurrentEvent, MetadataBuilder
 from shadowset.writers.server_writer import FileSet, Held, ServerWriter, found_servers
 from shadowset.writers.service import Cancelled
 
 LOG = logging.getLogger("shadowset.writer.postgresql")
+RECOVERY_SHARE = 0.8  # of the time for post-snapshot; the rest is for the answer
+RECOVERY_FLAGS = {
+    "rollback": ComponentFlag.APP_ROLLBACK_RECOVERY,
+    "all": ComponentFlag.APP_ROLLBACK_RECOVERY | ComponentFlag.BACKUP_RECOVERY,
+    "never": ComponentFlag(0),
+}
 
 
 class PostgresqlWriter(ServerWriter[ClusterSettings]):
@@ -107,11 +115,46 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
             metadata.add_alternate_location_mapping(directory, filespec, recursive, f"{top}/{number}")
 
     def flags(self, data: str) -> int:
-        return ComponentFlag.BACKUP_RECOVERY if self.settings_of(data).backup_mode else 0
+        settings = self.settings_of(data)
+        completed = ComponentFlag.BACKUP_RECOVERY | ComponentFlag.APP_ROLLBACK_RECOVERY if settings.backup_mode else 0
+        return completed | RECOVERY_FLAGS[settings.recover_copies]
 
     def complete(self, held: Held, event: CurrentEvent) -> None:
         if isinstance(held, BackupSession):
             held.finish(event.recovery_path)
+
+    def on_post_snapshot(self, event: CurrentEvent) -> None:
+        """Has the clusters recover in the copy, where that is wanted, while nobody else can see it."""
+        recovering = [data for data in self._parts if self._recovers(data, event)]
+        super().on_post_snapshot(event)
+        for number, data in enumerate(recovering):
+            seconds = event.remaining * RECOVERY_SHARE / (len(recovering) - number)
+            component = event.component(*component_identity(data))
+            try:
+                done = self._recover_copy(data, event, min(seconds, self.command_seconds))
+            except VssError as error:
+                event.set_failure(error.code, error.message)
+                if component is not None:
+                    component.post_snapshot_failure_message = error.message
+                    component.failure.code, component.failure.message = error.code, error.message
+                continue
+            LOG.info("the copy of %s: %s", data, done)
+            if component is not None:
+                facts = json.loads(component.backup_metadata)
+                component.backup_metadata = json.dumps({**facts, "copy": done})
+                # the log of the live cluster goes on from another place than the copy's
+                component.backup_stamp = "" if done == RECOVERED else component.backup_stamp
+
+    def _recovers(self, data: str, event: CurrentEvent) -> bool:
+        rollback = bool(event.context & Attribute.ROLLBACK_RECOVERY)
+        flag = ComponentFlag.APP_ROLLBACK_RECOVERY if rollback else ComponentFlag.BACKUP_RECOVERY
+        wanted = RECOVERY_FLAGS[self.settings_of(data).recover_copies] & flag
+        return bool(wanted) and bool(event.recovery_path(data))
+
+    def _recover_copy(self, data: str, event: CurrentEvent, seconds: float) -> str:
+        roots = tuple(os.path.realpath(each.recovery_path) for each in event.volumes if each.recovery_path)
+        copied = CopiedCluster(data, event.recovery_path, roots)
+        return recover_copy(copied, self.settings_of(data).bin_directory, seconds, lambda: event.cancelled)
 
     # --- restore
 
