@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +18,9 @@ import pytest
 pytest.importorskip("psycopg", reason="not installed: psycopg")
 
 from postgresql_server import Cluster, binaries, writer_command, writer_config
+
+from shadowset.requester.backup_components import BackupComponents
+from shadowset.vss.enums import Attribute, BackupType, Context
 
 VOLUMES = (("data", "ext4", 640 << 20), ("fast", "xfs", 320 << 20))
 
@@ -134,6 +139,82 @@ def test_one_database_comes_back_beside_the_others(
     assert cluster.databases() == ["bank", "bank_then", "postgres"]
     assert cluster.sql("SELECT x FROM kept") == [(1,)]
     assert not [files for _, _, files in os.walk(f"{chain.directory}/scratch") if files]
+
+
+def as_owner(chain: Any, command: list[str]) -> list[str]:
+    """The command as the clusters' owner, who may be a writer; as root where he cannot reach this Python."""
+    owner = pwd.getpwnam("postgres")
+    os.makedirs(f"{chain.directory}/config/access.d")
+    rule = '[[rule]]\nuser = "postgres"\naccess = "writer"\n'
+    Path(f"{chain.directory}/config/access.d/postgresql.toml").write_text(rule)
+    chain.environment["SHADOWSET_CONFIG_DIR"] = f"{chain.directory}/config"
+    os.chmod(chain.runtime, 0o755)
+    chain.daemon.terminate()
+    chain.daemon.wait(60)
+    chain.start_daemon()
+    who = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--init-groups"]
+    probe = [*who, sys.executable, "-c", "import shadowset, psycopg"]
+    able = subprocess.run(probe, stderr=subprocess.DEVNULL, check=False, cwd="/").returncode == 0
+    return [*who, *command] if able else command
+
+
+LEAST = ("CREATE ROLE backup LOGIN", "GRANT pg_checkpoint, pg_read_all_settings TO backup")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.vss(111)
+def test_a_sealed_copy_holds_a_cluster_that_was_shut_down(
+    chain: Any, cluster: Cluster, load: subprocess.Popen[str], wait_until: Any
+) -> None:
+    """By a writer without privileges, in the server and on the host; the live cluster works on."""
+    for statement in LEAST:
+        cluster.sql(statement)
+    config = writer_config(f"{chain.directory}/postgresql.toml", cluster)
+    Path(config).write_text(Path(config).read_text().replace("user=postgres", "user=backup"))
+    chain.start(*as_owner(chain, writer_command(config)))
+    wait_until("the writer", lambda: [entry for entry in chain.cli("writers") if entry["connected"]])
+    before = wait_for_transactions(cluster)
+    with BackupComponents(chain.paths) as calls:
+        calls.initialize_for_backup()
+        calls.set_context(Context.APP_ROLLBACK | Attribute.ROLLBACK_RECOVERY)
+        calls.set_backup_state(False, False, BackupType.FULL)
+        calls.gather_writer_metadata().result()
+        calls.start_snapshot_set()
+        for volume in chain.places:
+            calls.add_to_snapshot_set(volume)
+        calls.prepare_for_backup().result()
+        record = calls.do_snapshot_set().result()
+        (status,) = calls.gather_writer_status().result()
+        assert (status.failure.code, status.failure.message) == (0, "")
+    after = wait_for_transactions(cluster, before + 1)
+    load.terminate()
+
+    assert all(each.attributes & Attribute.AUTORECOVER for each in record.snapshots)
+    places = {}
+    for each in record.snapshots:
+        done = chain.raw("mount", each.snapshot_id)
+        assert done.returncode == 0, done.stderr
+        places[each.original_volume] = done.stdout.strip()
+    assert "Database cluster state:               shut down\n" in cluster.run(
+        "pg_controldata", "-D", f"{places['data']}/main"
+    )
+    assert len(os.listdir(f"{places['fast']}/wal")) <= 4
+    copy = f"{chain.directory}/copy"
+    os.mkdir(copy)
+    for source in (f"{places['data']}/main", f"{places['fast']}/wal", f"{places['fast']}/away"):
+        subprocess.run(["cp", "-a", source, copy], check=True)
+    for link, name in (("pg_wal", "wal"), (f"pg_tblspc/{os.listdir(f'{copy}/main/pg_tblspc')[0]}", "away")):
+        os.unlink(f"{copy}/main/{link}")
+        os.symlink(f"{copy}/{name}", f"{copy}/main/{link}")
+    other = Cluster.existing(f"{copy}/main", f"{cluster.runtime}/other", 55461)
+    try:
+        assert before <= other.balance() <= after
+        assert "redo starts" not in Path(f"{other.runtime}/log").read_text()
+        other.check_pages()
+    finally:
+        other.end()
+    cluster.balance()
 
 
 def test_a_tablespace_outside_every_volume_is_named(chain: Any, cluster: Cluster, writer: Any) -> None:
