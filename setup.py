@@ -1,14 +1,20 @@
-"""What pyproject.toml cannot say: the one module in C, without which everything works, too."""
+"""What pyproject.toml cannot say: the modules in C, without which everything works, too."""
 
 from setuptools import Extension, setup
 
-RESIDENT = Extension(
-    "shadowset.nbd_provider.store._resident",
-    ["nbd_provider/store/resident.c"],
-    define_macros=[("Py_LIMITED_API", "0x030b0000")],
-    extra_compile_args=["-O2", "-g0"],
-    py_limited_api=True,
-    optional=True,  # no compiler, no Python headers: all reads are done in Python
-)
 
-setup(ext_modules=[RESIDENT], options={"bdist_wheel": {"py_limited_api": "cp311"}})
+def extension(name: str, source: str) -> Extension:
+    """A module that is left out where there is no compiler, or no Python headers: Python does its work then."""
+    return Extension(
+        f"shadowset.nbd_provider.{name}",
+        [f"nbd_provider/{source}"],
+        define_macros=[("Py_LIMITED_API", "0x030b0000")],
+        extra_compile_args=["-O2", "-g0"],
+        py_limited_api=True,
+        optional=True,
+    )
+
+
+MODULES = [extension("store._resident", "store/resident.c"), extension("_plain_writes", "plain_writes.c")]
+
+setup(ext_modules=MODULES, options={"bdist_wheel": {"py_limited_api": "cp311"}})

@@ -276,11 +276,14 @@ class Connection:
         """Do what has come, batch by batch while there is room for the answers; the rest waits for ``flush``."""
         self._stalled = False
         while not self.closed:
-            batch = self._buffer.requests()
-            if batch:
-                transmission.process(batch)
-                self._leaving = transmission.leaving
-            if self._leaving or not self._buffer.more:
+            more = transmission.write_plain(self._buffer)
+            if not more:
+                batch = self._buffer.requests()
+                if batch:
+                    transmission.process(batch)
+                    self._leaving = transmission.leaving
+                more = self._buffer.more
+            if self._leaving or not more:
                 break
             self._send_now()
             if not self._has_room:

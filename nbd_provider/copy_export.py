@@ -13,6 +13,7 @@ from shadowset.nbd_provider.block_status import Allocation, Changes, Context, bi
 from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import COMMON_FLAGS
 from shadowset.nbd_provider.page_cache import PageCache, will_need
+from shadowset.nbd_provider.plain_writes import PlainWrites
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.volume import Gate
@@ -23,6 +24,7 @@ class CopyExport:
 
     gate: Gate | None = None
     in_place: int | None = None
+    plain_writes: PlainWrites | None = None
 
     def __init__(self, storage: str, origin: str, copy_id: UUID, name: str) -> None:
         self._reader = reader = CopyReader(storage, origin, copy_id)

@@ -9,6 +9,7 @@ from shadowset.nbd_provider import protocol
 from shadowset.nbd_provider.block_status import Context
 from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.page_cache import PageCache
+from shadowset.nbd_provider.plain_writes import PlainWrites
 from shadowset.nbd_provider.volume import Gate
 
 COMMON_FLAGS: Final = (
@@ -24,6 +25,8 @@ class Export(Protocol):
     flags: int
     in_place: int | None
     """A descriptor of a file that has all bytes in their places, whose reads need no second look."""
+    plain_writes: PlainWrites | None
+    """Does writes that need nothing else, many at a time."""
 
     @property
     def size(self) -> int:

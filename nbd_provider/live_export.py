@@ -13,6 +13,7 @@ from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import COMMON_FLAGS
 from shadowset.nbd_provider.origin import FALLOC_FL_ZERO_RANGE, UNSUPPORTED
 from shadowset.nbd_provider.page_cache import PageCache, will_need
+from shadowset.nbd_provider.plain_writes import PlainWrites
 from shadowset.nbd_provider.store.reclaim import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 from shadowset.nbd_provider.store.resident import read_cached
 from shadowset.nbd_provider.volume import Gate, Volume
@@ -27,6 +28,7 @@ class LiveExport:
         self._volume = volume
         self._fd = volume.origin.fd
         self.in_place: int | None = self._fd
+        self.plain_writes: PlainWrites | None = PlainWrites(volume)
         self._may_try = hasattr(os, "RWF_NOWAIT")
         self._cache = PageCache(self._fd, volume.read)
         self._slow_modes: set[int] = set()

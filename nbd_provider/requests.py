@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from shadowset.nbd_provider import protocol as p
@@ -75,6 +75,11 @@ class RequestBuffer:
     def left(self) -> bytes:
         """What has come and was not taken."""
         return bytes(self._view[self._start : self._end])
+
+    def pass_on(self, do: Callable[[memoryview, int, int], tuple[int, bytes]]) -> bytes:
+        """Let somebody else take requests from the front of what has come; returns the replies."""
+        self._start, replies = do(self._view, self._start, self._end)
+        return replies
 
     def put(self, data: bytes) -> None:
         """Bytes that came with the end of the negotiation, or to another process."""

@@ -17,8 +17,9 @@ from shadowset.nbd_provider.block_status import Context, Extent, first_extents
 from shadowset.nbd_provider.cold_reads import Result, Stream, read_group
 from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import Export
+from shadowset.nbd_provider.plain_writes import MOST_WRITES
 from shadowset.nbd_provider.replies import Piece, Replies
-from shadowset.nbd_provider.requests import Request, adjoining_reads
+from shadowset.nbd_provider.requests import Request, RequestBuffer, adjoining_reads
 from shadowset.nbd_provider.threads import Submit, Work
 
 log = logging.getLogger(__name__)
@@ -106,6 +107,15 @@ class Transmission:
         kept = self._held_bytes + self._waiting_bytes
         return self._in_threads >= MAX_IN_THREADS or self._expected >= MAX_EXPECTED or kept >= MAX_HELD
 
+    def write_plain(self, buffer: RequestBuffer) -> bool:
+        """Do what stands at the front and only has to be written; returns whether there may be more of it."""
+        writes, gate = self._export.plain_writes, self._export.gate
+        if writes is None or gate is None or gate.closed:
+            return False
+        replies = buffer.pass_on(writes.do)
+        self._replies.raw(replies)
+        return len(replies) == MOST_WRITES * p.SIMPLE_REPLY.size
+
     def process(self, batch: list[Request]) -> None:
         """Do the requests; after a disconnect ``leaving`` is set."""
         gate = self._export.gate
@@ -113,7 +123,7 @@ class Transmission:
             batch = self._hold(batch)
         batch, late = self._split(batch)
         self._do_all(self._read_together(batch) if self._export.flags & p.FLAG_READ_ONLY else batch)
-        self._do_late(late, bool(batch))
+        self._do_late(late, bool(self._replies))
         self._start_cold()
 
     def _do_all(self, batch: list[Request]) -> None:

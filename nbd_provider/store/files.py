@@ -68,7 +68,7 @@ class Words:
     def _take(self) -> None:
         mapped = self._mapped
         self.view, self.ready, self.ready_to_store = mapped.view, mapped.ready, mapped.ready_to_store
-        self.get, self.put = mapped.get, mapped.put
+        self.get, self.put, self.pages = mapped.get, mapped.put, mapped.pages
 
     def reserved(self, indexes: Iterable[int]) -> bool:
         """Whether the disk space behind words is known to be there."""

@@ -38,14 +38,15 @@ class Mapped:
         self.view: memoryview = memoryview(self.map).cast("Q")
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self.map)) if most else 0
         self._most = most
-        self._kept: dict[int, None] = {}
+        self.pages: dict[int, None] = {}
+        """Those that stay in memory, oldest first."""
         self._keeping = Lock()
         self._can_ask = True
 
     def ready(self, first: int, count: int = 1) -> None:
         """Words that may be read now. Errors: OSError (EIO)."""
         page = first // PAGE_WORDS
-        if page not in self._kept or (first + count - 1) // PAGE_WORDS != page:
+        if page not in self.pages or (first + count - 1) // PAGE_WORDS != page:
             self._bring(page, (first + count - 1) // PAGE_WORDS + 1)
 
     def ready_to_store(self, first: int, count: int = 1) -> None:
@@ -83,16 +84,16 @@ class Mapped:
 
     def _keep(self, page: int) -> None:
         """Oldest out first; where memory may not be locked, each look asks again."""
-        if not self._most or page in self._kept:
+        if not self._most or page in self.pages:
             return
-        if len(self._kept) >= self._most:
-            oldest = next(iter(self._kept))
-            del self._kept[oldest]
+        if len(self.pages) >= self._most:
+            oldest = next(iter(self.pages))
+            del self.pages[oldest]
             _libc.munlock(self._address + oldest * PAGE, PAGE)
         if _libc.mlock(self._address + page * PAGE, PAGE) == 0:
-            self._kept[page] = None
+            self.pages[page] = None
         else:
-            self._most = len(self._kept)
+            self._most = len(self.pages)
 
     def close(self) -> None:
         """Let go of the memory."""

@@ -441,6 +441,11 @@ class ShadowStore:
                     found.append(index)
         return found
 
+    def kept(self) -> tuple[memoryview, int, int, dict[int, None]]:
+        """For the compiled look at the same: words, the least one that says "kept", bits of an offset within a chunk,
+        and the pages of words that may be looked at. They count for as long as ``lock`` is held."""
+        return self.head.view, self.newest << layout.SLOT_BITS, self._shift, self.head.pages
+
     def missing(self, ranges: Sequence[tuple[int, int]]) -> set[int]:
         """Chunks of the ranges whose old content the newest copy takes from the origin."""
         shift = self._shift

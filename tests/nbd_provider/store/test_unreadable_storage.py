@@ -154,7 +154,7 @@ def test_pages_that_were_looked_at_stay_in_memory(workdir: str) -> None:
     for page in (0, 1, 1, 5):
         words.put(page * mapped.PAGE_WORDS + 3, page + 1)
         assert words.get(page * mapped.PAGE_WORDS + 3) == page + 1
-    assert list(words._kept) == [1, 5]
+    assert list(words.pages) == [1, 5]
     words.ready(0, 8 * mapped.PAGE_WORDS)
     os.truncate(path, 4 * mapped.PAGE)
     for action in (lambda: words.get(5 * mapped.PAGE_WORDS), lambda: words.put(5 * mapped.PAGE_WORDS, 1)):

@@ -1,0 +1,202 @@
+/* The inner loop of writing: requests that wait at the front of a client's bytes and only put bytes into a file.
+ *
+ * Whatever is not quite usual ends the run and is left to Python: another command, a flag, a place outside of the volume,
+ * old content that a copy needs, bytes that have yet to come, and a write that the kernel does not take whole. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <endian.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#define REQUEST_MAGIC 0x25609513
+#define SIMPLE_REPLY_MAGIC 0x67446698
+#define WRITE 1
+#define REQUEST_SIZE 28
+#define REPLY_SIZE 16
+#define MAXIMUM_PAYLOAD (32 << 20)
+
+struct write {
+    uint64_t offset;
+    uint32_t length;
+    const char *cookie, *data;
+};
+
+/* What the newest copy has: a word for each chunk, which is kept where the word is not below the limit. */
+struct kept {
+    const uint64_t *words;
+    uint64_t count, limit;
+    unsigned shift;
+    size_t page_words;
+    PyObject *pages; /* numbers of the pages of words that may be looked at */
+};
+
+/* Whether a whole request to write lies here. */
+static int take(const char *at, size_t there, struct write *write)
+{
+    uint32_t magic, length;
+    uint16_t flags, command;
+    if (there < REQUEST_SIZE)
+        return 0;
+    memcpy(&magic, at, sizeof magic);
+    memcpy(&flags, at + 4, sizeof flags);
+    memcpy(&command, at + 6, sizeof command);
+    memcpy(&write->offset, at + 16, sizeof write->offset);
+    memcpy(&length, at + 24, sizeof length);
+    write->offset = be64toh(write->offset);
+    write->length = be32toh(length);
+    write->cookie = at + 8;
+    write->data = at + REQUEST_SIZE;
+    return be32toh(magic) == REQUEST_MAGIC && !flags && be16toh(command) == WRITE && write->length
+           && write->length <= MAXIMUM_PAYLOAD && write->length <= there - REQUEST_SIZE;
+}
+
+/* -1 after an error. */
+static int may_look(PyObject *pages, uint64_t page)
+{
+    PyObject *number = PyLong_FromUnsignedLongLong(page);
+    int found = number ? PyDict_Contains(pages, number) : -1;
+    Py_XDECREF(number);
+    return found;
+}
+
+/* Whether nothing of the old content is needed; -1 after an error. */
+static int is_kept(const struct kept *kept, const struct write *write)
+{
+    uint64_t first = write->offset >> kept->shift, last = (write->offset + write->length - 1) >> kept->shift;
+    if (last >= kept->count)
+        return 0;
+    for (uint64_t page = first / kept->page_words; page <= last / kept->page_words; page++) {
+        int found = may_look(kept->pages, page);
+        if (found <= 0)
+            return found;
+    }
+    for (uint64_t chunk = first; chunk <= last; chunk++)
+        if (__atomic_load_n(&kept->words[chunk], __ATOMIC_RELAXED) < kept->limit)
+            return 0;
+    return 1;
+}
+
+static int find(const Py_buffer *buffer, Py_ssize_t *at, Py_ssize_t end, uint64_t size, Py_ssize_t most,
+                const struct kept *kept, Py_ssize_t *count)
+{
+    struct write write;
+    for (*count = 0; *count < most; ++*count) {
+        if (!take((const char *)buffer->buf + *at, end - *at, &write) || write.offset > size
+            || write.length > size - write.offset)
+            return 0;
+        if (kept->words) {
+            int found = is_kept(kept, &write);
+            if (found <= 0)
+                return found;
+        }
+        *at += REQUEST_SIZE + write.length;
+    }
+    return 0;
+}
+
+static int is_within(const Py_buffer *buffer, Py_ssize_t start, Py_ssize_t end)
+{
+    if (start >= 0 && start <= end && end <= buffer->len)
+        return 1;
+    PyErr_SetString(PyExc_ValueError, "the bytes are not in the buffer");
+    return 0;
+}
+
+static PyObject *find_writes(PyObject *self, PyObject *arguments)
+{
+    Py_buffer buffer, words = {0};
+    Py_ssize_t at, end, most, count = 0;
+    unsigned long long size, limit = 0;
+    struct kept kept = {0};
+    PyObject *view = Py_None, *pages = Py_None;
+    int result = -1;
+    if (!PyArg_ParseTuple(arguments, "y*nnKn|OKIO:find_writes", &buffer, &at, &end, &size, &most, &view, &limit,
+                          &kept.shift, &pages))
+        return NULL;
+    if (is_within(&buffer, at, end) && (view == Py_None || !PyObject_GetBuffer(view, &words, PyBUF_SIMPLE))) {
+        if (view != Py_None && (!PyDict_Check(pages) || kept.shift > 63))
+            PyErr_SetString(PyExc_TypeError, "which pages of words may be looked at is told by a dict");
+        else {
+            kept.words = words.buf;
+            kept.count = words.len / sizeof *kept.words;
+            kept.limit = limit;
+            kept.pages = pages;
+            kept.page_words = sysconf(_SC_PAGESIZE) / sizeof *kept.words;
+            result = find(&buffer, &at, end, size, most, &kept, &count);
+        }
+        if (words.obj)
+            PyBuffer_Release(&words);
+    }
+    PyBuffer_Release(&buffer);
+    return result < 0 ? NULL : Py_BuildValue("nn", at, count);
+}
+
+static void answer(char *reply, const char *cookie)
+{
+    const uint32_t magic = htobe32(SIMPLE_REPLY_MAGIC);
+    memcpy(reply, &magic, sizeof magic);
+    memset(reply + 4, 0, 4);
+    memcpy(reply + 8, cookie, 8);
+}
+
+/* Returns how many were written, and where the next one begins. */
+static Py_ssize_t write_all(int fd, const Py_buffer *buffer, Py_ssize_t *at, Py_ssize_t count, char *replies)
+{
+    struct write write;
+    for (Py_ssize_t done = 0; done < count; done++) {
+        if (!take((const char *)buffer->buf + *at, buffer->len - *at, &write)
+            || pwrite(fd, write.data, write.length, write.offset) != (ssize_t)write.length)
+            return done;
+        answer(replies + done * REPLY_SIZE, write.cookie);
+        *at += REQUEST_SIZE + write.length;
+    }
+    return count;
+}
+
+static PyObject *do_writes(PyObject *self, PyObject *arguments)
+{
+    Py_buffer buffer;
+    Py_ssize_t at, count, done;
+    PyObject *replies = NULL;
+    int fd;
+    if (!PyArg_ParseTuple(arguments, "iy*nn:do_writes", &fd, &buffer, &at, &count))
+        return NULL;
+    if (is_within(&buffer, at, buffer.len) && count >= 0 && count <= buffer.len / REQUEST_SIZE)
+        replies = PyBytes_FromStringAndSize(NULL, count * REPLY_SIZE);
+    else if (!PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "so many requests are not in the buffer");
+    if (replies) {
+        char *text = PyBytes_AsString(replies);
+        Py_BEGIN_ALLOW_THREADS
+        done = write_all(fd, &buffer, &at, count, text);
+        Py_END_ALLOW_THREADS
+        if (done < count) {
+            PyObject *all = replies;
+            replies = PyBytes_FromStringAndSize(text, done * REPLY_SIZE);
+            Py_DECREF(all);
+        }
+    }
+    PyBuffer_Release(&buffer);
+    return replies ? Py_BuildValue("nN", at, replies) : NULL;
+}
+
+static PyMethodDef methods[] = {
+    {"find_writes", find_writes, METH_VARARGS,
+     "find_writes(buffer, start, end, size, most, words=None, limit=0, shift=0, pages=None, /)\n\n"
+     "Look for plain writes to a volume of size bytes at the front of buffer[start:end], most of them at the most.\n"
+     "With words, only those whose chunks, of 1 << shift bytes, all have a word of limit or more, on one of pages.\n"
+     "Returns where the next request begins, and how many there are."},
+    {"do_writes", do_writes, METH_VARARGS,
+     "do_writes(fd, buffer, start, count, /)\n\n"
+     "Do so many plain writes, up to one that fails or is short. Returns where the next request begins, and the replies."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_plain_writes", NULL, -1, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__plain_writes(void)
+{
+    return PyModule_Create(&module);
+}
