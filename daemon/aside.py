@@ -72,29 +72,50 @@ def boot_time() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def number_of(count: int, one: str, many: str) -> str:
+    """As "2 copies"."""
+    return f"{count} {one if count == 1 else many}"
+
+
 def refuse_removal(house: House, volume: str, aside: Aside) -> None:
     """A removal forgets all copies. Errors: VSS_E_BAD_STATE while some are aside, or would have to be put there."""
     left = aside.listed(volume)
     living = aside.grace_ms and house.catalogue.snapshots(volume=volume)
     if left or living:
-        what = f"{len(left)} deleted shadow copies that can still be taken back" if left else "shadow copies"
+        deleted = number_of(len(left), "deleted shadow copy", "deleted shadow copies")
+        what = f"{deleted} that can still be taken back" if left else "shadow copies"
         raise VssError(
             Code.VSS_E_BAD_STATE,
             f"volume {volume} has {what}, and deletion is delayed here, also for a removal by force; delete its copies "
-            f"and wait, or end the delay (deletion_grace_ms in shadowsetd.toml)",
+            f"and wait, or end the delay (take deletion_grace_ms out of shadowsetd.toml and restart shadowsetd)",
         )
 
 
-def refuse_shrinking(house: House, now: StorageInfo, max_size: int | None, policy: str | None, aside: Aside) -> None:
-    """Less room is another way to delete. Errors: E_ACCESSDENIED, VSS_E_BAD_STATE where deletion is delayed."""
+def refuse_shrinking(
+    house: House, now: StorageInfo, volume_size: int, max_size: int | None, policy: str | None, aside: Aside
+) -> None:
+    """Less room is another way to delete. Errors: E_ACCESSDENIED, VSS_E_BAD_STATE where deletion is delayed.
+
+    Then a maximum has to leave what the copies take, deleted ones too, and the volume written over once.
+    """
     smaller = bool(max_size) and (now.max_size == 0 or int(max_size or 0) < now.max_size)
     weaker = now.policy == PROTECTING and policy not in (None, PROTECTING)
     if not (smaller or weaker):
         return
     require_may_delete(f"the shadow storage of volume {now.volume} cannot be made to keep less")
-    if aside.grace_ms and (house.catalogue.snapshots(volume=now.volume) or aside.listed(now.volume)):
-        raise VssError(
-            Code.VSS_E_BAD_STATE,
-            f"the shadow storage of volume {now.volume} cannot be made to keep less: that would cost shadow copies at "
-            f"once, and deletion is delayed here; end the delay first (deletion_grace_ms in shadowsetd.toml)",
-        )
+    living, left = house.catalogue.snapshots(volume=now.volume), aside.listed(now.volume)
+    least = now.used + volume_size
+    if not (aside.grace_ms and (living or left)) or (not weaker and int(max_size or 0) >= least):
+        return
+    cost = [number_of(len(living), "shadow copy", "shadow copies")] if living else []
+    if left:
+        deleted = number_of(len(left), "deleted copy", "deleted copies")
+        cost.append(f"{deleted}, which can be taken back for {left[-1].left_ms // 1000} s more")
+    step = "keep the policy" if weaker else f"give at least {-(-least >> 20)}M"
+    raise VssError(
+        Code.VSS_E_BAD_STATE,
+        f"the shadow storage of volume {now.volume} cannot be made to keep less: that could cost "
+        f"{' and '.join(cost)}, and deletion is "
+        f"delayed here; {step}, or wait until they are gone, or end the delay (take deletion_grace_ms out of "
+        f"shadowsetd.toml and restart shadowsetd)",
+    )

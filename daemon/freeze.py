@@ -151,9 +151,11 @@ def _syncfs(root: FrozenRoot) -> None:
     try:
         root.kernel.sync(root.descriptor)
     except OSError as error:
+        full = error.errno == errno.ENOSPC
+        step = "its shadow storage may be full, which 'shadowset doctor' tells" if full else "look at its disk"
         raise VssError(
             Code.VSS_E_FLUSH_WRITES_TIMEOUT,
-            f"the file system at {root.path} (volume {root.volume}) cannot be written out: {error.strerror}",
+            f"the file system at {root.path} (volume {root.volume}) cannot be written out: {error.strerror}; {step}",
         ) from None
 
 

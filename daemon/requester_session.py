@@ -285,7 +285,8 @@ class RequesterSession:
             )
         house, self._client = self._house, call.client
         sessions, writers, volumes = len(house.sessions), len(house.registry), len(house.volumes)
-        return rp.ServiceInfo(__version__, PROTOCOL_VERSION, os.getpid(), sessions, writers, volumes)
+        grace_ms = house.limits.deletion_grace_ms
+        return rp.ServiceInfo(__version__, PROTOCOL_VERSION, os.getpid(), sessions, writers, volumes, grace_ms)
 
     async def _initialize_for_backup(self, call: rp.InitializeForBackup) -> str:
         self._session = BackupSession(self._house, self._service.snapshots)

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from shadowset.daemon.actor import require_may_delete
-from shadowset.daemon.aside import refuse_removal, refuse_shrinking
+from shadowset.daemon.aside import number_of, refuse_removal, refuse_shrinking
 from shadowset.daemon.delta import query_delta
 from shadowset.daemon.house import House
 from shadowset.daemon.imports import import_copy
@@ -195,7 +195,7 @@ class ServiceCalls:
         for copy in copies:
             refuse_held(copy)
         if copies and not call.force:
-            number = "1 shadow copy" if len(copies) == 1 else f"{len(copies)} shadow copies"
+            number = number_of(len(copies), "shadow copy", "shadow copies")
             message = f"volume {call.name} has {number}, which would be lost; delete them first, or force the removal"
             raise VssError(Code.VSS_E_VOLUME_IN_USE, message)
         if copies:
@@ -217,13 +217,13 @@ class ServiceCalls:
 
     async def _storage_list(self, call: rp.StorageList) -> list[rp.StorageInfo]:
         volumes = self._house.volumes
-        names = [volumes.resolve(call.volume).name] if call.volume else sorted(row.name for row in volumes.rows())
-        return [await volumes.storage(name) for name in names]
+        return [await volumes.storage(volumes.resolve(call.volume).name)] if call.volume else await volumes.storages()
 
     async def _storage_configure(self, call: rp.StorageConfigure) -> rp.StorageInfo:
         name = self._house.volumes.resolve(call.volume).name
-        now = await self._house.volumes.storage(name)
-        refuse_shrinking(self._house, now, call.max_size, call.policy, self.snapshots.aside)
+        now, told = await self._house.volumes.storage(name), self._house.volumes.get(name).description
+        size = told.size if told else 0
+        refuse_shrinking(self._house, now, size, call.max_size, call.policy, self.snapshots.aside)
         return await self._house.volumes.configure_storage(name, call.max_size, call.policy, call.warn_percent)
 
     async def _storage_move(self, call: rp.StorageMove) -> rp.StorageMoveStatus:

@@ -146,11 +146,11 @@ class Volumes:
             device=runtime.device,
             via=row.via if row.attached else "",
             mount_points=self.mount_points(name) if row.attached else [],
-            copies=len(self._catalogue.snapshots(volume=name)),
+            copies=self._copies(name),
             storage_used=told.storage_used if told else 0,
             nbd_socket=self._paths.nbd_socket(name),
             pid=told.pid if told and live else 0,
-            message=trouble or silence or runtime.message,
+            message=trouble or silence or runtime.message or (_refusal(told) if live else ""),
             version=told.version if told and live else "",
             restarts=runtime.deaths.restarts,
             last_end=runtime.deaths.cause,
@@ -171,6 +171,18 @@ class Volumes:
             async with self._changing:
                 await self.get(name).mend_device()
 
+    async def storages(self) -> list[StorageInfo]:
+        """All of them; where a provider is away, as it said last, or with nothing but the place known."""
+        found = []
+        for name in sorted(self._table):
+            try:
+                found.append(await self.storage(name))
+            except VssError:
+                runtime = self.get(name)
+                unknown = StorageInfo(name, runtime.row.storage, 0, 0, 0, "", 0, self._copies(name))
+                found.append(self._storage_info(name, runtime.description) if runtime.description else unknown)
+        return found
+
     async def list(self) -> list[VolumeInfo]:
         """All volumes."""
         return list(await asyncio.gather(*(self.info(name) for name in sorted(self._table))))
@@ -178,6 +190,9 @@ class Volumes:
     async def storage(self, name: str) -> StorageInfo:
         """The volume's shadow storage now. Errors: VSS_E_OBJECT_NOT_FOUND; VssError while its provider is away."""
         return self._storage_info(name, await self.get(name).describe())
+
+    def _copies(self, name: str) -> int:
+        return len(self._catalogue.snapshots(volume=name))
 
     async def configure_storage(
         self, name: str, max_size: int | None, policy: str | None, warn_percent: int | None
@@ -216,7 +231,8 @@ class Volumes:
             max_size=told.max_size,
             policy=told.policy,
             warn_percent=told.warn_percent,
-            copies=len(self._catalogue.snapshots(volume=name)),
+            copies=self._copies(name),
+            writes_refused=told.writes_refused,
         )
 
     # ---- changes ----
@@ -366,6 +382,10 @@ async def _users(place: str) -> list[str]:
         return await asyncio.wait_for(in_thread(lambda: readers_of(place)), LOOK_S)
     except (OSError, TimeoutError):
         return []
+
+
+def _refusal(told: VolumeDescription | None) -> str:
+    return f"writes fail: {told.writes_refused}" if told and told.writes_refused else ""
 
 
 def move_status(volume: str, told: VolumeDescription) -> StorageMoveStatus:

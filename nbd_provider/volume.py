@@ -241,7 +241,7 @@ class Volume:
 
     def describe(self) -> VolumeDescription:
         """The volume and its copies."""
-        limits = self.store.header.settings.limits
+        limits, available = self.store.header.settings.limits, self._available()
         return VolumeDescription(
             name=self.name,
             origin=self.origin.path,
@@ -257,12 +257,13 @@ class Volume:
             max_size=limits.max_size,
             policy=limits.policy.text,
             warn_percent=limits.warn_percent,
-            storage_available=self._available(),
+            storage_available=available,
             revert=_revert_info(self.reverter.progress) if self.reverter.progress else None,
             move=_move_info(self.mover.progress) if self.mover.progress else None,
             version=__version__,
             stall_ms=self.stall_ms,
             clients=self.clients(),
+            writes_refused=self.store.room.refusal(available) if self.store.newest else "",
         )
 
     def _available(self) -> int:

@@ -68,7 +68,8 @@ class VolumeDescription(msgspec.Struct):
     """A volume as its provider sees it; sizes in bytes.
 
     ``version`` is that of the code that serves; ``stall_ms`` how long requests waited when it took over from another
-    process, 0 when it did not; ``clients`` are those of the live export.
+    process, 0 when it did not; ``clients`` are those of the live export; ``writes_refused`` is why its writes fail for
+    the sake of the copies, "" when they do not.
     """
 
     name: str
@@ -91,6 +92,7 @@ class VolumeDescription(msgspec.Struct):
     version: str = ""
     stall_ms: float = 0.0
     clients: int = -1
+    writes_refused: str = ""
 
 
 class EventInfo(msgspec.Struct):

@@ -79,7 +79,7 @@ class CopyOut:
         if entry is None:
             raise self._refusal(error)
         try:
-            event = store.lose(entry, f"its old data cannot be kept in {store.storage}: {error}", cause)
+            event = store.lose(entry, f"its old data cannot be kept in {store.storage}: {_reason(error)}", cause)
         except OSError as problem:  # going on would let its readers see wrong data
             raise self._refusal(problem) from error
         event.freed = store.make_room()
@@ -92,9 +92,8 @@ class CopyOut:
             log.error("how much the loss of %s gave back cannot be noted: %s", entry.copy_id, problem)
 
     def _refusal(self, error: OSError | EOFError) -> WriteRefused:
-        self._store.room.refused(str(error))
-        number = getattr(error, "errno", None) or errno.EIO
-        return WriteRefused(number, getattr(error, "strerror", None) or str(error))
+        self._store.room.refused(self._store.volume_name, _reason(error))
+        return WriteRefused(getattr(error, "errno", None) or errno.EIO, _reason(error))
 
     def _batch(self, chunks: list[int], flags: int = 0) -> bool:
         """Old data into consecutive slots with few system calls, then records, then (durable) sync, then head.
@@ -200,3 +199,7 @@ class CopyOut:
             os.posix_fallocate(fd, position, ahead * store.chunk_size)
             self._reserved_end = first + ahead
         return first
+
+
+def _reason(error: OSError | EOFError) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -86,7 +86,9 @@ class Room:
         self.events: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._count = 0
         self._counting = Lock()
-        self._warned = self._refused = False
+        self._warned = False
+        self._refusal = ""
+        self._missing = 0
         self._seen: Seen | None = None
 
     def move(self, storage: str) -> None:
@@ -124,8 +126,9 @@ class Room:
         self._warn(limits, seen.used, available - wanted * slot_size)
         slots = min(wanted, available // slot_size)
         if slots < least:
-            raise OSError(errno.ENOSPC, self._shortage(limits, seen, least * slot_size))
-        self._refused = False
+            self._missing = least * slot_size
+            raise OSError(errno.ENOSPC, self._shortage(limits, seen, self._missing))
+        self._refusal, self._missing = "", 0
         return slots
 
     def _warn(self, limits: Limits, used: int, available: int) -> None:
@@ -136,14 +139,22 @@ class Room:
         elif not self._warned:
             self._warned = True
             self.add(
-                STORAGE_WARNING, f"shadow storage {self._storage} is full to {used * 100 // max(total, 1)} percent"
+                STORAGE_WARNING,
+                f"shadow storage {self._storage} is full to {used * 100 // max(total, 1)} percent; delete copies or "
+                f"give it more room before it is full",
             )
 
-    def refused(self, reason: str) -> None:
+    def refused(self, volume: str, reason: str) -> None:
         """Writes to the live volume are refused; told once until there is room again."""
-        if not self._refused:
-            self._refused = True
-            self.add(WRITES_REFUSED, f"writes are refused, no copy may be lost for them: {reason}")
+        if not self._refusal:
+            self.add(WRITES_REFUSED, f"volume {volume} refuses writes, since no copy may be lost for them: {reason}")
+        self._refusal = reason
+
+    def refusal(self, available: int) -> str:
+        """Why writes are refused, "" while they are not, with so many bytes that the storage may still take."""
+        if self._missing and available >= self._missing:
+            self._refusal, self._missing = "", 0
+        return self._refusal
 
     def add(self, kind: str, message: str, entry: layout.Entry | None = None) -> Event:
         """Remember an event and log it."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from shadowset import __version__
 from shadowset.requester.doctor.finding import Finding, Patient, problem, warning
+from shadowset.requester.doctor.room import more_room
 from shadowset.vss.enums import WriterState
 from shadowset.vss.paths import Paths
 
@@ -157,10 +158,13 @@ def losses(patient: Patient) -> Iterator[Finding]:
     for event in patient.told.events:
         if event.name == "snapshot-lost" and event.time_ns >= since:
             lost[event.volume] = lost.get(event.volume, 0) + 1
-    for volume, number in lost.items():
-        yield warning(
-            "losses",
-            f"volume {volume}",
-            f"{number} shadow {'copy was' if number == 1 else 'copies were'} lost in the last seven days",
-            f"see why with 'shadowset events', and give it more room: 'shadowset storage set {volume} --max-size …'",
-        )
+        elif event.name == "volume-removed":
+            lost.pop(event.volume, None)  # one of the same name that came later is another
+    for storage in patient.told.storages:
+        if number := lost.get(storage.volume, 0):
+            yield warning(
+                "losses",
+                f"volume {storage.volume}",
+                f"{number} shadow {'copy was' if number == 1 else 'copies were'} lost in the last seven days",
+                f"see why with 'shadowset events'; where its storage was full, {more_room(storage)}",
+            )

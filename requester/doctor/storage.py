@@ -6,18 +6,12 @@ import os
 from collections.abc import Iterator
 
 from shadowset.requester.doctor.finding import Finding, Patient, problem, warning
-from shadowset.requester.progress import size_text
+from shadowset.requester.doctor.room import room
 from shadowset.vss.mountinfo import Mount
 from shadowset.vss.requester_protocol import StorageInfo
 
-FULL, NEARLY = 95, 80
 MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 WAITS_FOR_THAW = "percpu_rwsem_wait"
-CONSEQUENCE = {
-    "delete-oldest": "the oldest shadow copies are lost next",
-    "refuse-new": "new shadow copies are refused next",
-    "protect-copies": "writes to the volume fail next",
-}
 
 
 def volumes(patient: Patient) -> Iterator[Finding]:
@@ -54,7 +48,7 @@ def storages(patient: Patient) -> Iterator[Finding]:
         mount = patient.host.mount_of(storage.storage)
         if mount:
             yield from _wrong_place(patient, storage, mount)
-        yield from _room(storage)
+        yield from room(patient, storage)
 
 
 def _devices(patient: Patient) -> dict[str, str]:
@@ -81,22 +75,6 @@ def _wrong_place(patient: Patient, storage: StorageInfo, mount: Mount) -> Iterat
         yield problem(
             "storage-place", what, f"it lies in memory ({mount.fs_type}), and a reboot takes all copies", move
         )
-
-
-def _room(storage: StorageInfo) -> Iterator[Finding]:
-    room = storage.used + storage.available
-    room = min(room, storage.max_size) if storage.max_size else room
-    percent = 100 * storage.used // room if room else 0
-    if percent < (storage.warn_percent or NEARLY):
-        return
-    make = problem if percent >= FULL else warning
-    yield make(
-        "storage-room",
-        f"shadow storage of volume {storage.volume}",
-        f"{size_text(storage.used)} of {size_text(room)} are used ({percent} %); "
-        f"{CONSEQUENCE.get(storage.policy, 'copies are lost next')}",
-        f"delete copies, 'shadowset storage set {storage.volume} --max-size …', or 'shadowset storage move'",
-    )
 
 
 def frozen(patient: Patient) -> Iterator[Finding]:

@@ -51,7 +51,7 @@ def test_the_copies_survive_whoever_deletes_all_of_them(server: Any) -> None:
     # it makes sure that nothing can be taken back
     assert tool(server, "vssadmin", "delete", "shadows", "/all", "/quiet") == ""
     assert server.cli("delete", "--all", "--yes", "--force")["deleted"] == 1
-    shrink = ("resize", "shadowstorage", "/for=one", f"/on={server.directory}", "/maxsize=320MB")
+    shrink = ("resize", "shadowstorage", "/for=one", f"/on={server.directory}", "/maxsize=2MB")
     assert "made to keep less" in tool(server, "vssadmin", *shrink, status=1)
     refused = server.raw("volume", "remove", "one", "--force")
     assert refused.returncode == 1 and server.cli("volume", "list")

@@ -131,17 +131,35 @@ def test_less_room_is_refused_while_copies_are_protected(catalogue: Catalogue) -
     house.catalogue = catalogue
     now = rp.StorageInfo("data", "/s", 10, 90, 0, "protect-copies", 80, 1)
     protected, free = Aside(catalogue, HOUR_MS), Aside(catalogue, 0)
-    refuse_shrinking(house, now, 50, "delete-oldest", protected)  # nothing there that could be lost
+    refuse_shrinking(house, now, 300, 50, "delete-oldest", protected)  # nothing there that could be lost
     store(catalogue, copy())
     for size, policy in ((50, None), (None, "delete-oldest"), (None, "refuse-new")):
         with pytest.raises(VssError, match="made to keep less"):
-            refuse_shrinking(house, now, size, policy, protected)
-        refuse_shrinking(house, now, size, policy, free)
+            refuse_shrinking(house, now, 300, size, policy, protected)
+        refuse_shrinking(house, now, 300, size, policy, free)
     bounded = rp.StorageInfo("data", "/s", 10, 90, 100, "delete-oldest", 80, 1)
     with pytest.raises(VssError, match="made to keep less"):
-        refuse_shrinking(house, bounded, 99, None, protected)
+        refuse_shrinking(house, bounded, 300, 99, None, protected)
+    refuse_shrinking(house, now, 300, 310, None, protected)  # room for what is there, and all of the volume once more
     for size, policy in ((100, None), (200, None), (0, None), (None, "protect-copies"), (None, None)):
-        refuse_shrinking(house, bounded, size, policy, protected)
+        refuse_shrinking(house, bounded, 300, size, policy, protected)
+
+
+def test_what_is_refused_says_what_it_would_cost_and_what_to_do(catalogue: Catalogue, clock: list[float]) -> None:
+    class House:
+        pass
+
+    house: Any = House()
+    house.catalogue = catalogue
+    aside, gone = Aside(catalogue, HOUR_MS), copy()
+    store(catalogue, copy(), gone)
+    aside.put(gone)
+    clock[0] += 600
+    now = rp.StorageInfo("data", "/s", 10 << 20, 0, 0, "delete-oldest", 80, 1)
+    with pytest.raises(VssError) as caught:
+        refuse_shrinking(house, now, 64 << 20, 1 << 20, None, aside)
+    assert "1 shadow copy and 1 deleted copy, which can be taken back for 3000 s more" in caught.value.message
+    assert "give at least 74M" in caught.value.message and "deletion_grace_ms" in caught.value.message
 
 
 def test_who_it_was_is_said_with_what_the_kernel_knows() -> None:

@@ -199,6 +199,7 @@ def test_calls_and_clients(provider: Any, nbd_module: Any, random_image: bytes) 
     with pytest.raises(nbd_module.Error):
         client.zero(8 * MIB, 8 * MIB)
     assert client.pread(MIB, 15 * MIB) == random_image[15 * MIB :]
+    assert "maximum size of 5242880 bytes" in control.value(m.Describe)["writes_refused"]
     reader = CopyReader(provider.storage, provider.origin, UUID(copy))
     assert reader.read(0, provider.size) == random_image
     reader.close()
@@ -212,6 +213,7 @@ def test_calls_and_clients(provider: Any, nbd_module: Any, random_image: bytes) 
     for wrong in ({"policy": "x"}, {"warn_percent": 0}, {"max_size": -1}):
         answer = control.call(m.Configure, **wrong)
         assert isinstance(answer, m.Failed) and answer.name == "E_INVALIDARG"
+    assert control.value(m.Configure, max_size=64 * MIB)["writes_refused"] == "", "there is room again"
     control.value(m.Delete, copy_id=copy, force=True)
     client.pwrite(bytes(8 * MIB), 0)
     assert client.pread(8 * MIB, 0) == bytes(8 * MIB)

@@ -176,7 +176,7 @@ class FakeCoordinator:
         return rp.ServiceInfo("0.1.0", 1, os.getpid(), len(self.sessions), len(self.writers), len(self.volumes))
 
     def do_storage_list(self, session: Session, call: Any) -> list[rp.StorageInfo]:
-        return []
+        return [rp.StorageInfo(name, "/storage", 0, 1 << 30, 0, "delete-oldest", 80, 0) for name in self.volumes]
 
     def do_initialize_for_backup(self, session: Session, call: Any) -> str:
         if session.kind:

@@ -286,8 +286,42 @@ def test_storage_that_runs_full(sound: Patient) -> None:
     sound.told.storages = [room(used=97, available=1000, max_size=100, policy="protect-copies")]
     found = only(storage.storages, sound)
     assert found.level == "problem" and "97 %" in found.cause and "writes to the volume fail next" in found.cause
+    assert found.next.startswith("give it more room: 'shadowset storage set data --max-size 1M', or delete")
     sound.told.storages = [room(used=0, available=0)]
     assert not list(storage.storages(sound))
+
+
+def test_writes_that_are_refused_name_volume_cause_and_what_helps(sound: Patient) -> None:
+    full = room(used=90, available=10, max_size=64 << 20, policy="protect-copies", writes_refused="no room")
+    sound.told.storages = [full]
+    sound.told.copies = [kept(1, hold_until_ns=NOW + HOUR)]
+    found = only(storage.storages, sound)
+    assert (found.level, found.object) == ("problem", "volume data")
+    assert "writes to it fail" in found.cause and "protect-copies" in found.cause
+    assert "--max-size 128M" in found.next, "a held copy cannot be deleted, so its hold is named"
+    assert "'shadowset hold HarddiskVolumeShadowCopy1 --end'" in found.next
+    sound.told.copies.append(kept(2))
+    assert only(storage.storages, sound).next.endswith("delete a copy: 'shadowset delete HarddiskVolumeShadowCopy2'")
+    assert sound.told.service is not None
+    sound.told.service.deletion_grace_ms = 3_600_000
+    assert "3600 s later" in only(storage.storages, sound).next
+
+
+def test_held_copies_cost_writes_also_where_the_oldest_goes(sound: Patient) -> None:
+    sound.told.storages = [room(used=99, available=1)]
+    sound.told.copies = [kept(1, hold_until_ns=NOW + HOUR)]
+    found = only(storage.storages, sound)
+    assert "writes to the volume fail next, since its only shadow copy is held" in found.cause
+    assert "'shadowset storage move data DIR'" in found.next
+
+
+def test_nothing_is_said_of_a_volume_that_was_removed(sound: Patient) -> None:
+    lost = EventRecord(1, NOW - HOUR, "snapshot-lost", "a", "data")
+    removed = EventRecord(2, NOW - HOUR, "volume-removed", "volume data is no longer protected", "data")
+    sound.told.events = [lost, removed]
+    assert not list(service.losses(sound)), "one of the same name is another"
+    sound.told.events, sound.told.storages = [lost], []
+    assert not list(service.losses(sound))
 
 
 def test_loop_devices_that_nobody_uses(sound: Patient) -> None:
@@ -322,6 +356,11 @@ def copy(**more: Any) -> SnapshotProperties:
         "original_volume": "data",
     }  # fmt: skip
     return SnapshotProperties(**(fields | more))
+
+
+def kept(number: int, **more: Any) -> SnapshotProperties:
+    device = f"/run/shadowset/devices/HarddiskVolumeShadowCopy{number}"
+    return copy(snapshot_id=f"{number}", device_object=device, exposed_name="", created_ns=number, **more)
 
 
 def test_a_journal_that_a_dead_coordinator_left(sound: Patient) -> None:
@@ -359,6 +398,7 @@ def test_a_file_system_that_is_really_frozen(tmp_path: Path, sound: Patient) -> 
 
 def test_the_command_says_it_and_ends_with_what_it_found(run: Any, coordinator: Any, monkeypatch: Any) -> None:
     coordinator.events = [EventRecord(1, time.time_ns(), "snapshot-lost", "no room", "data")]
+    coordinator.volumes["data"] = "/srv/data"
     status, out, _ = run("doctor")
     assert "1 shadow copy was lost in the last seven days.\n         See why with" in out
     assert out.splitlines()[-1].startswith(f"{len(CHECKS)} checks found ")

@@ -174,7 +174,8 @@ class ProviderInfo(msgspec.Struct, frozen=True):
 class StorageInfo(msgspec.Struct):
     """A volume's shadow storage (VSS_DIFF_AREA_PROP); sizes in bytes, ``max_size`` 0 is unlimited.
 
-    ``policy`` is delete-oldest, refuse-new or protect-copies.
+    ``policy`` is delete-oldest, refuse-new or protect-copies. ``writes_refused`` is why writes to the volume fail for
+    the sake of the copies, "" when they do not.
     """
 
     volume: str
@@ -185,6 +186,7 @@ class StorageInfo(msgspec.Struct):
     policy: str
     warn_percent: int
     copies: int
+    writes_refused: str = ""
 
 
 class RevertStatus(msgspec.Struct):
@@ -257,7 +259,7 @@ class DeletedCopy(msgspec.Struct):
 
 
 class ServiceInfo(msgspec.Struct):
-    """The coordinator itself."""
+    """The coordinator itself; for ``deletion_grace_ms`` deleted copies can be taken back and keep their room."""
 
     version: str
     protocol: int
@@ -265,3 +267,4 @@ class ServiceInfo(msgspec.Struct):
     sessions: int
     writers: int
     volumes: int
+    deletion_grace_ms: int = 0
