@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.vss.codes import VssError
@@ -11,12 +11,18 @@ from shadowset.vss.enums import Attribute, BackupType, ObjectType
 from shadowset.vss.requester_protocol import SetRecord
 
 
-def create_set(calls: BackupComponents, volumes: list[str], context: int, wait: float = 0.0) -> SetRecord:
+def create_set(
+    calls: BackupComponents,
+    volumes: list[str],
+    context: int,
+    wait: float = 0.0,
+    begun: Callable[[str], None] = lambda set_id: None,
+) -> SetRecord:
     """Make a shadow copy set of ``volumes`` (names, devices or paths) in a context; all writers that run take part.
 
     The backup is of type COPY, so no application's backup history changes. Components are not selected: each writer
     judges by the volumes whether it is concerned. While others make their sets, it waits ``wait`` seconds at the most.
-    Errors: VssError, after which nothing of the set is left.
+    ``begun`` hears the set's id before there is any copy. Errors: VssError, after which nothing of the set is left.
     """
     writers = not context & Attribute.NO_WRITERS
     calls.initialize_for_backup()
@@ -25,6 +31,7 @@ def create_set(calls: BackupComponents, volumes: list[str], context: int, wait: 
     if writers:
         calls.gather_writer_metadata().result()
     set_id = calls.start_snapshot_set(wait, volumes)
+    begun(set_id)
     for volume in volumes:
         calls.add_to_snapshot_set(volume)
     if writers:

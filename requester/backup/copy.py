@@ -127,7 +127,25 @@ def open_source(path: str) -> int:
         return os.open(path, flags)
 
 
-def copy_contents(source: int, target: int, target_path: str, on_bytes: OnBytes) -> tuple[int, str]:
+class Fresh:
+    """How contents get into a new file; ``kept`` counts the bytes that were there already."""
+
+    kept = 0
+
+    def write(self, target: int, data: memoryview, position: int) -> None:
+        """These bytes, there. Errors: OSError."""
+        _write_all(target, data, position)
+
+    def hole(self, target: int, start: int, end: int) -> None:
+        """Nothing there, which a new file has anyway. Errors: OSError."""
+
+
+FRESH = Fresh()
+
+
+def copy_contents(
+    source: int, target: int, target_path: str, on_bytes: OnBytes, into: Fresh = FRESH
+) -> tuple[int, str]:
     """Copy all bytes between descriptors, holes as holes; returns size and SHA-256 in hexadecimal.
 
     ``on_bytes`` hears of the bytes done, holes included. Errors: OSError from reading, TargetError from writing.
@@ -140,28 +158,34 @@ def copy_contents(source: int, target: int, target_path: str, on_bytes: OnBytes)
     done = 0
     for start, end in data_ranges(source, size):
         _hash_hole(digest, start - done, on_bytes)
+        with writing(target_path):
+            into.hole(target, done, start)
         position = start
         while position < end:
             count = _read_some(source, buffer[: min(BLOCK, end - position)], position)
             digest.update(buffer[:count])
             with writing(target_path):
-                _write_all(target, buffer[:count], position)
+                into.write(target, buffer[:count], position)
             position += count
             on_bytes(count)
         done = end
     _hash_hole(digest, size - done, on_bytes)
+    with writing(target_path):
+        into.hole(target, done, size)
     return size, digest.hexdigest()
 
 
 def copy_ranges(
-    source: int, target: int, ranges: Sequence[Range], target_path: str, on_bytes: OnBytes
+    source: int, target: int, ranges: Sequence[Range], target_path: str, on_bytes: OnBytes, into: Fresh = FRESH
 ) -> tuple[int, str]:
     """Copy only these ranges, one behind the other; returns bytes and SHA-256. Errors: as ``copy_contents``."""
     digest = hashlib.sha256()
     done = 0
     for each in ranges:
-        transfer(source, each.offset, target, done, each.length, target_path, digest, on_bytes)
+        transfer(source, each.offset, target, done, each.length, target_path, digest, on_bytes, into)
         done += each.length
+    with writing(target_path):
+        os.ftruncate(target, done)
     return done, digest.hexdigest()
 
 
@@ -174,6 +198,7 @@ def transfer(
     target_path: str,
     digest: hashlib._Hash,
     on_bytes: OnBytes,
+    into: Fresh = FRESH,
 ) -> None:
     """Copy ``length`` bytes between two places, into the digest too. Errors: as ``copy_contents``."""
     buffer = memoryview(bytearray(min(BLOCK, length)))
@@ -182,7 +207,7 @@ def transfer(
         count = _read_some(source, buffer[: min(BLOCK, end - position)], position)
         digest.update(buffer[:count])
         with writing(target_path):
-            _write_all(target, buffer[:count], target_position)
+            into.write(target, buffer[:count], target_position)
         position += count
         target_position += count
         on_bytes(count)

@@ -3,8 +3,9 @@
 The order is VSS's: gather, choose, start the set, prepare, cut, copy out of the shadow copies, tell the writers how it
 went. Documents and manifest are saved before the writers hear of the end, since they may cut logs then. Files are
 listed in the copies, after the cut. A component fails as a whole when one of its files cannot be read or its writer
-failed, and the others go on. A target that cannot be written ends the job: what was written is removed, since a
-directory without a manifest is no backup.
+failed, and the others go on. A target that cannot be written ends the job. What was written then stays, marked as
+unfinished, where a later backup may go on with it (see ``unfinished``); else it is removed, since a directory without a
+manifest is no backup.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class BackupReport(msgspec.Struct, kw_only=True):
     """How a backup went; ``succeeded`` when every component and writer did, and nothing was left out unasked.
 
     ``dropped``, ``skipped`` and ``problems`` are sentences; ``left_out`` are those dropped that nobody
-    excluded.
+    excluded. ``resumed``: it went on with an unfinished one. ``stored_bytes`` are those that were not there before.
     """
 
     target: str
@@ -56,6 +57,8 @@ class BackupReport(msgspec.Struct, kw_only=True):
     succeeded: bool
     files: int
     bytes: int
+    stored_bytes: int
+    resumed: bool
     seconds: float
     skew_ms: float
     backup_type: str
@@ -132,9 +135,9 @@ class BackupJob:
             target = Target(self._where, self._pool)
             try:
                 return self._run(calls, plan, target, began)
-            except BaseException:
+            except BaseException as error:
                 if not self._saved:
-                    target.discard()
+                    target.give_up(error)
                 raise
 
     def _open_base(self) -> Earlier | None:
@@ -193,8 +196,10 @@ class BackupJob:
             for name, snapshot_id in snapshots.items()
         ]
         manifest.documents = save_documents(calls, plan, target)
+        target.keep_only(file.stored for file in manifest.files)
         bundle.save(target.directory, manifest)
         self._saved = True
+        target.finish()
         # Only now: a writer that hears of a success may cut its logs.
         self._complete(calls, list(snapshots.values()))
         left_out = [*self._silent, *(dropped_text(one) for one in missing(plan.dropped, self._choice.wanted))]
@@ -283,6 +288,8 @@ class BackupJob:
             succeeded=not self._verdicts.reasons and not problems and not left_out,
             files=sum(1 for file in manifest.files if file.kind == bundle.REGULAR),
             bytes=manifest.total_bytes,
+            stored_bytes=target.new_bytes,
+            resumed=target.resumed,
             seconds=seconds,
             skew_ms=manifest.skew_ms,
             backup_type=manifest.backup_type,

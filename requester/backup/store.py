@@ -8,13 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from shadowset.requester.backup.copy import (
+    FRESH,
+    Fresh,
     OnBytes,
     apply_attributes,
     copy_contents,
     copy_ranges,
+    digest_ranges,
     open_source,
     read_attributes,
     writing,
@@ -22,8 +26,18 @@ from shadowset.requester.backup.copy import (
 from shadowset.requester.backup.listing import Found
 from shadowset.requester.backup.manifest import FILES, STORED, SYMLINK, UNCHANGED, ManifestFile
 from shadowset.requester.backup.plan import PlannedComponent
+from shadowset.requester.backup.unfinished import (
+    Continued,
+    Mark,
+    clear_documents,
+    clear_strays,
+    is_unfinished,
+    make_way,
+    to_go_on_with,
+    worth_keeping,
+)
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.ranges import ranges_text
+from shadowset.vss.ranges import Range, ranges_text
 
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 -_.()")
 _LONGEST = 120
@@ -32,27 +46,43 @@ _LONGEST = 120
 class Settling(Protocol):
     """Where contents that several backups have are stored once."""
 
-    def settle(self, path: str, size: int, sha256: str) -> None:
-        """The stored file ``path`` may become another name of the same content. Errors: TargetError."""
+    def settle(self, path: str, size: int, sha256: str) -> bool:
+        """The stored file ``path`` becomes another name of the same content, when there is one. Errors: TargetError."""
+
+    def has(self, path: str, size: int, sha256: str) -> bool:
+        """Whether the stored file ``path`` is a name of this content already, and can be read. Errors: TargetError."""
 
 
 class Target:
-    """A directory, empty or new in one that is there, taken over by a backup; ``discard`` removes what that made."""
+    """A directory, empty or new in one that is there, or that of an unfinished backup, taken over by a backup.
+
+    At its end one of ``finish``, ``leave`` (a later backup goes on) and ``discard`` (all goes that it made).
+    ``resumed`` says that it goes on with another; ``new_bytes`` are those that were not stored before.
+    """
 
     def __init__(self, directory: str, pool: Settling | None = None) -> None:
+        """Errors: E_INVALIDARG, VSS_E_SNAPSHOT_SET_IN_PROGRESS for one that another backup uses, TargetError."""
         self.directory = os.path.abspath(directory)
         self.pool = pool
+        self.new_bytes = 0
         self._made = not os.path.lexists(self.directory)
         with writing(self.directory):
-            if not self._made and not os.path.isdir(self.directory):
-                raise VssError(Code.E_INVALIDARG, f"the target {directory} is no directory; name another one")
-            if not self._made and os.listdir(self.directory):
-                raise VssError(
-                    Code.E_INVALIDARG, f"the target {directory} is not empty; name an empty or new directory"
-                )
+            self._require_place(directory)
             if self._made:
-                self._require_parent()
                 os.mkdir(self.directory, mode=0o700)
+        self.resumed = is_unfinished(self.directory)
+        self._mark = Mark(self.directory)
+        if self.resumed:
+            clear_documents(self.directory)
+
+    def _require_place(self, directory: str) -> None:
+        if self._made:
+            self._require_parent()
+            return
+        if not os.path.isdir(self.directory):
+            raise VssError(Code.E_INVALIDARG, f"the target {directory} is no directory; name another one")
+        if os.listdir(self.directory) and not is_unfinished(self.directory):
+            raise VssError(Code.E_INVALIDARG, f"the target {directory} is not empty; name an empty or new directory")
 
     def _require_parent(self) -> None:
         """A parent that is missing is most often a file system that is not mounted. Errors: E_INVALIDARG."""
@@ -62,8 +92,25 @@ class Target:
                 Code.E_INVALIDARG, f"there is no directory {parent} for the target; mount its file system, or make it"
             )
 
+    def keep_only(self, stored: Iterable[str]) -> None:
+        """Before the manifest is written: what this backup does not have, after all, goes. Errors: TargetError."""
+        if self.resumed:
+            clear_strays(self.directory, stored)
+
+    def finish(self) -> None:
+        """The manifest is written, and with that the backup is one."""
+        self._mark.remove()
+
+    def give_up(self, error: BaseException) -> None:
+        """End it after an error; what is stored stays where a later backup may go on with it."""
+        if worth_keeping(error, self.resumed) and os.path.isdir(f"{self.directory}/{FILES}"):
+            self._mark.leave()
+        else:
+            self.discard()
+
     def discard(self) -> None:
         """Remove everything written, so that nothing unfinished is taken for a backup."""
+        self._mark.leave()
         if self._made:
             shutil.rmtree(self.directory, ignore_errors=True)
             return
@@ -128,29 +175,58 @@ def copy_one(
         entry.whole_size = found.status.st_size
     elif found.kind in STORED:
         entry.stored = f"{component_directory}{found.path}"
-        path = f"{target.directory}/{entry.stored}"
-        _copy_regular(path, found, entry, on_bytes)
-        if target.pool is not None:
-            target.pool.settle(path, entry.size, entry.sha256)
+        source = open_source(found.read_path)
+        try:
+            entry.attributes = read_attributes(source, os.fstat(source))
+            if found.ranges:
+                entry.ranges, entry.whole_size = ranges_text(found.ranges), os.fstat(source).st_size
+            target.new_bytes += _store(target, source, found.ranges, entry, on_bytes)
+        finally:
+            os.close(source)
     return entry
 
 
-def _copy_regular(path: str, found: Found, entry: ManifestFile, on_bytes: OnBytes) -> None:
-    source = open_source(found.read_path)
-    try:
-        entry.attributes = read_attributes(source, os.fstat(source))
+def _store(target: Target, source: int, ranges: Sequence[Range], entry: ManifestFile, on_bytes: OnBytes) -> int:
+    """Store the contents, and tell ``entry`` size and digest; returns how many bytes were not there before."""
+    path, pool = f"{target.directory}/{entry.stored}", target.pool
+    into = FRESH
+    if target.resumed:
         with writing(path):
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            if found.ranges:
-                entry.ranges, entry.whole_size = ranges_text(found.ranges), os.fstat(source).st_size
-                entry.size, entry.sha256 = copy_ranges(source, target, found.ranges, path, on_bytes)
-            else:
-                entry.size, entry.sha256 = copy_contents(source, target, path, on_bytes)
+            make_way(target.directory, entry.stored)
+            there = to_go_on_with(path)
+        if there is not None and there.st_nlink == 1:
+            into = Continued()
+        elif there is not None:
+            entry.size, entry.sha256 = _digest(source, ranges)
+            if pool is not None and pool.has(path, entry.size, entry.sha256):
+                on_bytes(entry.size)
+                return 0
             with writing(path):
-                apply_attributes(target, entry.attributes, strict=False)
-        finally:
-            os.close(target)
+                os.unlink(path)
+    _copy_regular(path, source, ranges, entry, into, on_bytes)
+    if pool is not None and pool.settle(path, entry.size, entry.sha256):
+        return 0
+    return entry.size - into.kept
+
+
+def _digest(source: int, ranges: Sequence[Range]) -> tuple[int, str]:
+    whole = ranges or [Range(0, os.fstat(source).st_size)]
+    return sum(each.length for each in whole), digest_ranges(source, whole)
+
+
+def _copy_regular(
+    path: str, source: int, ranges: Sequence[Range], entry: ManifestFile, into: Fresh, on_bytes: OnBytes
+) -> None:
+    with writing(path):
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        new = os.O_CREAT | os.O_EXCL if into is FRESH else 0
+        target = os.open(path, os.O_RDWR | new | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        if ranges:
+            entry.size, entry.sha256 = copy_ranges(source, target, ranges, path, on_bytes, into)
+        else:
+            entry.size, entry.sha256 = copy_contents(source, target, path, on_bytes, into)
+        with writing(path):
+            apply_attributes(target, entry.attributes, strict=False)
     finally:
-        os.close(source)
+        os.close(target)

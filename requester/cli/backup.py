@@ -181,6 +181,9 @@ def report_text(report: BackupReport) -> str:
         if component.why
     ]
     lines += [printable(sentence) for sentence in (*report.dropped, *report.skipped, *report.problems)]
+    there = size_text(report.bytes - report.stored_bytes)
+    if report.resumed:
+        lines.append(f"went on with a backup that was interrupted, of which {there} could be used")
     lines.append(
         printable(
             f"{report.files} files, {size_text(report.bytes)} in {report.target}; volumes "

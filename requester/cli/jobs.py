@@ -27,7 +27,8 @@ Backups that are made again and again. A job is a file NAME.toml in jobs.d of th
   weekly = 4
 
 A run makes a backup, reads it again, then removes what need not stay. After a backup of which a part failed nothing
-is removed. The newest complete backup, and what it builds on, always stays."""
+is removed. The newest complete backup, and what it builds on, always stays. A run that was interrupted, by a power loss
+too, is gone on with by the next one."""
 
 
 def register(commands: Commands) -> None:
@@ -49,7 +50,12 @@ def register(commands: Commands) -> None:
         ("run", run_run, "make one backup", "Run a job now. The exit status is 0 only when all of it succeeded."),
         ("status", run_status, "tell how the runs of a job went", "Tell how the last ten runs of a job went."),
         ("versions", run_versions, "list the backups of a job", "List the backups of a job, and why each stays."),
-        ("clear", run_clear, "remove backups that need not stay", "Remove what [keep] lets go, without a backup."),
+        (
+            "clear",
+            run_clear,
+            "remove backups that need not stay",
+            "Remove what [keep] lets go, and what an interrupted run left, without a backup.",
+        ),
         ("schedule", run_schedule, "let a job run by itself", "Make and start a timer of systemd for a job."),
         ("unschedule", run_unschedule, "let a job run no more", "Stop and remove the timer of a job."),
     ):
@@ -72,7 +78,7 @@ def run_list(options: argparse.Namespace) -> int:
     """List the jobs."""
     from shadowset.requester.cli.output import answer, note
     from shadowset.requester.jobs.definition import job_names, load_job
-    from shadowset.requester.jobs.history import runs
+    from shadowset.requester.jobs.runner import last_run
     from shadowset.requester.jobs.timer import is_scheduled
     from shadowset.requester.sentences import table
     from shadowset.vss.codes import VssError
@@ -89,7 +95,7 @@ def run_list(options: argparse.Namespace) -> int:
             note(f"shadowset: {error}")
             status = 1
             continue
-        last = next(reversed(runs(paths, name)), None)
+        last = last_run(paths, job)
         scheduled = is_scheduled(name)
         told.append({"job": job, "scheduled": scheduled, "last": last})
         when = job.schedule if scheduled else "by hand"
@@ -118,9 +124,10 @@ def _run_text(run: JobRun) -> str:
     from shadowset.requester.sentences import printable
 
     removed = f"; removed {', '.join(run.removed)}" if run.removed else ""
+    resumed = f"; it went on with {run.resumed}, which was interrupted" if run.resumed else ""
     return printable(
         f"Job {run.job} {run.status}: {run.kind} backup {run.version}, {run.files} files, {size_text(run.bytes)}, "
-        f"{size_text(run.stored_bytes)} of it new{removed}."
+        f"{size_text(run.stored_bytes)} of it new{resumed}{removed}."
     )
 
 
@@ -128,18 +135,24 @@ def run_status(options: argparse.Namespace) -> int:
     """Tell how the runs went; the exit status is that of the last one."""
     from shadowset.requester.cli.output import answer
     from shadowset.requester.jobs.history import SUCCEEDED, runs
+    from shadowset.requester.jobs.runner import last_run
     from shadowset.requester.progress import size_text
     from shadowset.requester.sentences import table
 
     paths, job = _job(options)
-    found = runs(paths, job.name)[-10:]
+    found, last = runs(paths, job.name), last_run(paths, job)
+    found = [*found, *([last] if last is not None and last not in found else [])][-10:]
     rows = [
-        [run.started, run.ended, run.status, run.kind, run.version, size_text(run.bytes), "; ".join(run.sentences)]
+        [run.started, run.ended, _status(run), run.kind, run.version, size_text(run.bytes), "; ".join(run.sentences)]
         for run in found
     ]
     headings = ["STARTED", "ENDED", "RESULT", "TYPE", "VERSION", "SIZE", "REASONS"]
     answer(options.json, found, table(headings, rows, right=(5,)))
     return 0 if found and found[-1].status == SUCCEEDED else 1
+
+
+def _status(run: JobRun) -> str:
+    return f"{run.status}, resumed" if run.resumed else run.status
 
 
 def run_versions(options: argparse.Namespace) -> int:
@@ -175,7 +188,7 @@ def run_versions(options: argparse.Namespace) -> int:
 def run_clear(options: argparse.Namespace) -> int:
     """Remove what need not stay."""
     from shadowset.requester.cli.output import answer
-    from shadowset.requester.jobs.runner import clear, locked, superfluous
+    from shadowset.requester.jobs.runner import clear, clear_unfinished, locked, superfluous
     from shadowset.requester.jobs.store import open_store
     from shadowset.requester.observer import Silent
     from shadowset.requester.progress import size_text
@@ -183,7 +196,12 @@ def run_clear(options: argparse.Namespace) -> int:
     paths, job = _job(options)
     with locked(paths, job):
         store = open_store(job, paths, Silent())
-        gone, freed = (superfluous(store, job), 0) if options.dry_run else clear(store, job)
+        if options.dry_run:
+            gone, freed = [*store.unfinished(), *superfluous(store, job)], 0
+        else:
+            unfinished = clear_unfinished(store)
+            gone, freed = clear(store, job)
+            gone = [*unfinished, *gone]
     words = "would be removed" if options.dry_run else f"removed; {size_text(freed)} are free by it"
     answer(options.json, {"removed": gone, "freed": freed}, f"{', '.join(gone) or 'nothing'} {words}")
     return 0

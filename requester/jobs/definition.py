@@ -15,6 +15,7 @@ from shadowset.vss.paths import Paths
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 RESTIC, IMAGES = "restic:", "images:"
+RESUME_WITHIN = "12h"
 
 
 class Keep(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -47,7 +48,8 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """One job. ``schedule`` is a calendar expression of systemd; empty: only by hand.
 
     Every ``full_every``-th backup is a full one, the others are of the type ``between``. ``paths`` are what restic
-    takes; when empty, where the volumes are mounted.
+    takes; when empty, where the volumes are mounted. An image that was interrupted is gone on with when its copy is not
+    older than ``resume_within``.
     """
 
     name: str = ""
@@ -64,11 +66,12 @@ class Job(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     wait: str = "10m"
     tries: int = 3
     retry_wait: str = "10m"
+    resume_within: str = RESUME_WITHIN
     keep: Keep = Keep()
     restic: Restic = Restic()
 
     def __post_init__(self) -> None:
-        for text in (self.wait, self.retry_wait):
+        for text in (self.wait, self.retry_wait, self.resume_within):
             seconds_in(text)
         if self.full_every < 1 or self.tries < 1:
             raise ValueError("full_every and tries count from 1")
@@ -107,6 +110,8 @@ def _refuse_strangers(job: Job) -> None:
         raise ValueError("paths is for restic; choose by writers, components or volumes here")
     if job.restic != Restic() and not job.is_restic:
         raise ValueError(f"there are settings for restic, but the target {job.target!r} is none")
+    if job.resume_within != RESUME_WITHIN and not job.is_images:
+        raise ValueError("resume_within is for images; other targets are gone on with from a new shadow copy")
     if job.is_restic and job.full_every != 1:
         raise ValueError("full_every is not for restic, which stores every version once and whole")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from shadowset.requester.backup import manifest as bundle
@@ -9,6 +10,7 @@ from shadowset.requester.backup.catalogue import Catalogue, Version
 from shadowset.requester.backup.engine import BackupJob, BackupReport
 from shadowset.requester.backup.kinds import Unsupported
 from shadowset.requester.backup.plan import Choice, parse_selector
+from shadowset.requester.backup.unfinished import is_unfinished
 from shadowset.requester.durations import seconds_in
 from shadowset.requester.jobs.definition import Job
 from shadowset.requester.jobs.keep import StoredVersion
@@ -34,7 +36,12 @@ class DirectoryStore(Store):
 
     def prepare(self) -> list[str]:
         """See ``Store``."""
-        return self._place.clean()
+        left = [name for name in self._place.unfinished() if is_unfinished(self._place.path(name))][-1:]
+        return [*self._place.clean(left), *(f"{name} was not finished; this run goes on with it" for name in left)]
+
+    def unfinished(self) -> list[str]:
+        """See ``Store``."""
+        return self._place.unfinished()
 
     def versions(self) -> list[StoredVersion]:
         """See ``Store``."""
@@ -69,7 +76,8 @@ class DirectoryStore(Store):
         wanted = [Selector(name) for name in job.writers] + [parse_selector(text) for text in job.components]
         excluded = tuple(Selector(name) for name in job.exclude_writers)
         choice = Choice(backup_type, tuple(wanted) or None, excluded, tuple(job.volumes), base, Unsupported.WHOLE)
-        name = self._place.make(backup_type.name.lower())
+        left = self._place.unfinished()
+        name = self._place.make(backup_type.name.lower(), left[-1] if left else "")
         directory = self._place.path(name)
         work = BackupJob(
             directory, choice, paths=self._paths, observer=self._observer, wait=seconds_in(job.wait), pool=pool
@@ -77,8 +85,9 @@ class DirectoryStore(Store):
         try:
             report = work.run()
         except BaseException:
-            if not os.path.exists(f"{directory}/{bundle.NAME}"):
-                self._place.drop(name)
+            if not os.path.exists(f"{directory}/{bundle.NAME}") and not is_unfinished(directory):
+                with contextlib.suppress(VssError):  # the target may be lost; the first error is the one to tell
+                    self._place.drop(name)
             raise
         return Saved(
             version=name,
@@ -86,7 +95,8 @@ class DirectoryStore(Store):
             complete=report.succeeded,
             files=report.files,
             bytes=report.bytes,
-            stored_bytes=report.bytes - pool.saved,
+            stored_bytes=report.stored_bytes,
+            resumed=left[-1] if report.resumed else "",
             sentences=_sentences(report),
         )
 

@@ -11,14 +11,16 @@ from shadowset.requester.lines import read_lines
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
 
-SUCCEEDED, PARTIAL, FAILED = "succeeded", "partial", "failed"
+SUCCEEDED, PARTIAL, FAILED, INTERRUPTED = "succeeded", "partial", "failed", "interrupted"
+RUNNING = "running"
 
 
 class JobRun(msgspec.Struct, kw_only=True):
     """One run; times are ISO 8601 in UTC.
 
     ``status``: "succeeded", "partial" when a part of the backup failed or it does not verify, "failed" when there is
-    none. ``sentences`` say which component and why.
+    none, "interrupted" when it was killed or its host went down. ``resumed`` is the name of the version that an
+    interrupted run began and this one went on with. ``sentences`` say which component and why.
     """
 
     job: str
@@ -30,6 +32,7 @@ class JobRun(msgspec.Struct, kw_only=True):
     files: int = 0
     bytes: int = 0
     stored_bytes: int = 0
+    resumed: str = ""
     removed: list[str] = []
     sentences: list[str] = []
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import msgspec
 
 from shadowset.requester.administration import Administration
-from shadowset.requester.backup.copy import digest_file
+from shadowset.requester.backup.copy import digest_file, writing
 from shadowset.requester.backup.manifest import write_atomically
 from shadowset.requester.backup.mounts import VolumeMap, read_mounts
+from shadowset.requester.backup.unfinished import worth_keeping
 from shadowset.requester.backup_components import BackupComponents
 from shadowset.requester.create import complete, create_set, take_back
 from shadowset.requester.delta import whole_delta
 from shadowset.requester.durations import seconds_in
-from shadowset.requester.jobs import qcow2
+from shadowset.requester.jobs import image_begun, qcow2
 from shadowset.requester.jobs.definition import Job
-from shadowset.requester.jobs.history import now_text
+from shadowset.requester.jobs.image_begun import CLIENT, NOTE, Begun, Image
 from shadowset.requester.jobs.keep import StoredVersion
 from shadowset.requester.jobs.place import Place, moment
 from shadowset.requester.jobs.store import Saved, Store
@@ -31,23 +34,11 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import Context, ObjectType
 from shadowset.vss.paths import Paths
 from shadowset.vss.provider_protocol import ChangedRanges
-from shadowset.vss.requester_protocol import SetRecord, SnapshotProperties
+from shadowset.vss.requester_protocol import SnapshotProperties
 
 NAME = "images.json"
 FORMAT = 1
 FULL, INCREMENTAL = "full", "incremental"
-
-
-class Image(msgspec.Struct, kw_only=True):
-    """One volume: its image file with size on disk and digest, the copy that it shows, and how much of it was read."""
-
-    volume: str
-    file: str
-    file_size: int
-    sha256: str
-    size: int
-    read: int
-    snapshot_id: str
 
 
 class ImageVersion(msgspec.Struct, kw_only=True):
@@ -73,7 +64,33 @@ class ImageStore(Store):
 
     def prepare(self) -> list[str]:
         """See ``Store``."""
-        return self._place.clean()
+        left, told = self._place.unfinished(), []
+        for name in left:
+            begun = image_begun.load(self._place.path(name))
+            why = self._why_not(begun) if name == left[-1] else "a later run began another"
+            if why:
+                self._drop(name, begun)
+                told.append(f"{name} was not finished when its run ended, and is removed, since {why}")
+            else:
+                told.append(f"{name} was not finished; this run goes on with it, from the same shadow copies")
+        return told
+
+    def _why_not(self, begun: Begun | None) -> str:
+        copies = image_begun.copies_of(self._paths, begun)
+        why = image_begun.why_not(begun, copies, self._volumes(), seconds_in(self._job.resume_within))
+        sound = [version.id for version in self.versions() if not version.trouble]
+        if not why and begun is not None and begun.needs and begun.needs not in sound:
+            return "what it builds on is gone"
+        return why
+
+    def _drop(self, name: str, begun: Begun | None) -> None:
+        if begun is not None:
+            image_begun.forget_set(self._paths, begun)
+        self._place.drop(name)
+
+    def unfinished(self) -> list[str]:
+        """See ``Store``."""
+        return self._place.unfinished()
 
     def _read(self, name: str) -> ImageVersion | str:
         """A version, or why it cannot be read."""
@@ -88,8 +105,11 @@ class ImageStore(Store):
     def versions(self) -> list[StoredVersion]:
         """See ``Store``."""
         found: dict[str, StoredVersion] = {}
+        unfinished = self._place.unfinished()
         for name in self._place.names():
             version = self._read(name)
+            if name in unfinished:
+                continue
             if isinstance(version, str):
                 found[name] = StoredVersion(id=name, created=moment(name), kind="", trouble=version)
                 continue
@@ -108,31 +128,69 @@ class ImageStore(Store):
 
     def save(self) -> Saved:
         """See ``Store``."""
-        names = self._volumes()
-        base = self._base()
-        with BackupComponents(self._paths, "shadowset job", on_notice=self._observer.notice) as calls:
-            self._observer.phase("making the shadow copies")
-            record = create_set(calls, names, Context.APP_ROLLBACK, seconds_in(self._job.wait))
-            try:
-                version, name = self._write(record, base)
-                complete(calls, Context.APP_ROLLBACK)
-            except BaseException:
-                take_back(calls, record.set_id)
-                raise
-            sentences = self._forget_copies(calls, {image.snapshot_id for image in version.images})
-        failed = [f"writer {each.name}: {each.failure.message}" for each in record.writers if each.failure.code]
+        left = self._place.unfinished()
+        if left and not self._why_not(image_begun.load(self._place.path(left[-1]))):
+            return self._finish(left[-1], left[-1])
+        with BackupComponents(self._paths, CLIENT, on_notice=self._observer.notice) as calls:
+            name = self._begin(calls)
+            saved = self._finish(name, "")
+            complete(calls, Context.APP_ROLLBACK)
+        return saved
+
+    def _begin(self, calls: BackupComponents) -> str:
+        """A version of which only the copies are there; its name. Errors: VssError, after which nothing is left."""
+        names, base = self._volumes(), self._base()
+        name = self._place.make(INCREMENTAL if base else FULL)
+        self._observer.phase("making the shadow copies")
+        begun = Begun(set_id="")
+
+        def started(set_id: str) -> None:
+            begun.set_id = set_id
+            begun.save(self._place.path(name))
+
+        try:
+            record = create_set(calls, names, Context.APP_ROLLBACK, seconds_in(self._job.wait), started)
+        except BaseException:
+            self._place.drop(name)
+            raise
+        try:
+            if base and self._changes(record.snapshots, base) is None:
+                name, base = self._place.rename(name, FULL), None
+            begun.needs = base[0] if base else ""
+            begun.failed = [f"writer {one.name}: {one.failure.message}" for one in record.writers if one.failure.code]
+            begun.made = True
+            begun.save(self._place.path(name))
+            image_begun.protect(self._paths, record.snapshots, image_begun.UNTIL_FINISHED)
+        except BaseException:
+            take_back(calls, record.set_id)
+            self._place.drop(name)
+            raise
+        return name
+
+    def _finish(self, name: str, resumed: str) -> Saved:
+        """Write what is missing of a version that was begun. After an error that does not concern it, it stays so."""
+        begun = image_begun.load(self._place.path(name))
+        assert begun is not None
+        before = sum(entry.stat().st_size for entry in os.scandir(self._place.path(name)) if entry.name != NOTE)
+        try:
+            version = self._write(name, begun)
+        except BaseException as error:
+            if not worth_keeping(error, bool(resumed)):
+                self._drop(name, begun)
+            raise
         return Saved(
             version=name,
             kind=version.kind,
-            complete=not failed,
+            complete=not begun.failed,
             files=len(version.images),
             bytes=sum(image.read for image in version.images),
-            stored_bytes=sum(image.file_size for image in version.images),
-            sentences=[*failed, *sentences],
+            stored_bytes=max(sum(image.file_size for image in version.images) - before, 0),
+            resumed=resumed,
+            sentences=[*begun.failed, *self._forget_copies({image.snapshot_id for image in version.images})],
         )
 
     def _volumes(self) -> list[str]:
-        with Administration(self._paths, client="shadowset job") as administration:
+        with Administration(self._paths, client=CLIENT) as administration:
             known = administration.volume_list()
         places = VolumeMap(known, read_mounts())
         names = chosen_volumes(self._job.volumes, known, places)
@@ -151,38 +209,44 @@ class ImageStore(Store):
         version = self._read(sound[-1].id)
         return None if isinstance(version, str) else (sound[-1].id, version)
 
-    def _write(self, record: SetRecord, base: tuple[str, ImageVersion] | None) -> tuple[ImageVersion, str]:
-        changes = self._changes(record, base) if base else None
-        kind = INCREMENTAL if changes is not None else FULL
-        name = self._place.make(kind)
-        directory = self._place.path(name)
-        try:
-            images = []
-            for copy in record.snapshots:
-                before = f"../{base[0]}/{copy.original_volume}.qcow2" if base and changes is not None else ""
-                images.append(self._image(copy, directory, before, (changes or {}).get(copy.snapshot_id)))
-            version = ImageVersion(
-                created=now_text(),
-                host=socket.gethostname(),
-                set_id=record.set_id,
-                kind=kind,
-                needs=base[0] if base and changes is not None else "",
-                images=images,
-            )
-            write_atomically(f"{directory}/{NAME}", msgspec.json.format(msgspec.json.encode(version)) + b"\n")
-        except BaseException:
-            self._place.drop(name)
-            raise
-        return version, name
+    def _write(self, name: str, begun: Begun) -> ImageVersion:
+        directory, copies = self._place.path(name), image_begun.copies_of(self._paths, begun)
+        base = self._read(begun.needs) if begun.needs else None
+        changes = self._changes(copies, (begun.needs, base)) if isinstance(base, ImageVersion) else None
+        if begun.needs and changes is None:
+            sentence = f"what changed since {begun.needs} is not known any more; the next run makes a full backup"
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, sentence)
+        done = {image.volume for image in begun.images}
+        for copy in copies:
+            if copy.original_volume not in done:
+                before = f"../{begun.needs}/{copy.original_volume}.qcow2" if begun.needs else ""
+                delta = changes[copy.snapshot_id] if changes is not None else None
+                begun.images.append(self._image(copy, directory, before, delta))
+                begun.save(directory)
+        version = ImageVersion(
+            created=_time_text(min(copy.created_ns for copy in copies)),
+            host=socket.gethostname(),
+            set_id=begun.set_id,
+            kind=INCREMENTAL if begun.needs else FULL,
+            needs=begun.needs,
+            images=begun.images,
+        )
+        write_atomically(f"{directory}/{NAME}", msgspec.json.format(msgspec.json.encode(version)) + b"\n")
+        with writing(directory):
+            os.unlink(f"{directory}/{NOTE}")
+        image_begun.protect(self._paths, copies, image_begun.AFTERWARDS)
+        return version
 
-    def _changes(self, record: SetRecord, base: tuple[str, ImageVersion]) -> dict[str, ChangedRanges] | None:
+    def _changes(
+        self, copies: Sequence[SnapshotProperties], base: tuple[str, ImageVersion]
+    ) -> dict[str, ChangedRanges] | None:
         """By snapshot id what changed since the base; None when that is not known of one of the volumes."""
         before = {image.volume: image for image in base[1].images}
-        if before.keys() != {copy.original_volume for copy in record.snapshots}:
+        if before.keys() != {copy.original_volume for copy in copies}:
             return None
         found = {}
-        with Administration(self._paths, client="shadowset job") as administration:
-            for copy in record.snapshots:
+        with Administration(self._paths, client=CLIENT) as administration:
+            for copy in copies:
                 since = before[copy.original_volume].snapshot_id
 
                 def ask(at: int, since: str = since, until: str = copy.snapshot_id) -> ChangedRanges:
@@ -203,14 +267,13 @@ class ImageStore(Store):
         name = f"{copy.original_volume}.qcow2"
         path = f"{directory}/{name}"
         self._observer.phase(f"writing the image of volume {copy.original_volume}")
+        read = copy.size if delta is None else sum(length for _, length in delta.ranges)
+        begin, on_bytes = qcow2.begun(path), self._observer.begin(read)
         if delta is None:
-            qcow2.write_whole(copy.device_object, path)
-            read = copy.size
+            qcow2.write_whole(copy.device_object, path, copy.size, begin, on_bytes)
         else:
-            read = sum(length for _, length in delta.ranges)
-            on_bytes = self._observer.begin(read)
-            qcow2.write_changed(copy.device_object, path, base, copy.size, delta.ranges, on_bytes)
-            self._observer.end()
+            qcow2.write_changed(copy.device_object, path, base, copy.size, delta.ranges, begin, on_bytes)
+        self._observer.end()
         size, sha256 = digest_file(path, lambda count: None)
         return Image(
             volume=copy.original_volume,
@@ -222,8 +285,12 @@ class ImageStore(Store):
             snapshot_id=copy.snapshot_id,
         )
 
-    def _forget_copies(self, calls: BackupComponents, newest: set[str]) -> list[str]:
+    def _forget_copies(self, newest: set[str]) -> list[str]:
         """Delete the copies of earlier versions; what cannot be deleted is told, and tried again the next time."""
+        with BackupComponents(self._paths, CLIENT) as calls:
+            return self._forget_with(calls, newest)
+
+    def _forget_with(self, calls: BackupComponents, newest: set[str]) -> list[str]:
         there = {copy.snapshot_id for copy in calls.query()}
         old = [version for name in self._place.names() if isinstance(version := self._read(name), ImageVersion)]
         sentences = []
@@ -255,8 +322,12 @@ class ImageStore(Store):
 
     def remove(self, versions: list[str]) -> int:
         """See ``Store``."""
-        freed = 0
+        freed, unfinished = 0, self._place.unfinished()
         for name in versions:
             freed += sum(entry.stat().st_blocks * 512 for entry in os.scandir(self._place.path(name)))
-            self._place.drop(name)
+            self._drop(name, image_begun.load(self._place.path(name)) if name in unfinished else None)
         return freed
+
+
+def _time_text(nanoseconds: int) -> str:
+    return f"{datetime.fromtimestamp(nanoseconds // 10**9, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from shadowset.requester.backup.copy import writing
@@ -34,24 +35,37 @@ class Place:
         """Where a version is."""
         return f"{self.directory}/{name}"
 
-    def make(self, kind: str) -> str:
-        """A new version's directory; its name."""
+    def make(self, kind: str, unfinished: str = "") -> str:
+        """A new version's directory, which is that of an unfinished one when that is given; its name."""
         while True:
             name = f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}-{kind}"
             with writing(self.directory):
-                try:
-                    os.mkdir(self.path(name), mode=0o700)
-                except FileExistsError:
+                if os.path.lexists(self.path(name)):
                     time.sleep(0.2)  # a second has only one name
                     continue
+                if unfinished:
+                    os.rename(self.path(unfinished), self.path(name))
+                else:
+                    os.mkdir(self.path(name), mode=0o700)
             return name
 
-    def clean(self) -> list[str]:
+    def rename(self, name: str, kind: str) -> str:
+        """The version turned out to be of another kind; its new name."""
+        renamed = f"{name.rpartition('-')[0]}-{kind}"
+        with writing(self.directory):
+            os.rename(self.path(name), self.path(renamed))
+        return renamed
+
+    def unfinished(self) -> list[str]:
+        """What has no manifest, oldest first."""
+        return [name for name in self.names() if not os.path.exists(f"{self.path(name)}/{self._manifest}")]
+
+    def clean(self, but: Collection[str] = ()) -> list[str]:
         """Remove what is unfinished; a sentence about each."""
-        unfinished = [name for name in self.names() if not os.path.exists(f"{self.path(name)}/{self._manifest}")]
-        for name in unfinished:
+        gone = [name for name in self.unfinished() if name not in but]
+        for name in gone:
             self.drop(name)
-        return [f"{name} was not finished when its run ended, and is removed" for name in unfinished]
+        return [f"{name} was not finished when its run ended, and is removed" for name in gone]
 
     def drop(self, name: str) -> None:
         """Remove a version. The manifest goes first, and durably: what an interrupted removal leaves is no backup."""

@@ -21,22 +21,34 @@ class Pool:
         """Errors: TargetError."""
         self._root = f"{place}/{OBJECTS}"
         self._sound: set[str] = set()
-        self.saved = 0
         with writing(self._root):
             self._drop(f"{self._root}/new")
 
-    def settle(self, path: str, size: int, sha256: str) -> None:
-        """The stored file ``path`` becomes a link to the content in the pool, or goes in. Errors: TargetError."""
+    def settle(self, path: str, size: int, sha256: str) -> bool:
+        """The stored file ``path`` becomes a link to the content in the pool, or goes in; whether it was there.
+
+        Errors: TargetError.
+        """
         if not size:
-            return
-        place = f"{self._root}/{sha256[:2]}/{sha256}.{size}"
+            return False
+        place = self._object(size, sha256)
         with writing(path):
             if self._is_sound(place, size, sha256) and self._link_over(place, path):
-                self.saved += size
-                return
+                return True
             os.makedirs(os.path.dirname(place), mode=0o700, exist_ok=True)
             self._link_over(path, place)
             self._sound.add(place)
+        return False
+
+    def has(self, path: str, size: int, sha256: str) -> bool:
+        """Whether ``path`` is a link to this content already, and it is sound. Errors: TargetError."""
+        place = self._object(size, sha256)
+        with writing(path):
+            same = os.path.lexists(place) and os.path.samestat(os.lstat(place), os.lstat(path))
+            return same and self._is_sound(place, size, sha256)
+
+    def _object(self, size: int, sha256: str) -> str:
+        return f"{self._root}/{sha256[:2]}/{sha256}.{size}"
 
     def sweep(self) -> int:
         """Remove what no backup has any more; the bytes. Errors: TargetError."""

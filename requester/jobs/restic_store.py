@@ -43,8 +43,13 @@ class ResticStore(Store):
             self._environment["RESTIC_PASSWORD_FILE"] = job.restic.password_file
 
     def prepare(self) -> list[str]:
-        """See ``Store``. restic's own interrupted runs leave only what its ``prune`` removes."""
+        """See ``Store``. restic goes on with what it stored by itself; locks of dead processes are removed."""
         self._run("cat", "config")
+        self._run("unlock")
+        return []
+
+    def unfinished(self) -> list[str]:
+        """See ``Store``."""
         return []
 
     def versions(self) -> list[StoredVersion]:

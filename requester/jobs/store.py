@@ -13,7 +13,11 @@ from shadowset.vss.paths import Paths
 
 
 class Saved(msgspec.Struct, kw_only=True):
-    """One more backup: ``complete`` when nothing of it failed; ``sentences`` say what did, and what was left out."""
+    """One more backup: ``complete`` when nothing of it failed; ``sentences`` say what did, and what was left out.
+
+    ``resumed`` is the name that it had when an earlier run was interrupted in it; ``stored_bytes`` are those that were
+    not stored before.
+    """
 
     version: str
     kind: str
@@ -21,6 +25,7 @@ class Saved(msgspec.Struct, kw_only=True):
     files: int = 0
     bytes: int = 0
     stored_bytes: int = 0
+    resumed: str = ""
     sentences: list[str] = []
 
 
@@ -29,7 +34,14 @@ class Store(ABC):
 
     @abstractmethod
     def prepare(self) -> list[str]:
-        """Remove what an interrupted run left; a sentence about each. The first thing of a run."""
+        """Remove what an interrupted run left, but for what ``save`` goes on with; a sentence about each.
+
+        The first thing of a run.
+        """
+
+    @abstractmethod
+    def unfinished(self) -> list[str]:
+        """What an interrupted run left; ``remove`` takes it, too."""
 
     @abstractmethod
     def versions(self) -> list[StoredVersion]:

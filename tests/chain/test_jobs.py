@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -66,30 +64,6 @@ def test_a_job_keeps_what_it_should_and_restores_it(jobs: Any, database: str) ->
     assert told["job"]["name"] == "nightly" and told["last"]["version"] == made[2]["version"] and not told["scheduled"]
     assert [run["status"] for run in jobs.cli("job", "status", "nightly")] == ["succeeded"] * 3
     assert jobs.cli("job", "clear", "nightly", "--dry-run") == {"removed": [], "freed": 0}
-
-
-def test_what_an_interrupted_run_left_is_no_backup(jobs: Any, database: str, wait_until: Any) -> None:
-    target = jobs.define("nightly", f'target = "{jobs.directory}/target"\nfull_every = 3\n')
-    lock = f"{jobs.paths.state}/jobs/{(jobs.directory + '/target').replace('/', '%2F')}.lock"
-    jobs.cli("job", "run", "nightly")
-    with open(lock, "rb") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        refused = jobs.raw("job", "run", "nightly")
-        assert refused.returncode == 1 and "another run with the target" in refused.stderr
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        connection.execute("create table big(x)")
-        connection.executemany("insert into big values(?)", [(os.urandom(1 << 20),)] * 20)
-        connection.commit()
-    run = jobs.module("shadowset.requester.cli", "job", "run", "nightly")
-    wait_until("the second version", lambda: len([name for name in os.listdir(target) if "Z-" in name]) == 2)
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    wait_until("its copies to go", lambda: jobs.cli("list") == [])
-    again = jobs.cli("job", "run", "nightly")
-    assert again["status"] == "succeeded"
-    assert again["sentences"] == [] or "was not finished" in again["sentences"][0]
-    assert all(os.path.exists(f"{target}/{name}/manifest.json") for name in os.listdir(target) if "Z-" in name)
-    assert jobs.cli("job", "status", "nightly")[-1] == again
 
 
 @pytest.mark.vss(131)

@@ -395,7 +395,7 @@ def test_nothing_is_left_of_a_backup_that_failed(coordinator: Any, data: Path, t
     coordinator.die_on = call
     with pytest.raises(VssError, match=f"during {call}"):
         backup(tmp_path / "b")
-    assert not (tmp_path / "b").exists()
+    assert (tmp_path / "b").exists() == (call == "save-as-xml"), "files that are stored wait for the next backup"
 
 
 @pytest.mark.parametrize("call", ["backup-complete", "gather-writer-status", "unexpose-snapshot"])
@@ -408,7 +408,7 @@ def test_a_backup_stands_before_the_writers_hear_of_it(coordinator: Any, data: P
     assert "the backup is finished, but its writers may not know" in report.problems[0]
     manifest = bundle.load(str(tmp_path / "b"))
     bundle.verify_files(str(tmp_path / "b"), manifest.files, lambda count: None)
-    assert seen["before"] == ["files"]
+    assert sorted(seen["before"]) == ["UNFINISHED", "files"]
 
 
 @contextlib.contextmanager
@@ -447,7 +447,13 @@ def test_the_manifest_comes_last(coordinator: Any, data: Path, tmp_path: Path, m
 
     monkeypatch.setattr(engine.bundle, "save", look)
     backup(tmp_path / "b")
-    assert seen["before"] == ["BackupComponents.xml", "WriterMetadata0.xml", "files"]
+    assert seen["before"] == ["BackupComponents.xml", "UNFINISHED", "WriterMetadata0.xml", "files"]
+    assert sorted(os.listdir(tmp_path / "b")) == [
+        "BackupComponents.xml",
+        "WriterMetadata0.xml",
+        "files",
+        "manifest.json",
+    ]
     assert stat.S_IMODE(os.stat(tmp_path / "b" / "manifest.json").st_mode) == 0o600
 
 
