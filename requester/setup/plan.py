@@ -53,7 +53,7 @@ def plan(tree: Tree, paths: Paths, programs: str, writers: list[str]) -> list[An
     """
     packaged = any(tree.exists(f"{directory}/shadowsetd.service") for directory in PACKAGED_UNITS)
     texts = {} if packaged else units()
-    return [
+    steps: list[AnyStep] = [
         *_directories(paths),
         Group(GROUP),
         File.of(paths.daemon_config, SETTINGS),
@@ -61,6 +61,19 @@ def plan(tree: Tree, paths: Paths, programs: str, writers: list[str]) -> list[An
         *(File.of(f"{UNITS}/{name}", text.replace(EXAMPLE_BIN, programs)) for name, text in texts.items()),
         *(Enabled(unit) for unit in ENABLED if tree.has("systemctl")),
     ]
+    return [*_missing_parents(tree, steps), *steps]
+
+
+def _missing_parents(tree: Tree, steps: list[AnyStep]) -> list[AnyStep]:
+    """The directories above all others that a bare tree lacks, outermost first."""
+    planned = {step.path for step in steps if isinstance(step, Directory)}
+    above: set[str] = set()
+    for step in steps:
+        path = os.path.dirname(step.path) if isinstance(step, Directory | File) else "/"
+        while path not in ("/", *planned, *above) and not tree.exists(path):
+            above.add(path)
+            path = os.path.dirname(path)
+    return [Directory(path, parent=True) for path in sorted(above)]
 
 
 def _directories(paths: Paths) -> list[AnyStep]:

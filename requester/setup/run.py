@@ -35,12 +35,14 @@ def record_of(tree: Tree, paths: Paths) -> Record:
 
 def apply(tree: Tree, record: Record, steps: list[AnyStep], dry_run: bool, tell: Tell) -> None:
     """Make what is missing; files that somebody changed stay as they are. Errors: VssError, OSError."""
-    for step in steps:
-        result, why = _verdict(tree, record, step)
+    verdicts = [
+        _verdict(tree, record, step) for step in steps
+    ]  # the record's own directories come with its first entry
+    for step, (result, why) in zip(steps, verdicts, strict=True):
         if result in ("made", "updated") and not dry_run:
             record.add(step)
             step.do(tree)
-        tell(Outcome(step.what, result, why))
+        tell(Outcome(step.what(tree), result, why))
 
 
 def _verdict(tree: Tree, record: Record, step: AnyStep) -> tuple[str, str]:
@@ -73,9 +75,13 @@ def undo(tree: Tree, record: Record, dry_run: bool, tell: Tell) -> int:
         why = step.remains(tree, gone)
         if isinstance(step, Directory) and step.path == home and remaining:
             why = why or "it holds the record of what remains"
-        tell(Outcome(step.what, "remains" if why else "removed", why))
+        shared = isinstance(step, Directory) and step.parent and not _above(step, remaining)
+        tell(Outcome(step.what(tree), ("kept" if shared else "remains") if why else "removed", why))
         if why:
-            remaining.append(step)
+            if not shared:
+                remaining.append(step)
+            elif not dry_run:
+                record.drop(step)
             continue
         gone |= {step.path} if isinstance(step, Directory | File) else set()
         if not dry_run:
@@ -85,6 +91,11 @@ def undo(tree: Tree, record: Record, dry_run: bool, tell: Tell) -> int:
     if tree.live and not dry_run:
         tree.must("systemctl", "daemon-reload")
     return len(remaining)
+
+
+def _above(parent: Directory, steps: list[AnyStep]) -> bool:
+    paths = [step.path for step in steps if isinstance(step, Directory | File)]
+    return any(path.startswith(f"{parent.path}/") for path in paths)
 
 
 def _take_away(tree: Tree, record: Record, step: AnyStep, home: str) -> None:

@@ -16,13 +16,13 @@ from shadowset.requester.setup.tree import Tree
 
 
 class Step(Protocol):
-    """One thing on the host; ``what`` names it, and ``known`` is how the record knows it."""
+    """One thing on the host; ``known`` is how the record knows it."""
 
     @property
     def known(self) -> str: ...
 
-    @property
-    def what(self) -> str: ...
+    def what(self, tree: Tree) -> str:
+        """Its name for people, as it lies in the tree."""
 
     def there(self, tree: Tree) -> bool:
         """Whether there is nothing to do."""
@@ -46,9 +46,8 @@ class Group(msgspec.Struct, tag="group", frozen=True):
     def known(self) -> str:
         return f"group {self.name}"
 
-    @property
-    def what(self) -> str:
-        return f"group {self.name}"
+    def what(self, tree: Tree) -> str:
+        return f"group {self.name}{_inside(tree)}"
 
     def there(self, tree: Tree) -> bool:
         return self._line(tree) is not None
@@ -72,18 +71,18 @@ class Group(msgspec.Struct, tag="group", frozen=True):
 
 
 class Directory(msgspec.Struct, tag="directory", frozen=True):
-    """A directory of root's."""
+    """A directory of root's; a ``parent`` was missing above others, and is everybody's once it holds something else."""
 
     path: str
     mode: int = 0o755
+    parent: bool = False
 
     @property
     def known(self) -> str:
         return f"directory {self.path}"
 
-    @property
-    def what(self) -> str:
-        return f"directory {self.path} (mode {self.mode:04o})"
+    def what(self, tree: Tree) -> str:
+        return f"directory {tree.at(self.path)} (mode {self.mode:04o})"
 
     def there(self, tree: Tree) -> bool:
         return os.path.isdir(tree.at(self.path))
@@ -122,9 +121,8 @@ class File(msgspec.Struct, tag="file", frozen=True):
     def known(self) -> str:
         return f"file {self.path}"
 
-    @property
-    def what(self) -> str:
-        return f"file {self.path}"
+    def what(self, tree: Tree) -> str:
+        return f"file {tree.at(self.path)}"
 
     def there(self, tree: Tree) -> bool:
         return tree.digest(self.path) == self.digest
@@ -150,9 +148,8 @@ class Enabled(msgspec.Struct, tag="enabled", frozen=True):
     def known(self) -> str:
         return f"enabled {self.unit}"
 
-    @property
-    def what(self) -> str:
-        return f"enabled unit {self.unit}"
+    def what(self, tree: Tree) -> str:
+        return f"enabled unit {self.unit}{_inside(tree)}"
 
     def there(self, tree: Tree) -> bool:
         return tree.run(*_systemctl(tree), "is-enabled", self.unit)[0] == 0
@@ -168,6 +165,10 @@ class Enabled(msgspec.Struct, tag="enabled", frozen=True):
             tree.must("systemctl", "stop", self.unit)
         if self.there(tree):
             tree.must(*_systemctl(tree), "disable", self.unit)
+
+
+def _inside(tree: Tree) -> str:
+    return f" in {tree.root}" if tree.root else ""
 
 
 def _systemctl(tree: Tree) -> tuple[str, ...]:

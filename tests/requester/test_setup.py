@@ -71,14 +71,37 @@ def test_setup_and_its_undo_leave_the_host_as_it_was(host: Path) -> None:
     assert picture(host) == before
 
 
+def test_a_bare_tree_is_left_as_bare(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/group").write_text("root:x:0:\n")
+    (tmp_path / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
+    before = picture(tmp_path)
+    said = setup(tmp_path).stdout
+    assert f"made  directory {tmp_path}/var/lib (mode 0755)\n" in said
+    assert not any(line.split()[-1].startswith(("/etc", "/var")) for line in said.splitlines())
+    setup(tmp_path, "--undo")
+    shutil.rmtree(tmp_path / "etc/systemd/system/multi-user.target.wants", ignore_errors=True)
+    assert picture(tmp_path) == before
+
+
+def test_what_setup_made_above_its_own_is_everybodys_once_it_is_used(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/group").write_text("root:x:0:\n")
+    setup(tmp_path)
+    (tmp_path / "var/log").mkdir()
+    done = setup(tmp_path, "--undo")
+    assert f"kept  directory {tmp_path}/var (mode 0755): it still holds log\n" in done.stdout and not done.stderr
+    assert os.listdir(tmp_path / "var") == ["log"]
+
+
 def test_a_dry_run_changes_nothing(host: Path) -> None:
     before = picture(host)
     said = setup(host, "--dry-run").stdout
-    assert "would be made  group shadowset" in said and picture(host) == before
+    assert f"would be made  group shadowset in {host}" in said and picture(host) == before
     setup(host)
     made = picture(host)
     said = setup(host, "--undo", "--dry-run").stdout
-    assert "would be removed  directory /var/lib/shadowset (mode 0700)" in said and picture(host) == made
+    assert f"would be removed  directory {host}/var/lib/shadowset (mode 0700)" in said and picture(host) == made
 
 
 def test_what_somebody_changed_or_filled_remains_and_is_named(host: Path) -> None:
@@ -88,8 +111,8 @@ def test_what_somebody_changed_or_filled_remains_and_is_named(host: Path) -> Non
     (storage / "table").write_text("old blocks")
     (host / "etc/shadowset/shadowsetd.toml").write_text("[limit]\nhold_ms = 5000\n")
     done = setup(host, "--undo")
-    assert "remains  directory /var/lib/shadowset/storage (mode 0700): it still holds data" in done.stdout
-    assert "remains  file /etc/shadowset/shadowsetd.toml: it was changed" in done.stdout
+    assert f"remains  directory {host}/var/lib/shadowset/storage (mode 0700): it still holds data" in done.stdout
+    assert f"remains  file {host}/etc/shadowset/shadowsetd.toml: it was changed" in done.stdout
     assert "remains, for the reasons above" in done.stderr
     assert (storage / "table").read_text() == "old blocks"
     assert "hold_ms" in (host / "etc/shadowset/shadowsetd.toml").read_text()
@@ -105,7 +128,7 @@ def test_what_was_there_before_is_not_taken_away(host: Path) -> None:
     (host / "etc/shadowset").mkdir()
     (host / "etc/shadowset/shadowsetd.toml").write_text("[limit]\nhold_ms = 5000\n")
     before = picture(host)
-    assert "kept  file /etc/shadowset/shadowsetd.toml" in setup(host).stdout
+    assert f"kept  file {host}/etc/shadowset/shadowsetd.toml" in setup(host).stdout
     setup(host, "--undo")
     shutil.rmtree(host / "etc/systemd/system/multi-user.target.wants", ignore_errors=True)
     assert picture(host) == before
@@ -115,7 +138,7 @@ def test_a_group_with_members_remains(host: Path) -> None:
     setup(host)
     lines = (host / "etc/group").read_text().splitlines()
     (host / "etc/group").write_text("".join(f"{line}alice\n" if "shadowset" in line else f"{line}\n" for line in lines))
-    assert "remains  group shadowset: it has members (alice)" in setup(host, "--undo").stdout
+    assert f"remains  group shadowset in {host}: it has members (alice)" in setup(host, "--undo").stdout
 
 
 def test_an_upgrade_brings_new_units_and_spares_changed_ones(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,8 +150,8 @@ def test_an_upgrade_brings_new_units_and_spares_changed_ones(host: Path, monkeyp
     tree, paths, told = Tree(str(host)), Paths(), list[Outcome]()
     apply(tree, record_of(tree, paths), plan.plan(tree, paths, "/usr/bin", []), False, told.append)
     results = {outcome.step: outcome.result for outcome in told}
-    assert results["file /etc/systemd/system/shadowsetd.service"] == "updated"
-    assert results["file /etc/systemd/system/shadowset-writer-redis.service"] == "kept"
+    assert results[f"file {host}/etc/systemd/system/shadowsetd.service"] == "updated"
+    assert results[f"file {host}/etc/systemd/system/shadowset-writer-redis.service"] == "kept"
     assert "# newer" in (units / "shadowsetd.service").read_text()
     assert "/own" in (units / "shadowset-writer-redis.service").read_text()
 
@@ -137,7 +160,7 @@ def test_an_upgrade_brings_new_units_and_spares_changed_ones(host: Path, monkeyp
 def test_a_unit_that_somebody_disabled_stays_so(host: Path) -> None:
     setup(host)
     subprocess.run(["systemctl", f"--root={host}", "disable", "shadowsetd.service"], check=True, capture_output=True)
-    assert "kept  enabled unit shadowsetd.service: somebody disabled it" in setup(host).stdout
+    assert f"kept  enabled unit shadowsetd.service in {host}: somebody disabled it" in setup(host).stdout
     assert not (host / "etc/systemd/system/multi-user.target.wants/shadowsetd.service").exists()
 
 
