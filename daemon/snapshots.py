@@ -31,7 +31,8 @@ def refuse_held(copy: SnapshotProperties) -> None:
     if copy.hold_until_ns > time.time_ns():
         raise VssError(
             Code.VSS_E_BAD_STATE,
-            f"shadow copy {copy.snapshot_id} {_hold(copy)}; end its hold first",
+            f"shadow copy {copy.snapshot_id} {_hold(copy)}; end its hold first "
+            f"('shadowset hold {copy.snapshot_id} --end')",
         )
 
 

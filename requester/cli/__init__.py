@@ -59,6 +59,7 @@ GROUPS = (
     "mounts",
     "device",
     "delete",
+    "undelete",
     "delta",
     "retention",
     "writers",

@@ -56,15 +56,17 @@ def find_set(text: str, copies: list[SnapshotProperties]) -> str:
     return _only(text, [known for known in ids if normal_id(known).startswith(normal_id(text))], "shadow copy set")
 
 
-def find_object(text: str, copies: list[SnapshotProperties]) -> tuple[ObjectType, str]:
-    """The copy or the set meant, whichever it is. Errors: as find_copy."""
+def find_object(
+    text: str, copies: list[SnapshotProperties], what: str = "shadow copy or set", listing: str = "shadowset list"
+) -> tuple[ObjectType, str]:
+    """The copy or the set meant, whichever it is. Errors: as find_copy; they name ``what`` and the listing command."""
     if any(_names_device(text, copy) for copy in copies):
         return ObjectType.SNAPSHOT, find_copy(text, copies).snapshot_id
     wanted = normal_id(text)
     found = {(ObjectType.SNAPSHOT_SET, copy.snapshot_set_id) for copy in copies}
     found |= {(ObjectType.SNAPSHOT, copy.snapshot_id) for copy in copies}
     matches = {known: kind for kind, known in found if normal_id(known).startswith(wanted)}
-    only = _only(text, list(matches), "shadow copy or set")
+    only = _only(text, list(matches), what, listing)
     return matches[only], only
 
 
@@ -73,12 +75,10 @@ def _names_device(text: str, copy: SnapshotProperties) -> bool:
     return bool(text) and text in (number, f"{DEVICE_PREFIX}{number}", copy.device_object)
 
 
-def _only(text: str, matches: list[str], what: str) -> str:
+def _only(text: str, matches: list[str], what: str, listing: str = "shadowset list") -> str:
     if text and len(matches) == 1:
         return matches[0]
     if not matches or not text:
-        raise VssError(
-            Code.VSS_E_OBJECT_NOT_FOUND, f"there is no {what} {text!r}; 'shadowset list' shows what there is"
-        )
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no {what} {text!r}; '{listing}' shows what there is")
     some = ", ".join(sorted(matches)[:4])
     raise VssError(Code.E_INVALIDARG, f"{text!r} is the beginning of {len(matches)} ids ({some}); give more of it")

@@ -71,6 +71,7 @@ class FakeCoordinator:
         self.events: list[rp.EventRecord] = []
         self.calls: list[rp.Call] = []
         self.sessions: list[Session] = []
+        self.grace_ms = 0
         self.die_on = ""
         self.garbage_on = ""
         self.hang_on = ""
@@ -173,7 +174,11 @@ class FakeCoordinator:
                 raise VssError(Code.VSS_E_BAD_STATE, f"call {name} first")
 
     def do_hello(self, session: Session, call: rp.ServiceHello) -> rp.ServiceInfo:
-        return rp.ServiceInfo("0.1.0", 1, os.getpid(), len(self.sessions), len(self.writers), len(self.volumes))
+        counts = len(self.sessions), len(self.writers), len(self.volumes)
+        return rp.ServiceInfo("0.1.0", 1, os.getpid(), *counts, self.grace_ms)
+
+    def do_list_deleted(self, session: Session, call: rp.ListDeleted) -> list[rp.DeletedCopy]:
+        return []
 
     def do_storage_list(self, session: Session, call: Any) -> list[rp.StorageInfo]:
         return [rp.StorageInfo(name, "/storage", 0, 1 << 30, 0, "delete-oldest", 80, 0) for name in self.volumes]

@@ -330,15 +330,35 @@ def test_delete(run: Any, two: Any) -> None:
     for _ in range(3):
         run("create", "data", "wal")
     ids = list(two.copies)
-    assert run("delete", ids[0][:8])[1] == "1 shadow copy deleted.\n"
-    assert run("delete", two.copies[ids[2]].snapshot_set_id, "2")[1] == "3 shadow copies deleted.\n"
+    assert run("delete", ids[0][:8])[1] == "1 shadow copy deleted: HarddiskVolumeShadowCopy1 of volume data.\n"
+    assert run("delete", two.copies[ids[2]].snapshot_set_id, "2")[1].startswith("3 shadow copies deleted: ")
     assert json.loads(run("delete", "--volume", "data", "--oldest", "--json")[1])["deleted"] == 1
     run("mount", "6")
     status, out, err = run("delete", "6")
     assert status == 1 and out == "0 shadow copies deleted.\n" and "it is mounted" in err
+    run("create", "data")
+    place = next(copy.exposed_name for copy in two.copies.values() if copy.exposed_name)
     status, _, err = run("delete", "--all")
-    assert status == 2 and "give --yes" in err
+    assert status == 2 and "give --yes" in err and len(two.copies) == 2
+    assert "HarddiskVolumeShadowCopy6 of volume wal, made " in err and f", mounted at {place}\n" in err
+    assert "To be deleted are 2 shadow copies; nothing takes them back:" in err
+    status, out, err = run("delete", "--all", "--yes")
+    assert status == 1 and out == "1 shadow copy deleted: HarddiskVolumeShadowCopy7 of volume data.\n"
+    assert "HarddiskVolumeShadowCopy6 of volume wal stays: it is mounted" in err
+    told = json.loads(run("delete", "--all", "--yes", "--json")[1])
+    assert [(each["name"], each["deleted"]) for each in told["copies"]] == [
+        ("HarddiskVolumeShadowCopy6 of volume wal", False)
+    ]
     assert run("delete", "--all", "--yes", "--force")[0] == 0 and not two.copies
+
+
+def test_undelete_says_why_there_is_nothing(run: Any, two: Any) -> None:
+    two.grace_ms = 1000
+    assert run("undelete")[1] == "There are no deleted shadow copies that could be taken back.\n"
+    two.grace_ms = 0
+    assert "deletion is not delayed here" in run("undelete")[1]
+    status, _, err = run("undelete", "1")
+    assert status == 1 and "deletion_grace_ms" in err
 
 
 @pytest.mark.parametrize(
