@@ -120,7 +120,7 @@ def test_the_wheel_installs_into_an_empty_environment(wheel: Path, tmp_path: Pat
     assert ran(tmp_path / "empty/bin/shadowset", "--version").strip() == f"shadowset {__version__}"
     assert ran(python, "-c", "import shadowset; print(shadowset.__file__)").startswith(site)
     said = ran(tmp_path / "empty/bin/shadowset", "setup", "--root", tmp_path, "--dry-run")
-    assert "would be made  file /etc/systemd/system/shadowsetd.service" in said
+    assert f"would be made  file {tmp_path}/etc/systemd/system/shadowsetd.service" in said
 
 
 def test_the_package_has_all_that_belongs_on_a_host(package: Path, tmp_path: Path) -> None:
