@@ -155,10 +155,13 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
                 component.add_files(directory, filespec, recursive)
             for filespec in self.excluded:
                 metadata.exclude_files(data, filespec)
-            for member in self.members(data, settings):
-                caption = f"database {member} of {data}"
-                path = f"{logical_path}\\{name}".strip("\\")
-                metadata.add_component(ComponentType.DATABASE, member, path, caption=caption, selectable=False)
+            self.describe_members(metadata, f"{logical_path}\\{name}".strip("\\"), data, settings)
+
+    def describe_members(self, metadata: MetadataBuilder, path: str, data: str, settings: SettingsT) -> None:
+        """The components below a server's, which is at ``path``."""
+        for member in self.members(data, settings):
+            caption = f"database {member} of {data}"
+            metadata.add_component(ComponentType.DATABASE, member, path, caption=caption, selectable=False)
 
     def on_prepare_backup(self, event: CurrentEvent) -> None:
         known = self.servers()
@@ -262,7 +265,9 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
 
     def on_post_restore(self, event: CurrentEvent) -> None:
         for component in _selected(event):
-            if component.file_restore_status == FileRestoreStatus.ALL:
+            if component.additional_restores:
+                LOG.info("%s waits for the next backup of its chain", component.full_path)
+            elif component.file_restore_status == FileRestoreStatus.ALL:
                 self._take_over(event, component)
 
     def _take_over(self, event: CurrentEvent, component: Component) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from shadowset.requester.backup.copy import digest_file, read_attributes
-from shadowset.requester.backup.listing import Found, Listing, find_file, in_order, list_roots
+from shadowset.requester.backup.listing import Found, Listing, find_file, in_order, list_roots, parents_of
 from shadowset.requester.backup.manifest import FILE_KINDS, RANGES_FILE, REGULAR, SYMLINK, UNCHANGED, ManifestFile
 from shadowset.requester.backup.plan import PlannedComponent, Root
 from shadowset.vss.codes import Code, VssError
@@ -58,11 +58,12 @@ def narrow(listing: Listing, planned: PlannedComponent, component: Component, ar
 def _differenced(
     planned: PlannedComponent, component: Component, around: Surroundings, entries: dict[str, Found]
 ) -> set[str]:
-    """Take over what the differenced files say; returns their paths. A log backup is not about them."""
+    """Take over what the differenced files say; returns their paths. A log backup takes log files alone."""
     judged = planned.builds_on_base
     seen = set()
-    for rule in component.differenced_files if planned.backup_type is not BackupType.LOG else ():
-        for one in _look_up(FileSet(rule.path, rule.filespec, rule.recursive), planned, around):
+    look_up = _look_up_logs if planned.backup_type is BackupType.LOG else _look_up
+    for rule in component.differenced_files:
+        for one in look_up(FileSet(rule.path, rule.filespec, rule.recursive), planned, around):
             if one.kind != REGULAR or not judged:
                 entries.setdefault(one.path, one)
                 continue
@@ -74,6 +75,23 @@ def _differenced(
 
 def _look_up(files: FileSet, planned: PlannedComponent, around: Surroundings) -> list[Found]:
     return list_roots(around.roots_of(files), planned.excluded, around.exposed, around.variables).found
+
+
+def _look_up_logs(files: FileSet, planned: PlannedComponent, around: Surroundings) -> list[Found]:
+    """Only what is in the component's log files; one that is named and gone would be a gap in the log."""
+    logs = FileSelection([each for member in planned.members for each in member.log_files], (), around.variables)
+    if logs.file_set(f"{files.path}/{files.filespec}") is None:
+        return []
+    if {"*", "?"} & set(files.filespec):
+        return _look_up(files, planned, around)
+    found = _find(files.path, files.filespec, planned, around)
+    if found is None:
+        raise VssError(
+            Code.VSS_E_OBJECT_NOT_FOUND,
+            f"its writer names the log file {files.path}/{files.filespec}, which is there no more; see who removes it",
+        )
+    roots = around.roots_of(files)
+    return [*(above for root in roots for above in parents_of(root, around.exposed, around.variables)), found]
 
 
 def _is_changed(one: Found, rule: DifferencedFile, base: Mapping[str, ManifestFile] | None) -> bool:

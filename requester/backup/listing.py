@@ -140,7 +140,7 @@ def _look_through(
     top = _read_directory(root, exposed)
     if not os.path.isdir(top):
         return
-    yield from _parents(root, exposed, variables)
+    yield from parents_of(root, exposed, variables)
     device = os.stat(top).st_dev
     pending = [(top, root.directory)]
     while pending:
@@ -178,7 +178,7 @@ def _kind(root: Root, name: str, status: os.stat_result) -> str | None:
     return SYMLINK if stat.S_ISLNK(status.st_mode) else ""
 
 
-def _parents(root: Root, exposed: Mapping[str, str], variables: Mapping[str, str]) -> Iterator[Found]:
+def parents_of(root: Root, exposed: Mapping[str, str], variables: Mapping[str, str]) -> Iterator[Found]:
     """The file set's own directory and those above it, up to the volume's root, for a restore that has to make them."""
     elements = root.place.relative.split("/") if root.place and root.place.relative else []
     if not elements or root.files.alternate_path or not root.directory.endswith("/" + "/".join(elements)):

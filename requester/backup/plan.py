@@ -224,7 +224,8 @@ def _component(
     members = [info]
     if info.selectable:
         members += [other for other in planned.implied if other.full_path.startswith(info.full_path + SEPARATOR)]
-    why = next(filter(None, (kinds.reason(writer, member) for member in members)), "")
+    # a member without files has nothing that could build on anything, and comes and goes
+    why = next(filter(None, (kinds.reason(writer, each) for each in members if each is info or each.file_sets)), "")
     backup_type = BackupType.FULL if why else kinds.type_of(writer, info)
 
     def look_up(sets_of: Callable[[ComponentInfo, BackupType], tuple[FileSet, ...]]) -> list[Root]:

@@ -161,7 +161,7 @@ def as_owner(chain: Any, command: list[str]) -> list[str]:
 LEAST = ("CREATE ROLE backup LOGIN", "GRANT pg_checkpoint, pg_read_all_settings TO backup")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.vss(111)
 def test_a_sealed_copy_holds_a_cluster_that_was_shut_down(
@@ -214,6 +214,76 @@ def test_a_sealed_copy_holds_a_cluster_that_was_shut_down(
         other.check_pages()
     finally:
         other.end()
+    cluster.balance()
+
+
+class Ledger:
+    """A table into which one number after another is put; each has a moment after it and before the next."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster, self.moments = cluster, [""]
+        cluster.sql("CREATE TABLE ledger (number int)")
+
+    def put(self, count: int) -> None:
+        for number in range(len(self.moments), len(self.moments) + count):
+            self.cluster.sql(f"INSERT INTO ledger VALUES ({number})")
+            self.moments.append(str(self.cluster.sql("SELECT clock_timestamp()")[0][0]))
+            self.cluster.sql("SELECT pg_sleep(0.002)")
+
+    def numbers(self) -> list[int]:
+        return [row[0] for row in self.cluster.sql("SELECT number FROM ledger ORDER BY 1")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.vss(58, 75, 76)
+def test_log_backups_bring_a_cluster_to_any_time(chain: Any, cluster: Cluster, wait_until: Any) -> None:
+    archive = f"{chain.places['fast']}/archive"
+    os.mkdir(archive)
+    shutil.chown(archive, "postgres", "postgres")
+    cluster.sql(f"ALTER SYSTEM SET archive_command = 'cp %p {archive}/%f'")
+    cluster.sql("SELECT pg_reload_conf()")
+    config = writer_config(f"{chain.directory}/postgresql.toml", cluster, more=f'archive_directory = "{archive}"\n')
+    lines = Path(config).read_text().splitlines(keepends=True)
+    Path(config).write_text("".join(line for line in lines if not line.startswith("restore_command")))
+    chain.start(*writer_command(config))
+    wait_until("the writer", lambda: [entry for entry in chain.cli("writers") if entry["connected"]])
+    who = f"PostgreSQL Writer:{cluster.data}"
+    full, first, second = (f"{chain.directory}/{name}" for name in ("full", "first", "second"))
+
+    def backed_up(*arguments: str) -> dict[str, Any]:
+        done = chain.cli("backup", *arguments)
+        (entry,) = done["components"]
+        assert (entry["succeeded"], entry.get("why", "")) == (True, ""), done
+        found: dict[str, Any] = entry
+        return found
+
+    ledger = Ledger(cluster)
+    ledger.put(3)
+    backed_up(full, "--type", "full")
+    ledger.put(3)
+    cluster.sql("CREATE DATABASE later")
+    log = backed_up(first, "--type", "log", "--base", full)
+    assert 1 <= log["files"] <= 5 and log["bytes"] % (16 << 20) < 4096, "segments, and histories"
+    ledger.put(3)
+    assert backed_up(second, "--type", "log", "--base", first)["bytes"] <= 2 * (16 << 20)
+    ledger.put(2)
+    cluster.sql("SELECT pg_switch_wal()")
+
+    def restored(*arguments: str) -> list[int]:
+        destroy(cluster, chain)
+        shutil.rmtree(archive)
+        done = chain.cli("restore", *arguments)
+        assert done["succeeded"], done
+        return ledger.numbers()
+
+    assert restored(second) == list(range(1, 10)), "no more than the log backup holds"
+    assert cluster.databases() == ["bank", "later", "postgres"]
+    assert restored(second, "--roll-forward", who, f"partial:{ledger.moments[5]}") == list(range(1, 6))
+    assert cluster.databases() == ["bank", "postgres"]
+    assert os.stat(archive).st_uid == pwd.getpwnam("postgres").pw_uid
+    refused = chain.raw("backup", f"{chain.directory}/third", "--type", "log", "--base", second)
+    assert refused.returncode and "was restored or promoted since the base" in refused.stdout + refused.stderr
     cluster.balance()
 
 

@@ -393,7 +393,7 @@ def test_a_copy_recovers_in_itself_and_nobody_else_notices(
 
     answer = side.ok(E.POST_SNAPSHOT, components=chosen(cluster), volumes=[volume], context=ROLLBACK)
     assert json.loads(answer.components[0].backup_metadata)["copy"] == "recovered"
-    assert answer.components[0].backup_stamp == "", "no log goes on from here"
+    assert answer.components[0].backup_stamp == "recovered", "no log goes on from here"
     assert outgoing.calls() == 0
     assert tree_of(os.path.dirname(cluster.data)) == live
     assert {name: os.readlink(f"{copy}/pg_tblspc/{name}") for name in os.listdir(f"{copy}/pg_tblspc")} == links

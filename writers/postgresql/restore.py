@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import time
 
 import psycopg
@@ -10,6 +12,8 @@ import psycopg
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
 from shadowset.vss.enums import RollForward
+from shadowset.writers.postgresql.copy_recovery import RECOVERED
+from shadowset.writers.postgresql.log_backup import METHOD as LOG
 from shadowset.writers.postgresql.server import Server
 from shadowset.writers.postgresql.settings import ClusterSettings
 from shadowset.writers.postgresql.soundness import problem_of
@@ -69,28 +73,55 @@ def recovery_settings(settings: ClusterSettings, data: str, component: Component
     """What the server has to be told for the roll forward that the component wants.
 
     Without a wish the cluster becomes what it was at the cut, on a time line of its own if there is an archive, so
-    that its new log is never taken for the old one. ALL goes to the end of the archived log; PARTIAL to
-    ``roll_forward_point``: a time as PostgreSQL reads it, followed by ``timeline N`` when it is not the latest one.
-    Errors: E_INVALIDARG.
+    that its new log is never taken for the old one; after a log backup, what it was at the end of that log. ALL goes
+    to the end of the archived log; PARTIAL to ``roll_forward_point``: a time as PostgreSQL reads it, followed by
+    ``timeline N`` when it is not the log backup's, or without one the latest. Errors: E_INVALIDARG.
     """
-    if component.roll_forward in (RollForward.UNDEFINED, RollForward.NONE):
-        if not settings.restore_command:
+    facts = facts_of(component)
+    log = facts if facts.get("method") == LOG else {}
+    command = _restore_command(settings, log)
+    if component.roll_forward == RollForward.NONE or (component.roll_forward == RollForward.UNDEFINED and not log):
+        if not command:
             return {}
         # the archive is asked which time lines exist, and gives none of its log
-        histories = f'case "%f" in *.history) {settings.restore_command} ;; *) exit 1 ;; esac'
+        histories = f'case "%f" in *.history) {command} ;; *) exit 1 ;; esac'
         return {"restore_command": histories, "recovery_target_timeline": "current"}
-    if not settings.restore_command:
-        message = f"{data} is to be rolled forward, but has no restore_command in the writer's configuration; add it"
-        raise VssError(Code.E_INVALIDARG, message)
+    if not command:
+        message = f"{data} is to be rolled forward, but has neither restore_command nor archive_directory in the"
+        raise VssError(Code.E_INVALIDARG, f"{message} writer's configuration; add one")
+    if facts.get("copy") == RECOVERED:
+        message = f"{data} has recovered in its copy, from where the archived log does not go on"
+        raise VssError(Code.E_INVALIDARG, f"{message}; restore it without rolling forward, or another backup")
+    return {"restore_command": command, **_target(component, log)}
+
+
+def _target(component: Component, log: dict[str, str]) -> dict[str, str]:
     if component.roll_forward == RollForward.ALL:
-        return {"restore_command": settings.restore_command, "recovery_target_timeline": "latest"}
-    point, _, timeline = component.roll_forward_point.partition(" timeline ")
-    return {
-        "restore_command": settings.restore_command,
-        "recovery_target_time": point,
-        "recovery_target_timeline": timeline.strip() or "latest",
-        "recovery_target_action": "promote",
-    }
+        return {"recovery_target_timeline": "latest"}
+    if component.roll_forward == RollForward.PARTIAL:
+        point, _, timeline = component.roll_forward_point.partition(" timeline ")
+        goal = {"recovery_target_time": point}
+    else:
+        goal, timeline = {"recovery_target_name": log["restore_point"]}, ""
+    timeline = timeline.strip() or log.get("timeline", "latest")
+    return {**goal, "recovery_target_timeline": timeline, "recovery_target_action": "promote"}
+
+
+def _restore_command(settings: ClusterSettings, log: dict[str, str]) -> str:
+    """The configured one, else to copy out of the archive; that of a log backup is where it was put back."""
+    archive = settings.archive_directory or log.get("archive", "")
+    if settings.restore_command or not archive:
+        return settings.restore_command
+    return f'cp {shlex.quote(archive.replace("%", "%%"))}/%f "%p"'
+
+
+def facts_of(component: Component) -> dict[str, str]:
+    """What the writer left in the backup's metadata."""
+    try:
+        found = json.loads(component.backup_metadata)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _remove(path: str) -> None:

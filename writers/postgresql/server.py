@@ -87,7 +87,9 @@ class Server:
         return self._facts
 
     def stamp(self) -> str:
-        return self._facts.get("before", "")
+        """Where in the log the copy is, at the latest, and on which time line."""
+        before = self._facts.get("before", "")
+        return f"{before} timeline {self._facts['timeline']}" if before else ""
 
     def prepare(self, seconds: float) -> None:
         """Writes a checkpoint, so that a start from the copy has little to recover.
@@ -123,9 +125,11 @@ class Server:
         )
 
     def identity(self) -> dict[str, str]:
-        """Version and system identifier, for the backup's metadata."""
+        """Version, system identifier and time line, for the backup's metadata."""
         system = self._value("SELECT system_identifier FROM pg_control_system()", "telling its identifier")
-        return {"server_version": str(self._value("SHOW server_version", "telling its version")), "system": str(system)}
+        timeline = self._value("SELECT timeline_id FROM pg_control_checkpoint()", "telling its time line")
+        version = self._value("SHOW server_version", "telling its version")
+        return {"server_version": str(version), "system": str(system), "timeline": str(timeline)}
 
     def databases(self) -> list[str]:
         """Databases that can be connected to."""

@@ -17,10 +17,12 @@ class ClusterSettings(ServerSettings, kw_only=True):
 
     ``backup_mode`` is for a cluster whose volumes are not cut at one instant. ``recover_copies`` says in which copies
     the cluster recovers before they are sealed: those for an application's roll back, all, or none.
+    ``archive_directory`` is where the server's archive_command puts its log, for log backups.
     """
 
     connection: str = ""
     restore_command: str = ""
+    archive_directory: str = ""
     bin_directory: str = ""
     scratch: str = ""
     check: bool = True
@@ -28,7 +30,7 @@ class ClusterSettings(ServerSettings, kw_only=True):
     recover_copies: RecoverCopies = "rollback"
 
     def problem(self) -> str:
-        for name in ("bin_directory", "scratch"):
+        for name in ("bin_directory", "scratch", "archive_directory"):
             if (path := getattr(self, name)) and not os.path.isabs(path):
                 return f"has the {name} {path}; give an absolute path"
         if not self.connection and not self.data_directory:

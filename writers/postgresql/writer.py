@@ -8,8 +8,9 @@ import os
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
-from shadowset.vss.enums import Attribute, BackupSchema, ComponentFlag, RestoreTarget
+from shadowset.vss.enums import Attribute, BackupSchema, BackupType, ComponentFlag, ComponentType, RestoreTarget
 from shadowset.writers.naming import component_identity, component_path
+from shadowset.writers.postgresql.archive import LOG_COMPONENT
 from shadowset.writers.postgresql.backup_mode import BackupSession
 from shadowset.writers.postgresql.copy_recovery import RECOVERED, recover_copy
 from shadowset.writers.postgresql.files import (
@@ -18,13 +19,14 @@ from shadowset.writers.postgresql.files import (
     directories,
     server_process,
 )
+from shadowset.writers.postgresql.log_backup import LogBackup, wanted_logs
 from shadowset.writers.postgresql.one_database import Transfer, moved_to, relink, remove_moved, wanted_database
-from shadowset.writers.postgresql.restore import prepare_recovery, start_and_check
+from shadowset.writers.postgresql.restore import facts_of, prepare_recovery, start_and_check
 from shadowset.writers.postgresql.server import Server
 from shadowset.writers.postgresql.settings import ClusterSettings, Settings, discover
 from shadowset.writers.postgresql.shadow_tree import CopiedCluster
 from shadowset.writers.sdk import CurrentEvent, MetadataBuilder
-from shadowset.writers.server_writer import FileSet, Held, ServerWriter, found_servers
+from shadowset.writers.server_writer import PREPARE_SHARE, FileSet, Held, ServerWriter, found_servers
 from shadowset.writers.service import Cancelled
 
 LOG = logging.getLogger("shadowset.writer.postgresql")
@@ -56,6 +58,9 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
         self.settings = settings
         self.instance_name = settings.name
         self.freeze_timeout_ms = settings.freeze_timeout_ms
+        self._logs: dict[str, list[LogBackup]] = {}
+        if any(each.archive_directory for each in settings.cluster):
+            self.backup_schema = PostgresqlWriter.backup_schema | BackupSchema.LOG
 
     def servers(self) -> dict[str, ClusterSettings]:
         return found_servers(self.settings.cluster or discover(), _data_directory, self.file_sets)
@@ -97,7 +102,14 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
         except VssError as error:
             LOG.warning("%s: its databases are left out", error.message)
             return []
-        return [name for name in names if not {"/", "\\"} & set(name)]
+        return [name for name in names if not {"/", "\\"} & set(name) and name != LOG_COMPONENT]
+
+    def describe_members(self, metadata: MetadataBuilder, path: str, data: str, settings: ClusterSettings) -> None:
+        super().describe_members(metadata, path, data, settings)
+        if settings.archive_directory:
+            logs = metadata.add_component(ComponentType.DATABASE, LOG_COMPONENT, path, selectable=False)
+            # by its mask no backup takes it whole: the writer names the segments that a log backup needs
+            logs.add_log_files(os.path.realpath(settings.archive_directory), "*", mask=0)
 
     def on_identify(self, metadata: MetadataBuilder) -> None:
         super().on_identify(metadata)
@@ -119,6 +131,42 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
         completed = ComponentFlag.BACKUP_RECOVERY | ComponentFlag.APP_ROLLBACK_RECOVERY if settings.backup_mode else 0
         return completed | RECOVERY_FLAGS[settings.recover_copies]
 
+    # --- log backups
+
+    def on_prepare_backup(self, event: CurrentEvent) -> None:
+        super().on_prepare_backup(event)
+        if event.backup_type is BackupType.LOG:
+            logs = self._logs[event.session] = wanted_logs(event.components)
+            whole = set(self._chosen[event.session]) - {each.data for each in logs}
+            self._chosen[event.session] = sorted(whole)
+
+    def on_prepare_snapshot(self, event: CurrentEvent) -> None:
+        super().on_prepare_snapshot(event)
+        logs = self._logs.get(event.session, [])
+        known = self.servers() if logs else {}
+        for number, each in enumerate(logs):
+            seconds = event.remaining * PREPARE_SHARE / (len(logs) - number)
+            each.prepare(known.get(each.data), event, seconds)
+
+    def _finish_logs(self, event: CurrentEvent) -> None:
+        for each in self._logs.pop(event.session, []):
+            component = event.component(*component_identity(each.data))
+            if component is not None:
+                try:
+                    each.name_files(component)
+                except VssError as error:
+                    _tell_failure(event, component, error)
+
+    def on_abort(self, event: CurrentEvent) -> None:
+        super().on_abort(event)
+        self._logs.pop(event.session, None)
+
+    def on_backup_shutdown(self, event: CurrentEvent) -> None:
+        super().on_backup_shutdown(event)
+        self._logs.pop(event.session, None)
+
+    # --- the copies
+
     def complete(self, held: Held, event: CurrentEvent) -> None:
         if isinstance(held, BackupSession):
             held.finish(event.recovery_path)
@@ -127,23 +175,21 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
         """Has the clusters recover in the copy, where that is wanted, while nobody else can see it."""
         recovering = [data for data in self._parts if self._recovers(data, event)]
         super().on_post_snapshot(event)
+        self._finish_logs(event)
         for number, data in enumerate(recovering):
             seconds = event.remaining * RECOVERY_SHARE / (len(recovering) - number)
             component = event.component(*component_identity(data))
             try:
                 done = self._recover_copy(data, event, min(seconds, self.command_seconds))
             except VssError as error:
-                event.set_failure(error.code, error.message)
-                if component is not None:
-                    component.post_snapshot_failure_message = error.message
-                    component.failure.code, component.failure.message = error.code, error.message
+                _tell_failure(event, component, error)
                 continue
             LOG.info("the copy of %s: %s", data, done)
             if component is not None:
                 facts = json.loads(component.backup_metadata)
                 component.backup_metadata = json.dumps({**facts, "copy": done})
                 # the log of the live cluster goes on from another place than the copy's
-                component.backup_stamp = "" if done == RECOVERED else component.backup_stamp
+                component.backup_stamp = RECOVERED if done == RECOVERED else component.backup_stamp
 
     def _recovers(self, data: str, event: CurrentEvent) -> bool:
         rollback = bool(event.context & Attribute.ROLLBACK_RECOVERY)
@@ -168,6 +214,9 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
             if moved_to(component, data) == data:
                 super().make_way(component, seconds, cancelled)
             return
+        if component.additional_restores:
+            message = f"the database {database} can be restored from a full backup, not through the log that follows"
+            raise VssError(Code.E_INVALIDARG, f"{message}; name the full backup")
         Transfer(self._running(data), data, database, component.restore_name).check_target()
         if not component.new_targets:
             component.restore_target = RestoreTarget.ALTERNATE  # the scratch place of the backup's time
@@ -198,9 +247,16 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
         settings = self.settings_of(data)
         prepare_recovery(settings, data, component)
         if settings.start_command:
-            start_and_check(settings, data, _system_of(component), seconds, cancelled)
+            start_and_check(settings, data, facts_of(component).get("system", ""), seconds, cancelled)
         else:
             LOG.info("the files of %s are back; start its server, which recovers by itself", data)
+
+
+def _tell_failure(event: CurrentEvent, component: Component | None, error: VssError) -> None:
+    event.set_failure(error.code, error.message)
+    if component is not None:
+        component.post_snapshot_failure_message = error.message
+        component.failure.code, component.failure.message = error.code, error.message
 
 
 def _data_directory(settings: ClusterSettings) -> str:
@@ -209,10 +265,3 @@ def _data_directory(settings: ClusterSettings) -> str:
     server = Server(settings.connection)
     server.close()
     return server.data_directory
-
-
-def _system_of(component: Component) -> str:
-    try:
-        return str(json.loads(component.backup_metadata).get("system", ""))
-    except (ValueError, AttributeError):
-        return ""
