@@ -53,3 +53,12 @@ def test_a_coordinator_after_local_file_systems_would_be_a_cycle(units: Path) ->
     unit = units / "shadowsetd.service"
     unit.write_text(unit.read_text().replace("DefaultDependencies=no", "After=local-fs.target"))
     assert "ordering cycle" in verify(units)
+
+
+@pytest.mark.parametrize(
+    "place", [*(ROOT / "systemd").glob("*.service"), *(ROOT / "docs").rglob("*.md")], ids=lambda place: place.name
+)
+def test_nothing_is_stopped_because_the_coordinator_is_restarted(place: Path) -> None:
+    """Systemd stops what requires a unit for each restart of it, and so would unmount a volume's file system."""
+    lines = [line for line in place.read_text().splitlines() if line.startswith(("Requires=", "BindsTo=", "PartOf="))]
+    assert not [line for line in lines if "shadowsetd.service" in line]
