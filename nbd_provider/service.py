@@ -6,12 +6,14 @@ import argparse
 import logging
 import signal
 import socket
+import threading
 import time
 
 from shadowset.nbd_provider import handover
 from shadowset.nbd_provider.connection import Connection
 from shadowset.nbd_provider.control import ControlClient
 from shadowset.nbd_provider.handover_state import VolumeState
+from shadowset.nbd_provider.host_end import host_ends, let_go
 from shadowset.nbd_provider.listening import listen_unix, passed_socket
 from shadowset.nbd_provider.live_export import LiveDirectory
 from shadowset.nbd_provider.places import require_storage
@@ -26,7 +28,7 @@ def serve(options: argparse.Namespace) -> None:
     """Serve until SIGTERM, SIGINT, a stop call or a handover. Errors: VssError before anything is served."""
     service = Service(options)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: service.stop())
+        signal.signal(number, lambda *_: service.asked_to_end())
     service.run()
 
 
@@ -35,7 +37,7 @@ class Service:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._stopped = False
+        self._stopped = self._letting_go = False
         self.server: Server | None = None
 
     def stop(self) -> None:
@@ -43,6 +45,18 @@ class Service:
         self._stopped = True
         if self.server is not None:
             self.server.stop()
+
+    def asked_to_end(self) -> None:
+        """A signal came. When the host ends, what is mounted from the device is unmounted first."""
+        if not host_ends():
+            self.stop()
+        elif not self._letting_go:
+            self._letting_go = True
+            threading.Thread(target=self._let_go, name="host-end", daemon=True).start()
+
+    def _let_go(self) -> None:
+        let_go(self._options)
+        self.stop()
 
     def run(self) -> None:
         """Errors: VssError, OSError."""

@@ -22,6 +22,14 @@ def mounts(table: str, numbers: set[str], sources: set[str]) -> list[str]:
     return found
 
 
+def mounted_from(device: str) -> list[str]:
+    """Where file systems on this device and its partitions are mounted, in the order in which they were."""
+    block = f"/sys/block/{os.path.basename(device)}"
+    nodes = [block, *(os.path.dirname(path) for path in glob.glob(f"{block}/*/partition"))]
+    numbers = {_read(f"{node}/dev") for node in nodes}
+    return mounts(_mountinfo(), numbers, {f"/dev/{os.path.basename(node)}" for node in nodes})
+
+
 def mounted_at(path: str) -> bool:
     """Whether something is mounted at exactly this (real) path."""
     return any(_unescape(line.split(" ")[4]) == path for line in _mountinfo().splitlines())
@@ -54,14 +62,12 @@ def _taken(device: str, name: str) -> bool:
 
 def _known_use(device: str, name: str) -> str:
     """A sentence about the use that the kernel's tables show, or ""."""
-    block = f"/sys/block/{os.path.basename(device)}"
-    nodes = [block, *(os.path.dirname(path) for path in glob.glob(f"{block}/*/partition"))]
-    numbers = {_read(f"{node}/dev") for node in nodes}
-    points = mounts(_mountinfo(), numbers, {f"/dev/{os.path.basename(node)}" for node in nodes})
+    points = mounted_from(device)
     if points:
         return f"volume {name} ({device}) is mounted on {', '.join(points)}: unmount it first"
     if any(line.split()[0] == device for line in _read("/proc/swaps").splitlines()[1:]):
         return f"volume {name} ({device}) is in use as swap: swapoff it first"
+    block = f"/sys/block/{os.path.basename(device)}"
     holders = os.listdir(f"{block}/holders") if os.path.isdir(f"{block}/holders") else []
     if holders:
         return f"volume {name} ({device}) is held by {', '.join(holders)}: remove that first"
