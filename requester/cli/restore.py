@@ -153,6 +153,8 @@ def report_text(report: RestoreReport) -> str:
         lines += [printable(f"{component.component} was put into {place} instead") for place in places]
         if component.at_reboot:
             lines.append(printable(f"{component.component} takes its place at the next boot"))
+        if component.restore_metadata:
+            lines.append(printable(f"{component.component}: its writer notes {component.restore_metadata}"))
         if component.backups > 1:
             lines.append(printable(f"{component.component} was restored from {component.backups} backups"))
     lines += [printable(problem) for problem in report.problems]

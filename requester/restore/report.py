@@ -14,6 +14,7 @@ class RestoredComponent(msgspec.Struct, kw_only=True):
 
     ``removed`` are stale files, ``mapped`` alternate places, ``moved_to`` directories of new and directed targets.
     ``backups`` is how many backups of a chain it took. ``at_reboot``: the files take their places at the next boot.
+    ``restore_metadata`` is what its writer noted, in its own words.
     """
 
     writer: str
@@ -27,6 +28,7 @@ class RestoredComponent(msgspec.Struct, kw_only=True):
     moved_to: list[str] = []
     backups: int = 1
     at_reboot: bool = False
+    restore_metadata: str = ""
 
 
 class RestoreReport(msgspec.Struct, kw_only=True):

@@ -71,7 +71,7 @@ class RestoreStep:
             results = self._place_all(calls, document)
             self._observer.phase("letting the writers take over")
             calls.post_restore().result()
-            self._note_failures(calls)
+            self._note_failures(calls, results)
         return results
 
     # ---- the writers ----
@@ -139,15 +139,17 @@ class RestoreStep:
             elif message:
                 self._refused[item.identity] = f"its writer says: {message}"
 
-    def _note_failures(self, calls: BackupComponents) -> None:
+    def _note_failures(self, calls: BackupComponents, results: list[RestoredComponent]) -> None:
+        """What the writers say in the end, of the components too."""
         told = {self._taker(item) for item in self._items if item.identity in self._refused}
         concerned = {self._taker(item) for item in self._items} - told
         for status in calls.gather_writer_status().result():
             if has_failed(status) and guid_key(status.instance_id) in concerned:
                 self.problems.append(f"after the restore {writer_failure_text(status)}")
         document = calls.get_document()
-        for item in self._items:
+        for item, result in zip(self._items, results, strict=True):
             component = component_of(document, item)
+            result.restore_metadata = component.restore_metadata if component is not None else ""
             if component is not None and component.post_restore_failure_message:
                 message = component.post_restore_failure_message
                 self.problems.append(f"after the restore of component {item.path} its writer says: {message}")

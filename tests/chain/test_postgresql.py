@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import shutil
@@ -275,6 +276,7 @@ def test_log_backups_bring_a_cluster_to_any_time(chain: Any, cluster: Cluster, w
         shutil.rmtree(archive)
         done = chain.cli("restore", *arguments)
         assert done["succeeded"], done
+        assert "bank" in json.loads(done["components"][0]["restore_metadata"])["amcheck"]
         return ledger.numbers()
 
     assert restored(second) == list(range(1, 10)), "no more than the log backup holds"

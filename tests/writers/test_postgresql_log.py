@@ -14,7 +14,7 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
 from shadowset.vss.enums import ComponentType, RollForward
 from shadowset.writers.postgresql.archive import LogEnd, Position, segments_since
-from shadowset.writers.postgresql.restore import recovery_settings
+from shadowset.writers.postgresql.roll_forward import recovery_settings
 from shadowset.writers.postgresql.settings import ClusterSettings
 
 SIZE = 1 << 20

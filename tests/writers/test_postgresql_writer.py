@@ -26,6 +26,7 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
 from shadowset.vss.enums import (
     Attribute,
+    BackupType,
     ComponentFlag,
     ComponentType,
     FileRestoreStatus,
@@ -35,6 +36,7 @@ from shadowset.vss.enums import (
 )
 from shadowset.vss.writer_protocol import EventVolume
 from shadowset.writers.naming import component_identity, component_path
+from shadowset.writers.postgresql.archive import ArchivingServer, segments_since
 from shadowset.writers.postgresql.files import (
     POSTGRESQL_WRITER_ID,
     directories,
@@ -539,6 +541,83 @@ def test_a_page_that_is_not_what_was_written_is_found(side: Any, cluster: Cluste
     assert cluster.sql("SELECT count(*) FROM pg_extension WHERE extname = 'amcheck'") == [(0,)]
 
 
+def test_every_page_is_read_after_a_restore(processes: Any, coordinator: Any, cluster: Cluster, tmp_path: Path) -> None:
+    """amcheck knows tables and B-trees; a page of another index is found by its checksum."""
+    config = writer_config(str(tmp_path / "checksums.toml"), cluster, more="checksums = true\n")
+    processes.start("-m", MAIN, "--config", config)
+    side = coordinator.writer()
+    cluster.sql("CREATE TABLE hashed AS SELECT generate_series(1, 1000) x; CREATE INDEX h ON hashed USING hash (x)")
+    ((file,),) = cluster.sql("SELECT pg_relation_filepath('h')")
+    wanted = chosen(cluster, selected_for_restore=True, file_restore_status=FileRestoreStatus.ALL)
+    side.ok(E.PRE_RESTORE, components=wanted, deadline_ms=120_000)
+    (component,) = side.ok(E.POST_RESTORE, components=wanted, deadline_ms=120_000).components
+    assert json.loads(component.restore_metadata) == {
+        "amcheck": ["postgres", "template1"], "not checked": [], "checksums": "every page",
+    }  # fmt: skip
+
+    side.ok(E.PRE_RESTORE, components=wanted, deadline_ms=120_000)
+    with open(f"{cluster.data}/{file}", "r+b") as index:
+        index.seek(8192 + 4000)
+        index.write(b"\xff" * 16)
+    answer = side.ask(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
+    assert answer.code == Code.VSS_E_WRITERERROR_RECOVERY_FAILED
+    assert "pages are not what was written" in answer.message and file in answer.message
+    assert server_process(cluster.data) == 0, "it is not put to work"
+    cluster.begin()
+    cluster.sql("DROP TABLE hashed")
+
+
+@pytest.fixture
+def archiving(cluster: Cluster) -> Iterator[ArchivingServer]:
+    """A session of a role with no more rights than the manual says."""
+    cluster.sql("CREATE ROLE backup LOGIN")
+    cluster.sql("GRANT pg_checkpoint, pg_read_all_settings TO backup")
+    server = ArchivingServer(cluster.connection.replace("user=postgres", "user=backup"))
+    try:
+        yield server
+    finally:
+        server.close()
+        cluster.sql("DROP OWNED BY backup; DROP ROLE backup")
+
+
+GRANT_LOG = "GRANT EXECUTE ON FUNCTION pg_create_restore_point(text), pg_switch_wal() TO backup"
+
+
+def test_the_log_ends_for_a_role_that_may_only_that(archiving: ArchivingServer, cluster: Cluster) -> None:
+    with pytest.raises(VssError, match="give the writer's role what it lacks"):
+        archiving.finish_segment(30, lambda: False)
+    cluster.sql(GRANT_LOG)
+    end = archiving.finish_segment(60, lambda: False)
+    archive = f"{cluster.runtime}/archive"
+    assert os.path.getsize(f"{archive}/{end.segment}") == end.segment_size == 16 << 20
+    assert segments_since(archive, cluster.data, end.position, end) == [end.segment]
+
+
+def test_a_log_that_is_not_archived_is_told(archiving: ArchivingServer, cluster: Cluster) -> None:
+    cluster.sql(GRANT_LOG)
+    cluster.sql("ALTER SYSTEM SET archive_command = 'false'")
+    cluster.sql("SELECT pg_reload_conf()")
+    try:
+        with pytest.raises(VssError, match=r"did not archive [0-9A-F]{24} in time") as caught:
+            archiving.finish_segment(1, lambda: False)
+        assert caught.value.code == Code.VSS_E_WRITERERROR_RETRYABLE
+    finally:
+        cluster.sql("ALTER SYSTEM RESET archive_command")
+        cluster.sql("SELECT pg_reload_conf()")
+
+
+def test_a_log_backup_without_an_archive_fails_its_component(side: Any, cluster: Cluster) -> None:
+    log = {"backup_type": BackupType.LOG, "components": chosen(cluster, previous_backup_stamp="0/1 timeline 1")}
+    side.ok(E.PREPARE_BACKUP, **log)
+    side.ok(E.PREPARE_SNAPSHOT, **log)
+    side.ok(E.FREEZE)
+    side.ok(E.THAW)
+    answer = side.ask(E.POST_SNAPSHOT, **log)
+    assert answer.code == Code.VSS_E_WRITERERROR_NONRETRYABLE and "archive_directory; add it" in answer.message
+    assert answer.components[0].failure.message == answer.message
+    assert sessions(cluster) == []
+
+
 def test_files_tell_running_from_stale(tmp_path: Path) -> None:
     for directory in ("pg_wal", "pg_tblspc", "elsewhere"):
         (tmp_path / directory).mkdir()
@@ -561,6 +640,7 @@ def test_files_tell_running_from_stale(tmp_path: Path) -> None:
         ('[[cluster]]\nconnection = "x"\nstop_command = ["y"]\n', "add data_directory"),
         ('[[cluster]]\ndata_directory = "/x"\nstart_command = ["y"]\n', "add connection"),
         ('[[cluster]]\nconnection = "x"\nrestore_command = "y"\nrecover_copies = "all"\n', "no log can be rolled"),
+        ('[[cluster]]\nconnection = "x"\nchecksums = true\n', "add stop_command and start_command"),
         ('[[cluster]]\nconnection = "x"\nrecover_copies = "some"\n', "Invalid enum value"),
         ("clusters = 1\n", "unknown field"),
         ("[[", "cannot be used"),

@@ -27,7 +27,7 @@ from shadowset.vss.components import Component
 from shadowset.vss.restore_options import options_for, parse_options
 from shadowset.writers.postgresql.private_server import FAILED, PrivateServer, programs
 from shadowset.writers.postgresql.settings import ClusterSettings
-from shadowset.writers.postgresql.soundness import Session, problem_of
+from shadowset.writers.postgresql.soundness import Session, look_at
 from shadowset.writers.service import LAST_WORDS, POLL_SECONDS, Cancelled
 
 LOG = logging.getLogger("shadowset.writer.postgresql")
@@ -120,7 +120,7 @@ class Transfer:
         try:
             if self.settings.check:
                 with source.session(self.database) as session:
-                    if problem := problem_of(session, seconds):
+                    if problem := look_at(session, seconds).problem:
                         raise VssError(FAILED, f"the database {self.database} of the backup is not sound: {problem}")
             with source.session("template1") as session:
                 _rename(session, self.database, self.loaded_as)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from shadowset.writers.server_settings import Entry, ServerSettings, WriterSettings
@@ -17,6 +17,7 @@ class ClusterSettings(ServerSettings, kw_only=True):
 
     ``backup_mode`` is for a cluster whose volumes are not cut at one instant. ``recover_copies`` says in which copies
     the cluster recovers before they are sealed: those for an application's roll back, all, or none.
+    ``check`` has amcheck look at restored databases, ``checksums`` pg_checksums at all their pages.
     ``archive_directory`` is where the server's archive_command puts its log, for log backups.
     """
 
@@ -26,23 +27,28 @@ class ClusterSettings(ServerSettings, kw_only=True):
     bin_directory: str = ""
     scratch: str = ""
     check: bool = True
+    checksums: bool = False
     backup_mode: bool = False
     recover_copies: RecoverCopies = "rollback"
 
     def problem(self) -> str:
+        return next(self._problems(), "") or super().problem()
+
+    def _problems(self) -> Iterator[str]:
         for name in ("bin_directory", "scratch", "archive_directory"):
             if (path := getattr(self, name)) and not os.path.isabs(path):
-                return f"has the {name} {path}; give an absolute path"
+                yield f"has the {name} {path}; give an absolute path"
         if not self.connection and not self.data_directory:
-            return "has neither connection nor data_directory; give one at least"
-        if self.recover_copies == "all" and self.restore_command:
-            return 'has recover_copies = "all", after which no log can be rolled forward; leave restore_command out'
-        for name in ("restore_command", "scratch", "backup_mode"):
+            yield "has neither connection nor data_directory; give one at least"
+        if self.recover_copies == "all" and (self.restore_command or self.archive_directory):
+            yield 'has recover_copies = "all", after which no log can be rolled forward; leave it out, or the archive'
+        for name in ("restore_command", "archive_directory", "scratch", "backup_mode"):
             if getattr(self, name) and not self.data_directory:
-                return f"has {name}, but no data_directory by which a restore would know it; add data_directory"
+                yield f"has {name}, but no data_directory by which a restore would know it; add data_directory"
+        if self.checksums and not (self.stop_command and self.start_command):
+            yield "has checksums, which are read while the server is down; add stop_command and start_command"
         if self.start_command and not self.connection:
-            return "has a start_command, but no connection by which the started server is checked; add connection"
-        return super().problem()
+            yield "has a start_command, but no connection by which the started server is checked; add connection"
 
 
 class Settings(WriterSettings, kw_only=True):

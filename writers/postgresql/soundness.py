@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import dataclass
 from typing import Any, LiteralString
 
 import psycopg
@@ -27,23 +28,33 @@ INDEXES: LiteralString = (
 Session = psycopg.Connection[tuple[Any, ...]]
 
 
-def problem_of(connection: Session, seconds: float) -> str:
-    """What is wrong with the database of a session, in a sentence's words; empty when it is sound.
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong, in a sentence's words, empty when nothing is; and whether anybody has looked."""
+
+    problem: str = ""
+    looked: bool = True
+
+
+def look_at(connection: Session, seconds: float) -> Finding:
+    """Whether the database of a session is sound.
 
     A database that could not be looked at whole within ``seconds`` counts as not sound. Where amcheck is not
-    installed, or may not be used by the role, a line in the log says so.
+    installed, or may not be used by the role, nobody looks, and a line in the log says so.
     """
     try:
         with connection.transaction(force_rollback=True):
             schema = _amcheck(connection)
-            return _first_problem(connection, schema, time.monotonic() + seconds) if schema else ""
+            if not schema:
+                return Finding(looked=False)
+            return Finding(_first_problem(connection, schema, time.monotonic() + seconds))
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFile) as error:
         LOG.warning("the database %s is not checked with amcheck: %s", connection.info.dbname, error)
-        return ""
+        return Finding(looked=False)
     except psycopg.errors.QueryCanceled:
-        return "it could not be checked in time"
+        return Finding("it could not be checked in time")
     except psycopg.Error as error:
-        return " ".join(str(error).split()) or type(error).__name__
+        return Finding(" ".join(str(error).split()) or type(error).__name__)
 
 
 def _amcheck(connection: Session) -> str:

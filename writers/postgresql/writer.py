@@ -21,7 +21,8 @@ from shadowset.writers.postgresql.files import (
 )
 from shadowset.writers.postgresql.log_backup import LogBackup, wanted_logs
 from shadowset.writers.postgresql.one_database import Transfer, moved_to, relink, remove_moved, wanted_database
-from shadowset.writers.postgresql.restore import facts_of, prepare_recovery, start_and_check
+from shadowset.writers.postgresql.restore import start_and_check
+from shadowset.writers.postgresql.roll_forward import facts_of, prepare_recovery
 from shadowset.writers.postgresql.server import Server
 from shadowset.writers.postgresql.settings import ClusterSettings, Settings, discover
 from shadowset.writers.postgresql.shadow_tree import CopiedCluster
@@ -247,7 +248,8 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
         settings = self.settings_of(data)
         prepare_recovery(settings, data, component)
         if settings.start_command:
-            start_and_check(settings, data, facts_of(component).get("system", ""), seconds, cancelled)
+            done = start_and_check(settings, data, facts_of(component).get("system", ""), seconds, cancelled)
+            component.restore_metadata = json.dumps(done)
         else:
             LOG.info("the files of %s are back; start its server, which recovers by itself", data)
 
