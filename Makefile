@@ -26,6 +26,7 @@ test: check
 
 test-long: check
 	@test -x .venv-s3/bin/moto_server || { $(PYTHON) -m venv .venv-s3 && .venv-s3/bin/pip install -q 'moto[server,s3]'; }
+	@sh tests/fetch_mysql.sh || true
 	@$(BIN)/python -m pytest --long $(PYTEST_ARGS)
 
 test-farm:

@@ -27,6 +27,9 @@ def installed() -> bool:
 class MariaDb:
     """The server of the data directory ``data``; socket and log lie in ``runtime``."""
 
+    owner = OWNER
+    tables = TABLES
+
     def __init__(self, data: str, runtime: str, binary_log: str = "") -> None:
         """Makes the data directory unless it is there, and starts the server."""
         self.data, self.runtime = data, runtime
@@ -34,17 +37,20 @@ class MariaDb:
         self.binary_log = binary_log or f"{data}/binlog"
         for directory in (runtime, data, os.path.dirname(self.binary_log)):
             os.makedirs(directory, exist_ok=True)
-            shutil.chown(directory, OWNER)
+            shutil.chown(directory, self.owner)
         if not os.path.exists(f"{data}/ibdata1"):
             self._make()
         self.script = f"{runtime}/start"
         Path(self.script).write_text(
-            f"#!/bin/sh\n/usr/sbin/mariadbd --no-defaults --user={OWNER} --datadir={data} --socket={self.socket}"
-            f" --skip-networking --log-bin={self.binary_log} --server-id=1 --innodb-log-file-size=8M"
+            f"#!/bin/sh\n{self._program()} --datadir={data} --socket={self.socket}"
+            f" --skip-networking --log-bin={self.binary_log} --server-id=1"
             f" --innodb-buffer-pool-size=16M --pid-file={runtime}/pid >>{runtime}/log 2>&1 &\n"
         )
         os.chmod(self.script, 0o755)
         self.begin()
+
+    def _program(self) -> str:
+        return f"/usr/sbin/mariadbd --no-defaults --user={OWNER} --innodb-log-file-size=8M"
 
     def _make(self) -> None:
         made = subprocess.run(
@@ -59,7 +65,7 @@ class MariaDb:
         self.wait_for_sessions()
 
     def wait_for_sessions(self) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while True:
             try:
                 self.sql("SELECT 1")
@@ -88,19 +94,19 @@ class MariaDb:
 
     def fill(self) -> None:
         self.sql("CREATE DATABASE bank")
-        for name, engine in TABLES:
+        for name, engine in self.tables:
             self.sql(
                 f"CREATE TABLE {name} (id INT AUTO_INCREMENT PRIMARY KEY, x BIGINT) ENGINE={engine}", database="bank"
             )
             self.sql(f"INSERT INTO {name} (x) VALUES (0), (0), (0)", database="bank")
 
     def counts(self) -> list[int]:
-        return [int(self.sql(f"SELECT count(*) FROM {name}", database="bank")[0][0]) for name, _ in TABLES]
+        return [int(self.sql(f"SELECT count(*) FROM {name}", database="bank")[0][0]) for name, _ in self.tables]
 
 
-def writer_config(path: str, server: MariaDb, more: str = "") -> str:
+def writer_config(path: str, server: MariaDb, more: str = "", name: str = "") -> str:
     Path(path).write_text(
-        f'[[server]]\nsocket = "{server.socket}"\nuser = "root"\ndata_directory = "{server.data}"\n'
+        f'name = "{name}"\n[[server]]\nsocket = "{server.socket}"\nuser = "root"\ndata_directory = "{server.data}"\n'
         f'start_command = ["{server.script}"]\n'
         f'stop_command = ["sh", "-c", "kill $(cat {server.runtime}/pid)"]\n{more}',
         encoding="utf-8",

@@ -1,8 +1,9 @@
 """One session with a running server, which holds commits back over the cut.
 
-MariaDB: BACKUP STAGE up to BLOCK_COMMIT; MySQL: FLUSH TABLES WITH READ LOCK. Both end with the session, and the
-session ends by the server's own clock (``wait_timeout``) when the writer hangs. InnoDB would recover from any instant;
-tables of MyISAM and Aria, and prepared distributed transactions, need this.
+MariaDB: BACKUP STAGE up to BLOCK_COMMIT. MySQL: LOCK INSTANCE FOR BACKUP (from 8.0), which holds changes of tables and
+of files, then FLUSH TABLES WITH READ LOCK. All of them end with the session, and the session ends by the server's own
+clock (``wait_timeout``) when the writer hangs. InnoDB would recover from any instant; tables of MyISAM and Aria, and
+prepared distributed transactions, need this.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ CALL_SECONDS = 5.0
 LOCK_WAIT_TIMEOUT, SERVER_GONE, SERVER_LOST = 1205, 2006, 2013
 RETRYABLE = (LOCK_WAIT_TIMEOUT, SERVER_GONE, SERVER_LOST, 0, 2002, 2003, 1040, 1053)
 NEW_STATUS_RELEASE = (8, 2)  # of MySQL, which has renamed its masters
-PLACES = ("innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "aria_log_dir_path")
+BACKUP_LOCK_RELEASE = (8, 0)  # of MySQL
+PLACES = (
+    "innodb_data_home_dir",
+    "innodb_log_group_home_dir",
+    "innodb_undo_directory",
+    "innodb_doublewrite_dir",
+    "aria_log_dir_path",
+)
 CHECKED = "'InnoDB', 'MyISAM', 'Aria'"
 
 
@@ -116,8 +124,13 @@ class Server:
         """Whether the server is to be held by BACKUP STAGE (MariaDB from 10.4)."""
         return self.is_mariadb and not self._read_lock
 
+    @property
+    def has_backup_lock(self) -> bool:
+        """Whether the server has LOCK INSTANCE FOR BACKUP."""
+        return not self.is_mariadb and release_of(self.version) >= BACKUP_LOCK_RELEASE
+
     def outside(self) -> list[tuple[str, str, bool]]:
-        """Directories (and the binary log) that lie outside the data directory. Errors: VssError."""
+        """Directories, binary log and MySQL's table spaces that lie outside the data directory. Errors: VssError."""
         found = []
         for name in PLACES:
             rows = self.rows(f"SHOW GLOBAL VARIABLES LIKE '{name}'", "telling its places")
@@ -129,7 +142,17 @@ class Server:
             directory, name = os.path.split(os.path.realpath(binary_log[0][1]))
             if not f"{directory}/".startswith(f"{self.data_directory}/"):
                 found.append((directory, f"{name}.*", False))
-        return sorted(set(found))
+        return sorted({*found, *self._table_spaces()})
+
+    def _table_spaces(self) -> list[tuple[str, str, bool]]:
+        """Of MySQL from 8.0, where no file in the data directory tells of those outside it."""
+        if not self.has_backup_lock:
+            return []
+        statement = "SELECT file_name FROM information_schema.files WHERE file_type IN ('TABLESPACE', 'UNDO LOG')"
+        names = [str(row[0]) for row in self.rows(statement, "telling its files")]
+        paths = [os.path.realpath(os.path.join(self.data_directory, name)) for name in names]
+        outside = [path for path in paths if not path.startswith(f"{self.data_directory}/")]
+        return [(os.path.dirname(path), os.path.basename(path), False) for path in outside]
 
     # --- over the cut
 
@@ -141,14 +164,22 @@ class Server:
 
     def prepare(self, seconds: float) -> None:
         """Waits for what would be in the way, and has MyISAM and Aria write what they hold in memory."""
-        self._facts = {"method": "backup stages" if self.has_stages else "global read lock", "version": self.version}
+        self._facts = {"method": self._method(), "version": self.version}
         self._limit_waits(seconds)
         if self.has_stages:
             self.rows("BACKUP STAGE START", "starting a backup", seconds)
             self._holding = True
             self.rows("BACKUP STAGE FLUSH", "flushing its tables", seconds)
         else:
+            if self.has_backup_lock:
+                self.rows("LOCK INSTANCE FOR BACKUP", "holding changes of tables", seconds)
+                self._holding = True
             self.rows("FLUSH LOCAL TABLES", "flushing its tables", seconds)
+
+    def _method(self) -> str:
+        if self.has_stages:
+            return "backup stages"
+        return "backup lock and global read lock" if self.has_backup_lock else "global read lock"
 
     def hold(self, seconds: float, window: float) -> None:
         self._limit_waits(seconds)
@@ -170,13 +201,17 @@ class Server:
         status = self.rows(f"SHOW {'BINARY LOG' if renamed else 'MASTER'} STATUS", "telling its position")
         if status:
             self._facts["binary_log"] = f"{status[0][0]}:{status[0][1]}"
-        if status and self.is_mariadb:
-            self._facts["gtid"] = str(self.one("SELECT @@gtid_binlog_pos", "telling its position"))
+        if status:
+            name = "gtid_binlog_pos" if self.is_mariadb else "global.gtid_executed"
+            position = str(self.one(f"SELECT @@{name}", "telling its position") or "")
+            self._facts["gtid"] = "".join(position.split())  # MySQL breaks the lines of long ones
 
     def release(self) -> None:
         """Errors: VssError when the session, and so the hold, was lost before."""
         self._holding = False
         self.rows("BACKUP STAGE END" if self.has_stages else "UNLOCK TABLES", "letting commits go on")
+        if self.has_backup_lock:
+            self.rows("UNLOCK INSTANCE", "letting changes of tables go on")
 
     def interrupt(self) -> None:
         """Makes a call that hangs in another thread fail; the server lets go when it notices."""
