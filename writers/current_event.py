@@ -131,6 +131,12 @@ class CurrentEvent:
             raise VssError(Code.VSS_E_BAD_STATE, "a failure cannot be set in identify: raise VssError instead")
         self.failure = Failure(int(code), application_code, message)
 
+    def downgrade(self, component: Component, why: str) -> None:
+        """Records that the copy of a component is no more than crash-consistent, where that is allowed: the backup
+        succeeds, and tells it. In post-snapshot; the component is the event's."""
+        component.failure.message = f"only crash-consistent: {why}"
+        self.log(f"the copy of {component.full_path} is {component.failure.message}")
+
     def progress(self, done: int, total: int = 0, text: str = "") -> None:
         """Tells the coordinator how far a long event has come."""
         self._tell(Progress(self.message.seq, done, total, text))

@@ -48,8 +48,9 @@ from shadowset.vss.requester_protocol import SetRecord, WriterStatus
 class BackupReport(msgspec.Struct, kw_only=True):
     """How a backup went; ``succeeded`` when every component and writer did, and nothing was left out unasked.
 
-    ``dropped``, ``skipped`` and ``problems`` are sentences; ``left_out`` are those dropped that nobody
-    excluded. ``resumed``: it went on with an unfinished one. ``stored_bytes`` are those that were not there before.
+    ``dropped``, ``skipped``, ``remarks`` (of writers, on components that did not fail) and ``problems`` are
+    sentences; ``left_out`` are those dropped that nobody excluded. ``resumed``: it went on with an unfinished one.
+    ``stored_bytes`` are those that were not there before.
     """
 
     target: str
@@ -68,6 +69,7 @@ class BackupReport(msgspec.Struct, kw_only=True):
     dropped: list[str]
     left_out: list[str]
     skipped: list[str]
+    remarks: list[str]
     problems: list[str]
 
 
@@ -299,6 +301,7 @@ class BackupJob:
             dropped=manifest.dropped,
             left_out=left_out,
             skipped=manifest.skipped,
+            remarks=self._verdicts.remarks,
             problems=problems,
         )
 

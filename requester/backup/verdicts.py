@@ -11,7 +11,8 @@ from shadowset.vss.requester_protocol import WriterStatus
 
 
 class Verdicts:
-    """``reasons`` are why components failed, by their number in the plan; ``problems`` are writers that failed late.
+    """``reasons`` are why components failed, by their number in the plan; ``problems`` are writers that failed late;
+    ``remarks`` are what writers say of components that did not fail, in sentences.
 
     ``document`` is what the writers had made of the backup components document when it was last looked at.
     """
@@ -20,6 +21,7 @@ class Verdicts:
         self._plan = plan
         self.reasons: dict[int, str] = {}
         self.problems: list[str] = []
+        self.remarks: list[str] = []
         self.document = BackupComponentsDocument()
 
     def fail(self, number: int, reason: str) -> None:
@@ -51,6 +53,9 @@ class Verdicts:
             reason = component_failure_text(found) if found is not None else ""
             if reason:
                 self.fail(number, f"its writer says: {reason}")
+            elif found is not None and found.failure.message:
+                about = f"component {planned.info.full_path} of writer {planned.writer.name}"
+                self.remarks.append(f"{about}: {found.failure.message}")
 
     def note_failed_writers(self, calls: BackupComponents, when: str) -> None:
         """Writers that failed and whose components do not tell it already."""

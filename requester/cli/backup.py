@@ -180,7 +180,7 @@ def report_text(report: BackupReport) -> str:
         for component in report.components
         if component.why
     ]
-    lines += [printable(sentence) for sentence in (*report.dropped, *report.skipped, *report.problems)]
+    lines += [printable(sentence) for sentence in (*report.dropped, *report.skipped, *report.remarks, *report.problems)]
     there = size_text(report.bytes - report.stored_bytes)
     if report.resumed:
         lines.append(f"went on with a backup that was interrupted, of which {there} could be used")

@@ -51,7 +51,7 @@ esac
 class App:
     """The application with a file on each volume, and the script that brings it to rest."""
 
-    def __init__(self, chain: Any) -> None:
+    def __init__(self, chain: Any, required: bool = True) -> None:
         self.chain, top = chain, chain.directory
         self.journal, self.refuse, pause = f"{top}/journal", f"{top}/refuse", f"{top}/pause"
         self.files = [f"{place}/number" for place in chain.places.values()]
@@ -63,6 +63,7 @@ class App:
         files = ", ".join(f'"{place}"' for place in chain.places.values())
         Path(top, "hooks.toml").write_text(
             f'[[hook]]\nkind = "qemu"\nname = "app"\npath = "{scripts}"\nfiles = [{files}]\n'
+            f"required = {str(required).lower()}\n"
         )
         self._command = [sys.executable, "-c", APPLICATION, *self.files, pause]
         self.start()
@@ -85,8 +86,9 @@ class App:
 
 
 @pytest.fixture
-def app(volumes: Any, wait_until: Any) -> Iterator[App]:
-    made = App(volumes)
+def app(volumes: Any, wait_until: Any, request: Any) -> Iterator[App]:
+    """The parameter says whether a failed freeze is a veto."""
+    made = App(volumes, getattr(request, "param", True))
     try:
         wait_until("the writer", lambda: [entry for entry in volumes.cli("writers") if entry["connected"]])
         made.wait_for_numbers()
@@ -144,3 +146,16 @@ def test_what_scripts_bring_to_rest_comes_back(volumes: Any, app: App, show: Any
     rows = [row(record, done, ["Hook Script Writer"], "hook scripts", load.longest, number)]
     show(table(rows))
     keep("4-hooks", rows)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("app", [False], indirect=True)
+def test_a_failure_that_is_allowed_is_told(volumes: Any, app: App) -> None:
+    Path(app.refuse).touch()
+    done = volumes.cli("backup", f"{volumes.directory}/backup")
+    assert done["succeeded"] and all(entry["succeeded"] for entry in done["components"])
+    (remark,) = done["remarks"]
+    assert "component hooks\\app of writer Hook Script Writer: only crash-consistent: the hook " in remark
+    assert "ended with status 3 (no)" in remark
+    app.wait_for_numbers()

@@ -9,12 +9,13 @@ import threading
 import msgspec
 
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.enums import BackupSchema, ComponentType, Level, SourceType
+from shadowset.vss.enums import BackupSchema, ComponentType
+from shadowset.writers.configured import ConfiguredWriter
 from shadowset.writers.guard import Guard
 from shadowset.writers.hooks.runner import freeze, thaw
 from shadowset.writers.hooks.scripts import Step, steps_of
 from shadowset.writers.hooks.settings import Hook, Settings, discover
-from shadowset.writers.sdk import CurrentEvent, MetadataBuilder, Writer
+from shadowset.writers.sdk import CurrentEvent, MetadataBuilder
 
 LOG = logging.getLogger("shadowset.writer.hooks")
 HOOK_WRITER_ID = "bb270b84-107f-4b15-b88b-b64f69c3623f"
@@ -24,33 +25,27 @@ GUARD = "shadowset.writers.hooks.guard"
 FREEZE_SHARE = 0.7  # of the freeze window; what is left is for taking back and for thawing
 
 
-class HookWriter(Writer):
+class HookWriter(ConfiguredWriter[Settings, Hook]):
     """Runs the hooks of ``settings``, or those in the usual places when none is named."""
 
     writer_id = HOOK_WRITER_ID
     name = HOOK_WRITER_NAME
-    source = SourceType.OTHER
-    level = Level.FRONT_END
+    noun = "hook"
 
     def __init__(self, settings: Settings, socket_path: str = "") -> None:
-        super().__init__(socket_path)
-        self.settings = settings
-        self.instance_name = settings.name
-        self.freeze_timeout_ms = settings.freeze_timeout_ms
-        self._chosen: dict[str, list[Hook]] = {}
+        super().__init__(settings, socket_path)
         self._ready: list[tuple[Hook, list[Step]]] = []
         self._frozen: list[tuple[Hook, list[Step]]] = []
         self._crash_consistent: dict[str, str] = {}
         self._guard: Guard | None = None
         self._thawing = threading.RLock()  # abort may come while a script of freeze hangs
 
-    def hooks(self) -> list[Hook]:
-        """The hooks that there are now."""
-        return self.settings.hook or discover()
+    def things(self) -> dict[str, Hook]:
+        return {hook.title: hook for hook in self.settings.hook or discover()}
 
     def on_identify(self, metadata: MetadataBuilder) -> None:
         metadata.set_backup_schema(BackupSchema.COPY)
-        for hook in self.hooks():
+        for hook in self.things().values():
             component = metadata.add_component(
                 ComponentType.FILEGROUP,
                 hook.title,
@@ -61,24 +56,12 @@ class HookWriter(Writer):
             for path in hook.files:
                 component.add_files(os.path.realpath(path), "*", recursive=True)
 
-    def on_prepare_backup(self, event: CurrentEvent) -> None:
-        known = {hook.title: hook for hook in self.hooks()}
-        if not event.select_components:
-            self._chosen[event.session] = list(known.values())
-            return
-        names = [component.name for component in event.components]
-        missing = [name for name in names if name not in known]
-        if missing:
-            message = f"there is no hook {missing[0]} any more; identify again"
-            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, message)
-        self._chosen[event.session] = [known[name] for name in names]
-
     def on_prepare_snapshot(self, event: CurrentEvent) -> None:
         """Looks at the scripts and starts the guard, while nothing is frozen yet."""
         self._let_go()
         concerned = [
             hook
-            for hook in self._chosen.get(event.session, [])
+            for hook in self.chosen(event)
             if not hook.files or any(not event.is_path_left_out(os.path.realpath(path)) for path in hook.files)
         ]
         self._ready = [(hook, steps_of(hook)) for hook in concerned]
@@ -118,7 +101,7 @@ class HookWriter(Writer):
 
     def on_abort(self, event: CurrentEvent) -> None:
         self._let_go()
-        self._chosen.pop(event.session, None)
+        super().on_abort(event)
 
     def on_post_snapshot(self, event: CurrentEvent) -> None:
         """Says of each component how far its scripts came."""
@@ -126,12 +109,8 @@ class HookWriter(Writer):
             reason = self._crash_consistent.get(component.name, "")
             component.backup_metadata = f"crash-consistent: {reason}" if reason else "frozen"
             if reason:
-                component.post_snapshot_failure_message = f"only crash-consistent: {reason}"
-                event.set_failure(Code.VSS_E_WRITERERROR_PARTIAL_FAILURE, f"{component.name}: {reason}")
+                event.downgrade(component, reason)
         self._let_go()
-
-    def on_backup_shutdown(self, event: CurrentEvent) -> None:
-        self._chosen.pop(event.session, None)
 
     def _thaw_all(self) -> list[str]:
         with self._thawing:

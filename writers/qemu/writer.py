@@ -17,11 +17,10 @@ from shadowset.vss.enums import (
     BackupSchema,
     ComponentType,
     FileRestoreStatus,
-    Level,
     RestoreMethodType,
-    SourceType,
     WriterRestore,
 )
+from shadowset.writers.configured import ConfiguredWriter
 from shadowset.writers.guard import Guard
 from shadowset.writers.metadata_builder import ComponentBuilder
 from shadowset.writers.qemu.guard import Guarded
@@ -29,7 +28,7 @@ from shadowset.writers.qemu.guest import HeldGuest, Seen, look
 from shadowset.writers.qemu.processes import discover
 from shadowset.writers.qemu.restore import check_images, turn_off, turn_on
 from shadowset.writers.qemu.settings import GuestSettings, Settings
-from shadowset.writers.sdk import CurrentEvent, MetadataBuilder, Writer
+from shadowset.writers.sdk import CurrentEvent, MetadataBuilder
 
 LOG = logging.getLogger("shadowset.writer.qemu")
 QEMU_WRITER_ID = "54711e69-78ea-44b5-8e8c-1affec65b574"
@@ -43,34 +42,38 @@ AT_ONCE = 16
 CHECK_SHARE = 0.5  # of the time for post-restore
 
 
-class QemuWriter(Writer):
+class QemuWriter(ConfiguredWriter[Settings, GuestSettings]):
     """Protects the guests of ``settings``, or those that run when none is named."""
 
     writer_id = QEMU_WRITER_ID
     name = QEMU_WRITER_NAME
-    source = SourceType.OTHER
-    level = Level.FRONT_END
+    noun = "guest"
 
     def __init__(self, settings: Settings, socket_path: str = "") -> None:
-        super().__init__(socket_path)
-        self.settings = settings
-        self.instance_name = settings.name
-        self.freeze_timeout_ms = settings.freeze_timeout_ms
-        self._chosen: dict[str, list[GuestSettings]] = {}
+        super().__init__(settings, socket_path)
         self._guests: list[HeldGuest] = []
         self._guard: Guard | None = None
 
-    def guests(self) -> dict[str, GuestSettings]:
-        """The guests by name."""
+    def things(self) -> dict[str, GuestSettings]:
         found = self.settings.guest or discover(self.settings.without_agent)
         return {guest.name: guest for guest in found}
+
+    def is_affected(self, event: CurrentEvent, thing: GuestSettings) -> bool:
+        """Whether a disk of the guest is on a volume of the set."""
+        names = {volume.name for volume in event.volumes}
+        disks = look(thing).disks
+        return any(
+            (disk.kind == "volume" and disk.place in names)
+            or (disk.kind == "file" and event.is_path_affected(disk.place))
+            for disk in disks
+        )
 
     # --- backup
 
     def on_identify(self, metadata: MetadataBuilder) -> None:
         metadata.set_restore_method(RestoreMethodType.RESTORE_IF_CAN_REPLACE, WriterRestore.ALWAYS)
         metadata.set_backup_schema(BackupSchema.COPY)
-        for name, guest in self.guests().items():
+        for name, guest in self.things().items():
             try:
                 seen = look(guest)
             except VssError as error:
@@ -82,21 +85,10 @@ class QemuWriter(Writer):
             )
             _add_files(component, guest, seen)
 
-    def on_prepare_backup(self, event: CurrentEvent) -> None:
-        known = self.guests()
-        if event.select_components:
-            missing = [component.name for component in event.components if component.name not in known]
-            if missing:
-                message = f"there is no guest {missing[0]} any more; identify again"
-                raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, message)
-            self._chosen[event.session] = [known[component.name] for component in event.components]
-        else:
-            self._chosen[event.session] = [guest for guest in known.values() if _is_affected(event, guest)]
-
     def on_prepare_snapshot(self, event: CurrentEvent) -> None:
         """Sees whether the guests can be frozen, and starts the guard, while nothing is frozen yet."""
         self._let_go(event.remaining)
-        self._guests = [HeldGuest(settings) for settings in self._chosen.get(event.session, [])]
+        self._guests = [HeldGuest(settings) for settings in self.chosen(event)]
         self._raise_first(self._each(lambda guest: guest.prepare(event.remaining * FREEZE_SHARE)))
         for guest in self._guests:
             self._check_disks(event, guest)
@@ -140,17 +132,14 @@ class QemuWriter(Writer):
             if guest is not None:
                 component.backup_metadata = json.dumps(guest.facts())
                 if guest.why:
-                    event.log(f"the copy of the guest {component.name} is no more than crash-consistent: {guest.why}")
+                    event.downgrade(component, guest.why)
         self._let_go(event.remaining)
 
     def on_abort(self, event: CurrentEvent) -> None:
         for guest in self._guests:
             guest.give_up()
         self._thaw_all(event.remaining)
-        self._chosen.pop(event.session, None)
-
-    def on_backup_shutdown(self, event: CurrentEvent) -> None:
-        self._chosen.pop(event.session, None)
+        super().on_abort(event)
 
     def _each(self, call: Callable[[HeldGuest], None]) -> list[VssError]:
         """All guests at the same time; what went wrong."""
@@ -189,7 +178,7 @@ class QemuWriter(Writer):
 
     def on_pre_restore(self, event: CurrentEvent) -> None:
         """Sees that the guests are off."""
-        known = self.guests()
+        known = self.things()
         for component in _selected(event):
             if component.name in known:
                 try:
@@ -229,16 +218,6 @@ def _add_files(component: ComponentBuilder, guest: GuestSettings, seen: Seen) ->
             component.add_files(path, "*", recursive=True, mask=mask)
         else:
             component.add_files(os.path.dirname(path), os.path.basename(path), mask=mask)
-
-
-def _is_affected(event: CurrentEvent, guest: GuestSettings) -> bool:
-    """Whether a disk of the guest is on a volume of the set. Errors: VssError when its monitor does not tell."""
-    names = {volume.name for volume in event.volumes}
-    disks = look(guest).disks
-    return any(
-        (disk.kind == "volume" and disk.place in names) or (disk.kind == "file" and event.is_path_affected(disk.place))
-        for disk in disks
-    )
 
 
 def _selected(event: CurrentEvent) -> list[Component]:
