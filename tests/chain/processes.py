@@ -16,10 +16,10 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for_end(pid: int, seconds: float = 60.0) -> None:
-    """Until a process that was killed is gone."""
+def wait_for_end(pid: int, seconds: float = 60.0, waited_for: bool = False) -> None:
+    """Until a process that was killed is gone; ``waited_for``: by its parent too, so that its number leads nowhere."""
     end = time.monotonic() + seconds
-    while alive(pid):
+    while os.path.exists(f"/proc/{pid}") if waited_for else alive(pid):
         assert time.monotonic() < end, f"process {pid} does not end"
         time.sleep(0.01)
 

@@ -48,5 +48,7 @@ def server_process(data_directory: str) -> int:
         return 0
     try:
         return pid if os.readlink(f"/proc/{pid}/cwd").removesuffix(" (deleted)") == data else 0
+    except FileNotFoundError:
+        return 0  # it has ended, and nobody has waited for it yet
     except OSError:
         return pid
