@@ -7,6 +7,7 @@ and writes flow again.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
@@ -24,6 +25,7 @@ from shadowset.vss.provider_protocol import (
     Failed,
     Finish,
     FromProvider,
+    Happened,
     Held,
     Hold,
     ListEvents,
@@ -52,6 +54,8 @@ class ControlLink:
     ) -> None:
         self.volume = volume
         self.lost = asyncio.Event()
+        self.happened: Callable[[], None] = lambda: None
+        """Called when the provider sends word of an event; each ``list_events`` asks for that once."""
         self._writer = writer
         self._timeout_ms = timeout_ms
         self._next = 1
@@ -97,8 +101,8 @@ class ControlLink:
         await self._call(SetCopy(self._seq(), copy_id, priority, hold_until_ns), None)
 
     async def list_events(self, after: int) -> Events:
-        """What has happened since the event with that number."""
-        return await self._call(ListEvents(self._seq(), after), Events)
+        """What has happened since the event with that number; the next one is told by ``happened``."""
+        return await self._call(ListEvents(self._seq(), after, tell=True), Events)
 
     async def revert(self, copy_id: str) -> RevertInfo:
         """Start to take the volume back to a copy, or let a stopped revert go on."""
@@ -171,6 +175,9 @@ class ControlLink:
                     future.set_exception(self._gone("a call"))
 
     def _answered(self, message: FromProvider) -> None:
+        if isinstance(message, Happened):
+            self.happened()
+            return
         future = self._waiting.get(message.seq)
         if future is None or future.done():
             return

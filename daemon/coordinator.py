@@ -200,11 +200,17 @@ class Coordinator:
         return before not in ("", now)
 
     async def _look_after(self) -> None:
+        """Where a provider sends word at once, else after some seconds."""
+        due = now() + LOOK_AFTER_S
         while True:
-            await asyncio.sleep(LOOK_AFTER_S)
+            heard = await self._snapshots.heard(max(0.0, due - now()))
             await self.house.quiet.writable()
             try:
-                await self._snapshots.look_after()
+                for volume in heard:
+                    await self._snapshots.look_after_volume(volume)
+                if now() >= due:
+                    due = now() + LOOK_AFTER_S
+                    await self._snapshots.look_after()
             except Exception:
                 log.exception("looking after the volumes failed")
 

@@ -12,6 +12,7 @@ from shadowset.daemon.commands import Commands
 from shadowset.daemon.config import device_group
 from shadowset.daemon.deaths import cause_of
 from shadowset.daemon.house import EventSink
+from shadowset.daemon.mounts import read_mounts
 from shadowset.daemon.process import ProcessWatch, run_command, spawn_service
 from shadowset.vss.codes import VssError
 from shadowset.vss.paths import Paths
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 BACKOFF_S = (0.2, 1.0, 5.0, 30.0)
 STEADY_S = 10.0
+LOOK_S = 0.05
 
 
 class DeviceLayer:
@@ -56,7 +58,7 @@ class DeviceLayer:
             begun = time.monotonic()
             try:
                 watch = self._watch = self._adopt() or await self._spawn()
-                await self._tell_when_back(watch)
+                await self._tell_when_back(watch, failures > 0)
                 await watch.wait()
                 complaint = f"shadowset-fuse {cause_of(watch.status, self._log)}"
             except (VssError, OSError) as error:
@@ -67,15 +69,23 @@ class DeviceLayer:
             failures = 0 if time.monotonic() - begun > STEADY_S else failures + 1
             await asyncio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
 
-    async def _tell_when_back(self, watch: ProcessWatch) -> None:
-        """Only when it stays: one that ends again and again would fill the list."""
+    async def _tell_when_back(self, watch: ProcessWatch, again: bool) -> None:
+        """As soon as it serves; ``again`` only when it stays: one that ends again and again would fill the list."""
         if not self._complaint:
             return
-        try:
-            await asyncio.wait_for(watch.wait(), STEADY_S)
-        except TimeoutError:
+        end = time.monotonic() + STEADY_S
+        while watch.alive and time.monotonic() < end and (again or not self.serving):
+            await asyncio.sleep(LOOK_S)
+        if watch.alive and self.serving:
             self._event("devices-back", "shadowset-fuse was started again; device objects are there")
             self._complaint = ""
+
+    @property
+    def serving(self) -> bool:
+        """Whether the tree of device objects is mounted and its server lives."""
+        place = f"{os.path.realpath(self._paths.runtime)}/{os.path.basename(self._paths.devices)}"
+        served = any(mount.path == place for mount in read_mounts())  # asking the tree itself would wait for its server
+        return served and self._watch is not None and self._watch.alive
 
     @property
     def _log(self) -> str:

@@ -25,6 +25,8 @@ from shadowset.vss.requester_protocol import DeleteResult, SnapshotProperties
 
 log = logging.getLogger(__name__)
 
+AGAIN_S = 1.0
+
 
 def refuse_held(copy: SnapshotProperties) -> None:
     """Errors: VSS_E_BAD_STATE while the copy is held; force does not help, since a hold guards against just that."""
@@ -57,6 +59,8 @@ class Snapshots:
             self.exposures.row_of,
         )
         self._away: set[str] = set()
+        self._heard: set[str] = set()
+        self._hearing = asyncio.Event()
         self.aside = Aside(house.catalogue, house.limits.deletion_grace_ms)
         self.releases = Releases(house, self._release_now, self.exposures.conceal)
 
@@ -204,8 +208,24 @@ class Snapshots:
 
     async def came_online(self, volume: str, link: ControlLink, told: VolumeDescription) -> None:
         """The provider process of a protected volume was found or started."""
+        link.happened = lambda: self._hear_of(volume)
         await self.follow_storage(volume, told)
         await self.reconcile(self._house.providers.builtin, volume, told.copies)
+        self._hear_of(volume)
+
+    def _hear_of(self, volume: str) -> None:
+        self._heard.add(volume)
+        self._hearing.set()
+
+    async def heard(self, seconds: float) -> set[str]:
+        """The volumes whose providers sent word of events; none when none did for that long."""
+        try:
+            await asyncio.wait_for(self._hearing.wait(), seconds)
+        except TimeoutError:
+            return set()
+        self._hearing.clear()
+        heard, self._heard = self._heard, set()
+        return heard
 
     async def follow_storage(self, volume: str, told: VolumeDescription) -> None:
         """A shadow storage that has moved is at its new place here too, and those who open its copies begin there."""
@@ -269,23 +289,28 @@ class Snapshots:
         await self.exposures.mend()
         await self.previous.sync()
         for row in self._house.volumes.rows():
-            self._house.volumes.look_after_device(row.name)
-            if self._house.creation.uses(row.name):
-                continue
-            known = self._known(row.name)
-            try:
-                runtime = self._house.volumes.get(row.name)
-                link = runtime.online()
-                told = await runtime.describe()
-                await self._house.volumes.mend_device(row.name)
-                await take_over(self._house, row.name, link, told)
-                await self.follow_storage(row.name, told)
-                await self.reconcile(self._house.providers.builtin, row.name, told.copies, known)
-            except VssError as error:
-                log.debug("%s", error)
+            await self.look_after_volume(row.name)
         for provider in self._house.providers:
             if provider is not self._house.providers.builtin:
                 await self.look_after_one(provider)
+
+    async def look_after_volume(self, volume: str) -> None:
+        """What has happened to one protected volume; later, while it is in a set that is being made."""
+        try:
+            self._house.volumes.look_after_device(volume)
+            if self._house.creation.uses(volume):
+                asyncio.get_running_loop().call_later(AGAIN_S, self._hear_of, volume)
+                return
+            known = self._known(volume)
+            runtime = self._house.volumes.get(volume)
+            link = runtime.online()
+            told = await runtime.describe()
+            await self._house.volumes.mend_device(volume)
+            await take_over(self._house, volume, link, told)
+            await self.follow_storage(volume, told)
+            await self.reconcile(self._house.providers.builtin, volume, told.copies, known)
+        except VssError as error:
+            log.debug("%s", error)
 
     async def look_after_one(self, provider: Provider) -> None:
         """One round over the volumes of a provider that lives in this process; copies that came back are surfaced."""

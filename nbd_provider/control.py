@@ -35,6 +35,7 @@ class ControlClient:
         self._out: deque[bytes] = deque()
         self._waiting = 0
         self._inherited = b""
+        self._tell_after: int | None = None
 
     @property
     def wants_read(self) -> bool:
@@ -154,7 +155,9 @@ class ControlClient:
             case m.Describe():
                 return volume.describe()
             case m.ListEvents(after=after):
-                return volume.events(after)
+                found = volume.events(after)
+                self._tell_after = (found.events[-1].number if found.events else after) if call.tell else None
+                return found
             case m.Stop():
                 self._server.stop()
         return None
@@ -171,9 +174,16 @@ class ControlClient:
         self._volume.check_handover()
         self._server.drain(Drain(self, failed))
 
+    def tell(self, number: int) -> None:
+        """Send word of the latest event, where that was asked for and it is a later one."""
+        if self._tell_after is not None and number > self._tell_after:
+            self._tell_after = None
+            self._out.append(encode(m.Happened(number)))
+            self.flush()
+
     def state(self) -> ControlState:
         """All that another process must know to go on with the socket."""
-        return ControlState(self._decoder.rest, b"".join(self._out))
+        return ControlState(self._decoder.rest, b"".join(self._out), self._tell_after is not None)
 
     @classmethod
     def restored(cls, sock: socket.socket, state: ControlState, volume: Volume, server: Server) -> ControlClient:
@@ -181,6 +191,7 @@ class ControlClient:
         self = cls(sock, volume, server)
         self._out.extend([state.unsent] if state.unsent else [])
         self._inherited = state.received
+        self._tell_after = 0 if state.tell else None  # events are counted anew, and those not heard of come first
         return self
 
     def resume(self) -> None:

@@ -32,10 +32,11 @@ class ConnectionState(msgspec.Struct):
 
 
 class ControlState(msgspec.Struct):
-    """A control connection: an unfinished call, and answers that are to be sent."""
+    """A control connection: an unfinished call, answers that are to be sent, and whether it is to hear of events."""
 
     received: bytes = b""
     unsent: bytes = b""
+    tell: bool = False
 
 
 class VolumeState(msgspec.Struct):

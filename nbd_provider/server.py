@@ -90,7 +90,7 @@ class Server:
         self.submit_storage = self._threads.lane("storage", STORAGE_THREADS)
         """Like ``submit``, for work on shadow storage, which waits for no client's reads."""
         self._epoll.register(self._wake, select.EPOLLIN)
-        self._stopping = False
+        self._stopping = self._ended = False
         self._draining: Drain | None = None
         self._next_look = 0.0
         self.deadline: Callable[[], float | None] = lambda: None
@@ -113,6 +113,15 @@ class Server:
     def submit(self, work: Work, done: Done) -> None:
         """Run ``work`` in a thread, then ``done`` with its result or its exception in the loop."""
         self._threads.submit(work, done)
+
+    def wake(self) -> None:
+        """Have all clients looked at soon; may be called from any thread, also when all has ended."""
+        if not self._ended:
+            os.eventfd_write(self._wake, 1)
+
+    def clients(self) -> list[Client]:
+        """All that are connected."""
+        return [client for client, _, _ in self._clients.values()]
 
     def connections(self) -> list[Connection]:
         """The NBD connections."""
@@ -147,6 +156,7 @@ class Server:
     def leave(self, but: Client) -> tuple[list[Client], list[socket.socket]]:
         """After a drain: the clients except one, and the listening sockets in the order of adding, for who goes on."""
         self._threads.stop()
+        self._ended = True
         self._threads.close()
         self._epoll.close()
         clients = [client for client, _, _ in self._clients.values() if client is not but and not client.closed]
@@ -182,6 +192,7 @@ class Server:
                 sock.close()
                 if number not in self._kept and isinstance(path, str) and os.path.exists(path):
                     os.unlink(path)
+            self._ended = True
             self._epoll.close()
             self._threads.close()
 
@@ -195,6 +206,7 @@ class Server:
         for fd, mask in events:
             if fd == self._wake:
                 os.eventfd_read(self._wake)
+                others = True
             elif fd in self._listeners:
                 self._accept(fd)
             else:

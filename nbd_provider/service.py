@@ -219,5 +219,17 @@ def connect_gate(server: Server, volume: Volume) -> None:
     gate.opened.append(release_held)
 
     volume.copies.submit = volume.calls.submit = server.submit_storage
-    server.look = volume.calls.look
+
+    seen = 0
+
+    def look() -> None:
+        nonlocal seen
+        volume.calls.look()
+        if volume.store.room.count > seen:
+            seen = volume.store.room.count
+            for client in server.clients():
+                if isinstance(client, ControlClient) and not client.closed and not client.paused:
+                    client.tell(seen)
+
+    server.look, volume.store.room.on_event = look, server.wake
     volume.clients = lambda: sum(not each.negotiating and not each.closed for each in server.connections())

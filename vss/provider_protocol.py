@@ -268,10 +268,11 @@ class CancelMove(Message, tag="cancel-move"):
 
 
 class ListEvents(Message, tag="list-events"):
-    """Answered with Events."""
+    """Answered with Events. With ``tell``, the next later event is told once on this connection, by ``happened``."""
 
     seq: int
     after: int = 0
+    tell: bool = False
 
 
 class TakeOver(Message, tag="take-over"):
@@ -307,6 +308,12 @@ class Failed(Message, tag="failed"):
     message: str
 
 
+class Happened(Message, tag="happened"):
+    """Unasked for but by ``tell`` of list-events: there are later events, up to ``number``."""
+
+    number: int
+
+
 ToProvider = (
     Describe
     | Hold
@@ -325,4 +332,4 @@ ToProvider = (
     | TakeOver
     | Stop
 )
-FromProvider = Done | Failed
+FromProvider = Done | Failed | Happened

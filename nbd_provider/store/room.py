@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import Lock
 from typing import Final, NamedTuple
@@ -89,6 +89,8 @@ class Room:
         self._warned = False
         self._refusal = ""
         self._missing = 0
+        self.on_event: Callable[[], None] = lambda: None
+        """Called after each event, by the thread in which it happened."""
         self._seen: Seen | None = None
 
     def move(self, storage: str) -> None:
@@ -167,7 +169,13 @@ class Room:
             self._count += 1
             event.number = self._count
             self.events.append(event)
+        self.on_event()
         return event
+
+    @property
+    def count(self) -> int:
+        """The number of the latest event."""
+        return self._count
 
     def inherit(self, events: Iterable[Event]) -> None:
         """Events of a run before, that nobody has heard of, count as events of this run."""

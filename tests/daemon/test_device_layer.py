@@ -14,6 +14,7 @@ import pytest
 
 from shadowset.daemon import device_layer
 from shadowset.daemon.commands import Commands
+from shadowset.vss.mountinfo import parse_mountinfo
 from shadowset.vss.paths import Paths
 
 LIVES = "import sys, time; print('harmless', file=sys.stderr); time.sleep(600)"
@@ -47,6 +48,8 @@ def test_one_that_is_killed_is_told_with_its_signal_and_when_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_layer, "STEADY_S", 0.5)
+    mounted = parse_mountinfo(f"20 1 0:40 / {tmp_path}/run/devices ro - fuse shadowset ro\n")
+    monkeypatch.setattr(device_layer, "read_mounts", lambda: mounted)
     lost, back = asyncio.run(_watched(tmp_path, LIVES, ["devices-lost", "devices-back"], kill=True))
     assert "SIGKILL" in lost[1] and "harmless" not in lost[1]
     assert "started again" in back[1]

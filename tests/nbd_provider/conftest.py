@@ -49,6 +49,12 @@ class Control:
                 assert answer.seq == self._seq
                 return answer
 
+    def hear(self) -> m.FromProvider:
+        """What comes next without a call."""
+        while True:
+            for message in self._decoder.feed(self.sock.recv(65536)):
+                return message
+
     def value(self, kind: type[Any], **fields: Any) -> Any:
         answer = self.call(kind, **fields)
         assert isinstance(answer, m.Done), answer

@@ -319,7 +319,18 @@ def test_events_that_nobody_has_heard_go_along(provider: Any, successor: Any) ->
     assert [each["event"] for each in control.value(m.ListEvents)["events"]].count("storage-warning") == 1
     control.value(m.ListEvents, after=100)
     successor().serves()
-    assert control.value(m.ListEvents)["events"] == []
+    assert control.value(m.ListEvents, tell=True)["events"] == []
+    successor().serves()
+    other = provider.control()
+    other.value(m.Configure, max_size=8 << 20)  # less than it takes already
+    other.snapshot()
+    writing, _ = nbd_client.connect(provider.nbd, "vol")
+    for cookie in range(8):
+        data = os.urandom(1 << 20)
+        writing.sendall(nbd_client.pack_request(p.CMD_WRITE, 0, cookie, cookie << 20, len(data)) + data)
+        assert nbd_client.unpack_reply(memoryview(exchange(writing, 16)), 0)[0] == 0
+    writing.close()
+    assert isinstance(control.hear(), m.Happened), "who wanted to hear of events hears of those of the next process"
 
 
 def test_of_two_who_want_it_one_gets_it(provider: Any, successor: Any) -> None:

@@ -217,3 +217,19 @@ def test_calls_and_clients(provider: Any, nbd_module: Any, random_image: bytes) 
     control.value(m.Delete, copy_id=copy, force=True)
     client.pwrite(bytes(8 * MIB), 0)
     assert client.pread(8 * MIB, 0) == bytes(8 * MIB)
+
+
+@pytest.mark.usefixtures("random_image")
+def test_word_of_an_event_comes_unasked_to_who_wanted_it(provider: Any, nbd_module: Any) -> None:
+    control, silent, other = provider.control(), provider.control(), provider.control()
+    assert control.value(m.ListEvents, tell=True)["events"] == []
+    assert silent.value(m.ListEvents)["events"] == []
+    other.value(m.Configure, max_size=4 * MIB)
+    copy = other.snapshot()
+    client = nbd_module.NBD()
+    client.connect_uri(provider.uri)
+    client.pwrite(os.urandom(8 * MIB), 0)
+    assert isinstance(control.hear(), m.Happened)
+    events = control.value(m.ListEvents, tell=True)["events"]
+    assert copy in {event["copy_id"] for event in events if event["event"] == "copy-lost"}
+    assert silent.value(m.ListEvents)["events"] == events, "only its answers came there"
