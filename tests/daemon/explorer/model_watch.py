@@ -247,7 +247,7 @@ class _After:
         self.catalogue, self.quiet = catalogue, quiet
         self.paths, self.limits = world.house.paths, world.house.limits
         self.creation = type(world.house.creation)()
-        self.event, self.scratch = world.house.event, world.house.scratch
+        self.event, self.event_of, self.scratch = world.house.event, world.house.event_of, world.house.scratch
         self.copy_devices = world.house.copy_devices
 
     @property
