@@ -3,11 +3,11 @@
 from setuptools import Extension, setup
 
 
-def extension(name: str, source: str) -> Extension:
+def extension(name: str, *sources: str) -> Extension:
     """A module that is left out where there is no compiler, or no Python headers: Python does its work then."""
     return Extension(
         f"shadowset.nbd_provider.{name}",
-        [f"nbd_provider/{source}"],
+        [f"nbd_provider/{source}" for source in sources],
         define_macros=[("Py_LIMITED_API", "0x030b0000")],
         extra_compile_args=["-O2", "-g0"],
         py_limited_api=True,
@@ -15,6 +15,9 @@ def extension(name: str, source: str) -> Extension:
     )
 
 
-MODULES = [extension("store._resident", "store/resident.c"), extension("_plain_writes", "plain_writes.c")]
+MODULES = [
+    extension("store._resident", "store/resident.c", "store/copy_reads.c"),
+    extension("_plain_writes", "plain_writes.c"),
+]
 
 setup(ext_modules=MODULES, options={"bdist_wheel": {"py_limited_api": "cp311"}})

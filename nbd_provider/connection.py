@@ -293,7 +293,7 @@ class Connection:
         while not self.closed:
             more = transmission.write_plain(self._buffer)
             if not more:
-                batch = self._buffer.requests()
+                batch = self._buffer.requests(transmission.most_answer)
                 if batch:
                     transmission.process(batch)
                     self._leaving = transmission.leaving

@@ -28,6 +28,7 @@ class CopyExport:
 
     def __init__(self, storage: str, origin: str, copy_id: UUID, name: str) -> None:
         self._reader = reader = CopyReader(storage, origin, copy_id)
+        self.sender: CopyReader | None = reader
         self._storage = storage
         self._copied_out = Changes(storage, copy_id)
         self._may_try = hasattr(os, "RWF_NOWAIT")

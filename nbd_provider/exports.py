@@ -10,6 +10,7 @@ from shadowset.nbd_provider.block_status import Context
 from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.page_cache import PageCache
 from shadowset.nbd_provider.plain_writes import PlainWrites
+from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.volume import Gate
 
 COMMON_FLAGS: Final = (
@@ -27,6 +28,9 @@ class Export(Protocol):
     """A descriptor of a file that has all bytes in their places, whose reads need no second look."""
     plain_writes: PlainWrites | None
     """Does writes that need nothing else, many at a time."""
+
+    sender: CopyReader | None
+    """The copy whose bytes it may send as they are read, where nothing else has to be asked."""
 
     @property
     def size(self) -> int:

@@ -29,6 +29,7 @@ class LayerExport(CopyExport):
     def __init__(self, storage: str, origin: str, copy_id: UUID, scratch: str = "") -> None:
         """``scratch``: the directory of a layer that nobody keeps."""
         super().__init__(storage, origin, copy_id, str(copy_id))
+        self.sender = None
         self.flags = p.FLAG_HAS_FLAGS | p.FLAG_SEND_FLUSH | p.FLAG_CAN_MULTI_CONN
         self.description = f"shadow copy {copy_id}, " + ("with changes of its own" if scratch else "not sealed yet")
         self._home = self._reader.home

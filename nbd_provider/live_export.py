@@ -14,6 +14,7 @@ from shadowset.nbd_provider.exports import COMMON_FLAGS
 from shadowset.nbd_provider.origin import FALLOC_FL_ZERO_RANGE, UNSUPPORTED
 from shadowset.nbd_provider.page_cache import PageCache, will_need
 from shadowset.nbd_provider.plain_writes import PlainWrites
+from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.store.reclaim import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
 from shadowset.nbd_provider.store.resident import read_cached
 from shadowset.nbd_provider.volume import Gate, Volume
@@ -23,6 +24,8 @@ WRITE_FLAGS: Final = p.FLAG_SEND_FUA | p.FLAG_SEND_TRIM | p.FLAG_SEND_WRITE_ZERO
 
 class LiveExport:
     """The live volume."""
+
+    sender: CopyReader | None = None
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume

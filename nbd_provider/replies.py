@@ -153,11 +153,20 @@ class Replies:
         self.unsent += length
 
     def _data_header(self, cookie: int, offset: int, length: int) -> None:
+        self._out.append(self.header(cookie, offset, length))
+
+    def header(self, cookie: int, offset: int, length: int) -> bytes:
+        """What precedes the data of a read."""
         if not self.structured:
-            self._out.append(p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, 0, cookie))
-            return
+            return p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, 0, cookie)
         magic, done, kind = p.STRUCTURED_REPLY_MAGIC, p.REPLY_FLAG_DONE, p.REPLY_OFFSET_DATA
-        self._out.append(p.DATA_CHUNK.pack(magic, done, kind, cookie, length + 8, offset))
+        return p.DATA_CHUNK.pack(magic, done, kind, cookie, length + 8, offset)
+
+    def in_part(self, unsent: bytes) -> None:
+        """What is left of replies that somebody else has begun to send, while there were no others."""
+        if unsent:
+            self._out.append(unsent)
+            self.unsent += len(unsent)
 
     def pieces(self, cookie: int, pieces: Sequence[Piece]) -> None:
         """Data and holes of a read, which together are what was asked for; needs structured replies."""

@@ -89,12 +89,15 @@ class RequestBuffer:
         self._view[: len(data)] = data
         self._end = len(data)
 
-    def requests(self) -> list[Request]:
-        """Complete requests; ``more`` says that there may be others. Errors: ProtocolError."""
+    def requests(self, answer: int = MAX_ANSWER) -> list[Request]:
+        """Complete requests, as long as they ask for less than ``answer``; ``more``: there may be others.
+
+        Errors: ProtocolError.
+        """
         batch: list[Request] = []
         start, end, view, size = self._start, self._end, self._view, p.REQUEST.size
         unpack, nothing, write = p.REQUEST.unpack_from, self._view[:0], p.CMD_WRITE
-        room, answer = MAX_REQUESTS, MAX_ANSWER
+        room = MAX_REQUESTS
         new = tuple.__new__  # half the price of Request(...)
         while end - start >= size and room and answer > 0:
             magic, flags, kind, cookie, offset, length = unpack(view, start)

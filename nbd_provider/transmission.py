@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from shadowset.nbd_provider import protocol as p
@@ -19,7 +19,8 @@ from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import Export
 from shadowset.nbd_provider.plain_writes import MOST_WRITES
 from shadowset.nbd_provider.replies import Piece, Replies
-from shadowset.nbd_provider.requests import Request, RequestBuffer, adjoining_reads
+from shadowset.nbd_provider.requests import MAX_ANSWER, Request, RequestBuffer, adjoining_reads
+from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.threads import Submit, Work
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,9 @@ LATE_GROUP: Final = 4
 MAX_EXPECTED: Final = 16 << 20
 READS_PER_THREAD: Final = 16
 MOST_TOGETHER: Final = 512 * 1024
+MOST_STREAMED: Final = 4 << 20
+STREAM_PIECE: Final = 512 * 1024
+"""As much of what is streamed as stays in the processor's cache from its reading to its sending."""
 
 MODIFYING: Final = (p.CMD_WRITE, p.CMD_TRIM, p.CMD_WRITE_ZEROES)
 
@@ -72,6 +76,9 @@ class Transmission:
         self._answered = answered
         self._broken = broken
         self._send = send
+        streams = export.sender is not None and export.sender.sends and replies.sends_files
+        self.most_answer = MOST_STREAMED if streams else MAX_ANSWER
+        self._sender = export.sender if streams else None
         self._allowed = allowed_flags(export.flags, replies.structured)
         self._held: deque[Request] = deque()
         self._held_bytes = self._waiting_bytes = 0
@@ -293,10 +300,31 @@ class Transmission:
         Returns the other requests.
         """
         rest: list[Request] = []
-        for run in adjoining_reads(batch, MOST_TOGETHER):
-            if len(run) == 1 or not self._read_run(run):
-                rest += run
+        for run in adjoining_reads(batch, self.most_answer):
+            for part in [run] if self._sender is None else self._unstreamed(self._sender, run):
+                if len(part) == 1 or not self._read_run(part):
+                    rest += part
         return rest
+
+    def _unstreamed(self, sender: CopyReader, run: list[Request]) -> Iterable[list[Request]]:
+        return adjoining_reads(run[self._stream_run(sender, run) :], MOST_TOGETHER)
+
+    def _stream_run(self, sender: CopyReader, run: list[Request]) -> int:
+        """Send what needs no closer look, piece by piece as it is read; returns how many requests are done."""
+        start, length = run[0].offset, sum([request.length for request in run])
+        replies, flags = self._replies, run[0].flags
+        beyond = start + length > self._export.size or flags & ~self._allowed[p.CMD_READ]
+        if replies or beyond or length < SEND_FROM_CACHE or run[0].kind != p.CMD_READ:
+            return 0
+        header, holes = replies.header, replies.structured and not flags & p.CMD_FLAG_DF
+        outgoing = [(header(cookie, at, size), size) for _, _, cookie, at, size, _ in run]
+        target = replies.space.take(min(length, max(STREAM_PIECE, run[0].length)))
+        done, unsent = sender.send_now(replies.socket, start, outgoing, holes, target)
+        replies.space.give_back()
+        replies.in_part(unsent)
+        if done:
+            self._stream.saw(start, run[done - 1].offset + run[done - 1].length - start)
+        return done
 
     def _read_run(self, run: list[Request]) -> bool:
         start, length = run[0].offset, sum(request.length for request in run)

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from uuid import UUID
 
-from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store import layout, resident
 from shadowset.nbd_provider.store.overlay import Overlay, find_overlay
-from shadowset.nbd_provider.store.resident import Pread, Windows
+from shadowset.nbd_provider.store.resident import Outgoing, Place, Pread, Windows
 from shadowset.nbd_provider.store.rows import LivingRows
 from shadowset.nbd_provider.store.slots import Slots, read_words
 
@@ -72,6 +72,8 @@ class CopyFiles:
         self._number = self.entry.number
         self._limit = self._number << layout.SLOT_BITS
         self.windows = Windows()
+        table, losses = self._rows.places
+        self._fixed = (self._head, origin, table, self._row, losses, self._limit, self.chunk_size)
         self.close = weakref.finalize(self, _close, self.windows, self._slots, self.overlay, self._head, self._rows)
 
     @property
@@ -128,6 +130,26 @@ class CopyFiles:
                     problem = None  # else the two hold each other, and these files open
             words = again
         raise OSError(errno.EIO, f"chunks of shadow copy {self.entry.copy_id} change too fast to be read")
+
+    def fill_at_once(self, offset: int, target: memoryview) -> bool | None:
+        """``fill`` from memory and the look at ``alive``, by one call; None where that has to be done step by step."""
+        place = self._place(offset, len(target), target)
+        return None if place is None else resident.fill_copy(*place)
+
+    def send_at_once(
+        self, socket: int, offset: int, replies: Sequence[Outgoing], holes: bool, target: memoryview
+    ) -> tuple[int, bytes]:
+        """As ``CopyReader.send_now``."""
+        place = self._place(offset, sum([length for _, length in replies]), target)
+        return (0, b"") if place is None else resident.send_copy(socket, list(replies), holes, place)
+
+    def _place(self, offset: int, length: int, target: memoryview) -> Place | None:
+        """What the module in C has to know; None where it cannot say anything."""
+        row = self._rows.seen(self._row, self._number)
+        if not resident.COMPILED or row is None or self.overlay:
+            return None
+        window, at = self.windows.find(self._origin, offset, length)
+        return target, offset, self._fixed, row, self._slots.descriptors, window, at
 
     def _fill_run(self, first: int, numbers: list[int], offset: int, target: memoryview, pread: Pread) -> bool:
         """Fill what lies in consecutive chunks whose head words are given: the origin first, the slots over it."""

@@ -73,18 +73,18 @@ class LossWatch:
     def __init__(self, storage: str, header: layout.Header) -> None:
         self._id = header.storage_id
         link = f"{storage}/{LINK}"
-        self._path = f"{link}/{self._id}"
+        self.path = f"{link}/{self._id}"
         if not header.clean and os.path.islink(link) and not os.path.isdir(link):
             raise gone(storage, os.readlink(link))
 
     def lost(self, entry: layout.Entry) -> bool:
         """Whether the copy is recorded as lost; every one is when the record is damaged. Errors: OSError."""
         try:
-            os.stat(self._path)
+            os.stat(self.path)
         except FileNotFoundError:
             return False
         try:
-            losses = read(self._path, self._id) or []
+            losses = read(self.path, self._id) or []
         except ValueError:
             return True
         return any(loss.copy_id == entry.copy_id for loss in losses)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from threading import Lock
 from uuid import UUID
 
+from shadowset.nbd_provider.store import resident
 from shadowset.nbd_provider.store.copy_files import CopyFiles
 from shadowset.nbd_provider.store.place import at_home
-from shadowset.nbd_provider.store.resident import Pread
+from shadowset.nbd_provider.store.resident import Outgoing, Pread
 from shadowset.vss.codes import VssError
 
 ATTEMPTS = 8
@@ -72,7 +73,24 @@ class CopyReader:
     def fill_now(self, offset: int, target: memoryview) -> bool:
         """``fill`` with what is in memory. Errors: OSError; EOPNOTSUPP where that cannot be asked for."""
         files = self._files
-        return self._fill(files, offset, target, files.windows.read)
+        filled = files.fill_at_once(offset, target)
+        return self._fill(files, offset, target, files.windows.read) if filled is None else filled
+
+    @property
+    def sends(self) -> bool:
+        """Whether ``send_now`` can do anything."""
+        return resident.COMPILED
+
+    def send_now(
+        self, socket: int, offset: int, replies: Sequence[Outgoing], holes: bool, target: memoryview
+    ) -> tuple[int, bytes]:
+        """Send replies without waiting, reading through ``target``: of each its header and so many bytes from
+        ``offset`` on, one after the other.
+
+        Returns how many are done, and what of these the socket has not taken. All from the first one on that needs a
+        closer look, or that ``target`` is too small for, are left; with ``holes`` also from the first that is zeros.
+        """
+        return self._files.send_at_once(socket, offset, replies, holes, target)
 
     @staticmethod
     def _fill(files: CopyFiles, offset: int, target: memoryview, pread: Pread) -> bool:

@@ -17,6 +17,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "resident.h"
+
 #define ASKED 1024
 #define LARGE 65536
 
@@ -99,6 +101,11 @@ static int copy(char *target, const char *source, size_t length)
     return 1;
 }
 
+int copy_mapped(char *target, const char *source, size_t length)
+{
+    return is_resident(source, length) && copy(target, source, length);
+}
+
 static PyObject *copy_resident(PyObject *self, PyObject *arguments)
 {
     Py_buffer target, window;
@@ -111,7 +118,7 @@ static PyObject *copy_resident(PyObject *self, PyObject *arguments)
     else {
         Py_BEGIN_ALLOW_THREADS
         const char *source = (const char *)window.buf + offset;
-        copied = (!ask || is_resident(source, target.len)) && copy(target.buf, source, target.len);
+        copied = (ask ? copy_mapped : copy)(target.buf, source, target.len);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&target);
@@ -121,7 +128,7 @@ static PyObject *copy_resident(PyObject *self, PyObject *arguments)
 
 /* ---- by a descriptor ---- */
 
-static ssize_t read_now(int fd, char *target, size_t length, off_t offset)
+ssize_t read_now(int fd, char *target, size_t length, off_t offset)
 {
     struct iovec vector = {target, length};
     return preadv2(fd, &vector, 1, offset, RWF_NOWAIT);
@@ -234,6 +241,17 @@ static PyObject *read_arrived(PyObject *self, PyObject *arguments)
 }
 
 static PyMethodDef methods[] = {
+    {"fill_copy", fill_copy, METH_VARARGS,
+     "fill_copy(target, offset, fixed, row, segments, window, at, /)\n\n"
+     "Fill target with a copy's bytes from memory, checked: True; False where a disk would have to be waited for, None\n"
+     "where a closer look is needed. fixed: head, origin, table, offset of the row, path of the record of losses,\n"
+     "least word of a chunk that a slot keeps, chunk size. row: as it was when the copy lived. segments: packed\n"
+     "descriptors by number. window: of the origin, None reads it plainly; at: where in it target begins."},
+    {"send_copy", send_copy, METH_VARARGS,
+     "send_copy(socket, replies, holes, place, /)\n\n"
+     "Send replies, which are headers and lengths of what follows from an offset on, as fill_copy fills them; place\n"
+     "are its arguments, target the memory for each piece. Returns how many are done, and the bytes of these that the\n"
+     "socket has not taken. With holes, what is all zeros is left to others, as is what fill_copy does not fill."},
     {"read_cached", read_cached, METH_VARARGS,
      "read_cached(fd, offset, target, /)\n\nFill target from the page cache, or say False. Errors: OSError."},
     {"read_arrived", read_arrived, METH_VARARGS,

@@ -24,6 +24,7 @@ except ImportError:  # there was no compiler
 else:
     COMPILED = True
     copy_resident, read_arrived = _resident.copy_resident, _resident.read_arrived
+    fill_copy, send_copy = _resident.fill_copy, _resident.send_copy
 
 WINDOW: Final = 256 << 20
 MOST_WINDOWS: Final = 8
@@ -34,6 +35,11 @@ PLAIN_TIMES: Final = 1
 MOST_COUNTS: Final = 4096
 LEAST: Final = 64 * 1024
 """Of less, asking what is in memory costs more than is won."""
+
+Outgoing = tuple[bytes, int]
+"""The header of a reply, and how many bytes follow it."""
+Place = tuple[memoryview, int, tuple[int, int, int, int, bytes, int, int], bytes, bytes, mmap.mmap | None, int]
+"""What ``fill_copy`` takes."""
 
 Pread = Callable[[int, int, memoryview], bool]
 """Fills memory from a descriptor at an offset; False when it will not fill all of it."""
@@ -66,19 +72,22 @@ class Windows:
 
     def read(self, fd: int, offset: int, target: memoryview) -> bool:
         """As ``read_cached``."""
-        if not COMPILED or len(target) < LEAST:
-            return read_cached(fd, offset, target)
-        number, at = divmod(offset, WINDOW)
-        end = at + len(target)
-        if end > WINDOW:
-            middle = WINDOW - at
+        middle = WINDOW - offset % WINDOW
+        if COMPILED and LEAST <= middle < len(target):
             return self.read(fd, offset, target[:middle]) and self.read(fd, offset + middle, target[middle:])
+        window, at = self.find(fd, offset, len(target))
+        return read_cached(fd, offset, target) if window is None else copy_resident(target, window, at)
+
+    def find(self, fd: int, offset: int, length: int) -> tuple[mmap.mmap | None, int]:
+        """The window that a range is to be read from, and where in it; None when it is to be read plainly."""
+        number, at = divmod(offset, WINDOW)
+        end = at + length
+        if not COMPILED or length < LEAST or end > WINDOW:
+            return None, at
         window = self._mapped.get((fd, number))
         if window is None or end > len(window):
-            window = self._window(fd, number, end, len(target))
-            if window is None:
-                return read_cached(fd, offset, target)
-        return copy_resident(target, window, at)
+            window = self._window(fd, number, end, length)
+        return window, at
 
     def _window(self, fd: int, number: int, end: int, length: int) -> mmap.mmap | None:
         """The window, if it has been read before and reaches to ``end``."""

@@ -50,6 +50,16 @@ class LivingRows:
         entry = self._read(offset)
         return entry is not None and entry.number == number and self._lives(entry)
 
+    def seen(self, offset: int, number: int) -> bytes | None:
+        """The row as it was last seen, if the copy with this number lived then."""
+        row, entry = self._known.get(offset, (b"", None))
+        return row if entry is not None and entry.number == number and entry.state in layout.LIVE_STATES else None
+
+    @property
+    def places(self) -> tuple[int, bytes]:
+        """For who looks by itself: the table's descriptor and the path of the record of losses, which is not there."""
+        return self._table, os.fsencode(self._losses.path)
+
     def moved(self, offset: int) -> bool:
         """Whether this is no longer where the storage is."""
         entry = self._read(offset)

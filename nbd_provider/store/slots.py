@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from array import array
 from collections.abc import Callable
 from threading import Lock
 from typing import Final, NamedTuple
@@ -17,6 +18,7 @@ from shadowset.nbd_provider.store import layout
 PAGE_WORDS: Final = layout.PAGE // layout.WORD
 PAGE_SLOTS: Final = layout.PAGE // layout.SLOT_RECORD_SIZE
 MOST_PAGES: Final = 1024
+MOST_PACKED: Final = 4096
 
 
 def too_short(end: int) -> OSError:
@@ -69,6 +71,7 @@ class Slots:
         self._storage = storage
         self._chunk_size = chunk_size
         self._open: dict[int, int] = {}
+        self.descriptors = b""
         self._pages: dict[int, _Page] = {}
         self._opening = Lock()
 
@@ -80,7 +83,16 @@ class Slots:
                 if fd is None:
                     fd = os.open(f"{self._storage}/{layout.segment_name(number)}", os.O_RDONLY | os.O_CLOEXEC)
                     self._open[number] = fd
+                    self.descriptors = self._packed()
         return fd
+
+    def _packed(self) -> bytes:
+        """The descriptors of the first segments, by number, for the module in C; -1 where one is not open."""
+        opened = [number for number in self._open if number < MOST_PACKED]
+        fds = array("i", [-1]) * (max(opened, default=-1) + 1)
+        for number in opened:
+            fds[number] = self._open[number]
+        return fds.tobytes()
 
     def previous_head(self, slot: int) -> int:
         """The head word that the slot replaced. Errors: OSError; FileNotFoundError when its segment went."""

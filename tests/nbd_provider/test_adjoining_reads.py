@@ -45,7 +45,7 @@ class Export:
     name = description = "memory"
     size = SIZE
     flags = p.FLAG_READ_ONLY
-    gate = in_place = None
+    gate = in_place = sender = None
 
     def __init__(self) -> None:
         self.content = random.Random(1).randbytes(SIZE)

@@ -28,7 +28,7 @@ class Disk:
     name = description = "disk"
     size = SIZE
     flags = p.FLAG_READ_ONLY
-    gate = in_place = None
+    gate = in_place = sender = None
 
     def __init__(self) -> None:
         self.arrived: set[int] = set()

@@ -6,9 +6,11 @@ import errno
 import multiprocessing
 import os
 import random
+import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 from uuid import UUID
@@ -31,7 +33,7 @@ def read_copies(storage: str, origin: str, expected: str, seed: int, pipe: Conne
     resident.PLAIN_TIMES = resident.LEAST = 0  # type: ignore[misc] # all that is asked for is mapped
     chance = random.Random(seed)
     readers: dict[str, CopyReader] = {}
-    result: dict[str, Any] = {"reads": 0, "lost": 0, "mapped": 0, "wrong": [], "errors": []}
+    result: dict[str, Any] = {"reads": 0, "lost": 0, "mapped": 0, "sent": 0, "wrong": [], "errors": []}
     while not pipe.poll():
         names = [name for name in os.listdir(expected) if name[0] != "."][-20:]
         if not names:
@@ -56,6 +58,11 @@ def read_somehow(reader: CopyReader, offset: int, length: int, chance: random.Ra
     """Most reads go the ways of the NBD server, which looks at one set of words for all."""
     target = memoryview(bytearray(min(length, reader.size - offset)))
     kind = chance.random()
+    if kind < 0.2 and resident.COMPILED:
+        content = send(reader, offset, len(target), chance)
+        if content:
+            result["sent"] += 1
+            return content
     if kind < 0.3 and reader.fill(offset, target, read_whole):
         return bytes(target)
     if kind >= 0.6 and resident.COMPILED:
@@ -67,6 +74,25 @@ def read_somehow(reader: CopyReader, offset: int, length: int, chance: random.Ra
             if error.errno != errno.EOPNOTSUPP:  # of a memory file system, for what is not mapped
                 raise
     return reader.read(offset, length)
+
+
+def send(reader: CopyReader, offset: int, length: int, chance: random.Random) -> bytes:
+    """What a client gets of a few replies, some of which may be done and one of these in part."""
+    step = 1 + length // chance.choice((1, 2, 5))
+    replies = [(b"header", min(step, offset + length - start)) for start in range(offset, offset + length, step)]
+    piece = memoryview(bytearray(max(step, chance.randrange(1, length + 1))))
+    ours, theirs = socket.socketpair()
+    with theirs:
+        with ours:
+            done, rest = reader.send_now(ours.fileno(), offset, replies, False, piece)
+        stream = b"".join(iter(partial(theirs.recv, 1 << 20), b"")) + rest
+    content, at = b"", 0
+    for header, count in replies[:done]:
+        assert stream[at : at + len(header)] == header
+        at += len(header) + count
+        content += stream[at - count : at]
+    assert at == len(stream)
+    return content
 
 
 def read_one(
@@ -85,7 +111,7 @@ def read_one(
         offset = chance.randrange(readers[name].size)
         content = read_somehow(readers[name], offset, length, chance, result)
         result["reads"] += 1
-        if content != os.pread(file.fileno(), length, offset):
+        if not content or content != os.pread(file.fileno(), len(content), offset):
             result["wrong"].append((name, offset, length))
 
 

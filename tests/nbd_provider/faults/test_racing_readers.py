@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,17 @@ def test_readers_in_other_processes(memory_directory: str, long: int) -> None:
     assert sum(result["reads"] for result in results) > 50
     assert not COMPILED or sum(result["mapped"] for result in results) > 5
     assert sum(result["lost"] for result in results) > 0
+
+
+@pytest.mark.skipif(not COMPILED, reason="the module in C was not built: gcc or python3-dev missing")
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_readers_that_are_served_by_one_call(long: int) -> None:
+    """On a disk: a memory file system cannot say of a slot whether it would have to be waited for."""
+    with tempfile.TemporaryDirectory(prefix="ss-disk-", dir="/var/tmp") as directory:
+        results = race(directory, long * 60 or SECONDS / 3, random.Random(None if long else 14))
+    assert not [result for result in results if result["wrong"] or result["errors"]]
+    assert sum(result["sent"] for result in results) > 5
 
 
 @pytest.mark.vss(103)

@@ -1,0 +1,344 @@
+/* A read of a shadow copy where all is as usual, by one call: the head's words, origin and slots, then the looks that
+ * say whether it counts. It follows copy_files.py, which does what is not as usual; docs/shadow-storage.md has the
+ * format, and docs/concurrency.md why the looks come in this order. */
+
+#define _GNU_SOURCE
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "resident.h"
+
+#define MOST_CHUNKS 1024
+#define MOST_STEPS 1024
+#define MOST_ROW 256
+#define MOST_REPLIES 64
+#define SLOT_BITS 40
+#define SLOT_MASK ((UINT64_C(1) << SLOT_BITS) - 1)
+#define SEGMENT_SLOTS (UINT64_C(1) << 20)
+#define RECORD 32
+#define RECORD_PREVIOUS 8
+#define BRIDGE 4
+
+enum outcome { UNUSUAL = -1, NOT_CACHED, FILLED };
+
+struct copy {
+    int head, origin, table;
+    uint64_t limit, chunk;
+    const int *segments;
+    Py_ssize_t many;
+    long long row_at;
+    Py_buffer row;
+    const char *losses;
+};
+
+struct part {
+    char *target;
+    uint64_t offset, length;
+    const char *mapped; /* the origin's bytes, or NULL */
+};
+
+static enum outcome plain(int fd, char *target, uint64_t length, uint64_t offset)
+{
+    ssize_t count = read_now(fd, target, length, offset);
+    if (count < 0)
+        return errno == EAGAIN ? NOT_CACHED : UNUSUAL;
+    return (uint64_t)count == length ? FILLED : NOT_CACHED;
+}
+
+/* Read twice alike, as another process may just be storing it. */
+static int previous_word(int fd, uint64_t slot, uint64_t *word)
+{
+    uint64_t again;
+    off_t at = slot % SEGMENT_SLOTS * RECORD + RECORD_PREVIOUS;
+    return pread(fd, word, sizeof *word, at) == sizeof *word && pread(fd, &again, sizeof again, at) == sizeof again
+           && *word == again;
+}
+
+static int segment_of(const struct copy *copy, uint64_t slot)
+{
+    uint64_t number = slot / SEGMENT_SLOTS;
+    return number < (uint64_t)copy->many ? copy->segments[number] : -1;
+}
+
+static enum outcome fill_kept(const struct copy *copy, uint64_t word, uint64_t within, char *target, uint64_t length)
+{
+    uint64_t slot = 0;
+    int fd = -1;
+    for (int step = 0; word >= copy->limit; step++) {
+        slot = (word & SLOT_MASK) - 1;
+        fd = segment_of(copy, slot);
+        if (fd < 0 || step == MOST_STEPS || !previous_word(fd, slot, &word))
+            return UNUSUAL;
+    }
+    return plain(fd, target, length, SEGMENT_SLOTS * RECORD + slot % SEGMENT_SLOTS * copy->chunk + within);
+}
+
+/* Chunks from first to end, of which the origin has the first and the last. */
+static enum outcome fill_run(const struct copy *copy, const struct part *part, uint64_t first, uint64_t end)
+{
+    uint64_t begin = part->offset / copy->chunk * copy->chunk, stop = begin + end * copy->chunk - part->offset;
+    uint64_t start = first ? begin + first * copy->chunk - part->offset : 0;
+    if (stop > part->length)
+        stop = part->length;
+    if (!part->mapped)
+        return plain(copy->origin, part->target + start, stop - start, part->offset + start);
+    return copy_mapped(part->target + start, part->mapped + start, stop - start) ? FILLED : NOT_CACHED;
+}
+
+/* Few kept chunks within a run are read along, since that costs less than another read. */
+static enum outcome fill_origin(const struct copy *copy, const struct part *part, const uint64_t *words, size_t count)
+{
+    enum outcome outcome = FILLED;
+    for (size_t first = 0, end; outcome == FILLED && first < count; first = end) {
+        size_t look = end = first + 1;
+        if (words[first] >= copy->limit)
+            continue;
+        for (; look < count && look - end <= BRIDGE; look++)
+            if (words[look] < copy->limit)
+                end = look + 1;
+        outcome = fill_run(copy, part, first, end);
+    }
+    return outcome;
+}
+
+static enum outcome fill_chunks(const struct copy *copy, const struct part *part, const uint64_t *words, size_t count)
+{
+    uint64_t place = part->offset / copy->chunk * copy->chunk, stop = part->offset + part->length;
+    enum outcome outcome = fill_origin(copy, part, words, count);
+    for (size_t each = 0; outcome == FILLED && each < count; each++, place += copy->chunk) {
+        uint64_t start = place < part->offset ? part->offset : place;
+        uint64_t end = place + copy->chunk < stop ? place + copy->chunk : stop;
+        if (words[each] >= copy->limit)
+            outcome = fill_kept(copy, words[each], start - place, part->target + (start - part->offset), end - start);
+    }
+    return outcome;
+}
+
+static int still_lives(const struct copy *copy)
+{
+    char row[MOST_ROW];
+    struct stat status;
+    return pread(copy->table, row, copy->row.len, copy->row_at) == copy->row.len
+           && !memcmp(row, copy->row.buf, copy->row.len) && stat(copy->losses, &status) && errno == ENOENT;
+}
+
+static enum outcome fill(const struct copy *copy, const struct part *part)
+{
+    uint64_t words[MOST_CHUNKS], again[MOST_CHUNKS], first = part->offset / copy->chunk;
+    size_t count = (part->offset + part->length - 1) / copy->chunk - first + 1, size = count * sizeof *words;
+    enum outcome outcome;
+    if (count > MOST_CHUNKS || pread(copy->head, words, size, first * sizeof *words) != (ssize_t)size)
+        return UNUSUAL;
+    outcome = fill_chunks(copy, part, words, count);
+    if (outcome != FILLED)
+        return outcome;
+    if (pread(copy->head, again, size, first * sizeof *again) != (ssize_t)size || memcmp(words, again, size))
+        return UNUSUAL;
+    return still_lives(copy) ? FILLED : UNUSUAL;
+}
+
+/* ---- to a client's socket ---- */
+
+struct reply {
+    char *header;
+    Py_ssize_t header_length;
+    uint64_t length;
+};
+
+static int is_zero(const char *data, uint64_t length)
+{
+    return !data[0] && !data[length - 1] && (length == 1 || !memcmp(data, data + 1, length - 1));
+}
+
+/* Whether a client that takes holes would be told of one. */
+static int has_hole(const char *data, const struct reply *replies, Py_ssize_t many)
+{
+    for (; many--; data += replies++->length)
+        if (is_zero(data, replies->length))
+            return 1;
+    return 0;
+}
+
+static Py_ssize_t prepare(struct iovec *vector, const struct reply *replies, Py_ssize_t many, char *data)
+{
+    Py_ssize_t total = 0;
+    for (; many--; replies++) {
+        *vector++ = (struct iovec){replies->header, replies->header_length};
+        *vector++ = (struct iovec){data, replies->length};
+        data += replies->length;
+        total += replies->header_length + replies->length;
+    }
+    return total;
+}
+
+static size_t send_now(int fd, struct iovec *vector, Py_ssize_t many)
+{
+    struct msghdr message = {.msg_iov = vector, .msg_iovlen = 2 * many};
+    ssize_t sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return sent < 0 ? 0 : sent; /* who sends the rest meets the error */
+}
+
+struct outgoing {
+    struct reply replies[MOST_REPLIES];
+    struct iovec vector[2 * MOST_REPLIES];
+    Py_ssize_t many, done, piece, left;
+    int socket, holes;
+};
+
+/* As many replies as fit the memory, and the bytes of these. */
+static Py_ssize_t next_piece(const struct outgoing *out, uint64_t room, uint64_t *length)
+{
+    Py_ssize_t count = 0;
+    *length = 0;
+    while (out->done + count < out->many && *length + out->replies[out->done + count].length <= room)
+        *length += out->replies[out->done + count++].length;
+    return count;
+}
+
+/* Piece by piece, so that the bytes are still in the processor's cache when they are sent. */
+static void send_all(struct copy *copy, struct part part, struct outgoing *out)
+{
+    uint64_t room = part.length;
+    while ((out->piece = next_piece(out, room, &part.length))) {
+        struct reply *replies = out->replies + out->done;
+        if (fill(copy, &part) != FILLED || (out->holes && has_hole(part.target, replies, out->piece)))
+            break;
+        out->left = prepare(out->vector, replies, out->piece, part.target);
+        out->left -= send_now(out->socket, out->vector, out->piece);
+        if (out->left)
+            return;
+        out->done += out->piece;
+        part.offset += part.length;
+        part.mapped += part.mapped ? part.length : 0;
+    }
+    out->piece = 0;
+}
+
+/* What was filled and is not sent. */
+static PyObject *rest(const struct outgoing *out)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, out->left);
+    char *end = bytes ? PyBytes_AsString(bytes) + out->left : NULL;
+    Py_ssize_t left = bytes ? out->left : 0;
+    for (Py_ssize_t each = 2 * out->piece; left; ) {
+        const struct iovec *piece = &out->vector[--each];
+        Py_ssize_t length = (Py_ssize_t)piece->iov_len < left ? (Py_ssize_t)piece->iov_len : left;
+        end -= length;
+        memcpy(end, (char *)piece->iov_base + piece->iov_len - length, length);
+        left -= length;
+    }
+    return bytes;
+}
+/* ---- from Python ---- */
+
+struct arguments {
+    struct copy copy;
+    struct part part;
+    Py_buffer target, segments, window;
+};
+
+static int take_mapped(struct arguments *given, PyObject *mapped, Py_ssize_t at, uint64_t length)
+{
+    if (!given->target.len || !given->copy.chunk || given->copy.row.len > MOST_ROW)
+        PyErr_SetString(PyExc_ValueError, "there is nothing to fill, or a row is too long");
+    else if (mapped == Py_None)
+        return 1;
+    else if (!PyObject_GetBuffer(mapped, &given->window, PyBUF_SIMPLE)) {
+        given->part.mapped = (const char *)given->window.buf + at;
+        if (at >= 0 && at <= given->window.len && length <= (uint64_t)(given->window.len - at))
+            return 1;
+        PyErr_SetString(PyExc_ValueError, "the range is not in the window");
+    }
+    return 0;
+}
+
+/* Of what is fixed: head, origin, table, offset of the row, record of losses, least word of a kept chunk, chunk size. */
+static int take(struct arguments *given, PyObject *place, PyObject **mapped, Py_ssize_t *at)
+{
+    struct copy *copy = &given->copy;
+    unsigned long long offset, limit, chunk;
+    if (!PyArg_ParseTuple(place, "w*K(iiiLyKK)y*y*On", &given->target, &offset, &copy->head, &copy->origin,
+                          &copy->table, &copy->row_at, &copy->losses, &limit, &chunk, &copy->row, &given->segments,
+                          mapped, at))
+        return 0;
+    copy->limit = limit;
+    copy->chunk = chunk;
+    copy->segments = given->segments.buf;
+    copy->many = given->segments.len / (Py_ssize_t)sizeof *copy->segments;
+    given->part = (struct part){given->target.buf, offset, given->target.len, NULL};
+    return 1;
+}
+
+static void let_go(struct arguments *given)
+{
+    if (given->window.buf)
+        PyBuffer_Release(&given->window);
+    PyBuffer_Release(&given->target);
+    PyBuffer_Release(&given->copy.row);
+    PyBuffer_Release(&given->segments);
+}
+
+PyObject *fill_copy(PyObject *self, PyObject *place)
+{
+    struct arguments given = {0};
+    PyObject *mapped, *result = NULL;
+    Py_ssize_t at;
+    if (!take(&given, place, &mapped, &at))
+        return NULL;
+    if (take_mapped(&given, mapped, at, given.part.length)) {
+        enum outcome outcome;
+        Py_BEGIN_ALLOW_THREADS
+        outcome = fill(&given.copy, &given.part);
+        Py_END_ALLOW_THREADS
+        result = outcome == UNUSUAL ? Py_NewRef(Py_None) : PyBool_FromLong(outcome == FILLED);
+    }
+    let_go(&given);
+    return result;
+}
+
+static int take_replies(struct outgoing *out, PyObject *list, uint64_t *length)
+{
+    Py_ssize_t many = PyList_Size(list);
+    if (many > MOST_REPLIES)
+        many = MOST_REPLIES;
+    for (; out->many < many; out->many++) {
+        struct reply *reply = &out->replies[out->many];
+        PyObject *pair = PyList_GetItem(list, out->many), *header;
+        unsigned long long count;
+        if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "SK", &header, &count)
+            || PyBytes_AsStringAndSize(header, &reply->header, &reply->header_length))
+            break;
+        reply->length = count;
+        *length += count;
+    }
+    if (out->many < many && !PyErr_Occurred())
+        PyErr_SetString(PyExc_TypeError, "a reply is a tuple of header and length");
+    return out->many == many;
+}
+
+PyObject *send_copy(PyObject *self, PyObject *arguments)
+{
+    struct arguments given = {0};
+    struct outgoing out = {0};
+    PyObject *place, *list, *mapped, *result = NULL;
+    Py_ssize_t at;
+    uint64_t length = 0;
+    if (!PyArg_ParseTuple(arguments, "iO!pO!:send_copy", &out.socket, &PyList_Type, &list, &out.holes, &PyTuple_Type, &place)
+        || !take_replies(&out, list, &length) || !take(&given, place, &mapped, &at))
+        return NULL;
+    if (take_mapped(&given, mapped, at, length)) {
+        Py_BEGIN_ALLOW_THREADS
+        send_all(&given.copy, given.part, &out);
+        Py_END_ALLOW_THREADS
+        result = Py_BuildValue("nN", out.done + out.piece, rest(&out));
+    }
+    let_go(&given);
+    return result;
+}
