@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import itertools
 import json
 import os
@@ -77,9 +77,17 @@ def cluster(only_cluster: Cluster) -> Cluster:
 
 
 @pytest.fixture
-def side(cluster: Cluster, processes: Any, coordinator: Any, tmp_path: Path) -> Any:
+def temporary(runtime: str) -> str:
+    """Where writers have their temporary files, which the server's owner can reach."""
+    os.chmod(runtime, 0o755)
+    os.mkdir(f"{runtime}/tmp", 0o755)
+    return f"{runtime}/tmp"
+
+
+@pytest.fixture
+def side(cluster: Cluster, processes: Any, coordinator: Any, tmp_path: Path, temporary: str) -> Any:
     config = writer_config(str(tmp_path / "postgresql.toml"), cluster)
-    side_process = processes.start("-m", MAIN, "--config", config)
+    side_process = processes.start("-m", MAIN, "--config", config, TMPDIR=temporary)
     found = coordinator.writer()
     found.process = side_process
     return found
@@ -208,6 +216,20 @@ def test_a_running_server_is_stopped_and_the_copy_rolled_forward(side: Any, clus
         wanted[0].file_restore_status = FileRestoreStatus.ALL
         side.ok(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
         assert [row[0] for row in cluster.sql("SELECT x FROM t ORDER BY 1")] == rows
+
+
+def test_a_time_that_the_log_does_not_reach_fails(side: Any, cluster: Cluster) -> None:
+    wanted = chosen(cluster, selected_for_restore=True, roll_forward=RollForward.PARTIAL)
+    wanted[0].roll_forward_point = "2999-01-01"
+    cluster.end("fast")
+    kept = f"{os.path.dirname(cluster.data)}/kept"
+    subprocess.run(["cp", "-a", cluster.data, kept], check=True)
+    wanted[0].file_restore_status = FileRestoreStatus.ALL
+    answer = side.ask(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
+    assert answer.code == Code.VSS_E_WRITERERROR_RECOVERY_FAILED and "ended with status 1" in answer.message
+    assert server_process(cluster.data) == 0
+    shutil.rmtree(cluster.data)
+    os.rename(kept, cluster.data)
 
 
 @pytest.fixture
@@ -411,7 +433,7 @@ def test_a_copy_recovers_in_itself_and_nobody_else_notices(
     assert not os.path.exists(f"{copy}/postmaster.pid")
     assert len([name for name in os.listdir(f"{copy}/pg_wal") if len(name) == 24]) <= 3
     assert os.listdir(f"{copy}/pg_replslot") == ["reader"]
-    assert not glob.glob("/tmp/ss-pg-*/postgresql.conf")
+    assert os.listdir(f"{runtime}/tmp") == []
 
     for name, target in links.items():
         os.unlink(f"{copy}/pg_tblspc/{name}")
@@ -477,23 +499,49 @@ def test_a_link_inside_the_copy_is_not_followed(side: Any, cluster: Cluster, run
     assert "base/99999 in the copy is a link" in failed_recovery(side, cluster, volume)
 
 
-def test_a_recovery_that_takes_too_long_is_ended(
-    processes: Any, coordinator: Any, cluster: Cluster, runtime: str, tmp_path: Path
-) -> None:
+@pytest.fixture
+def slow_side(processes: Any, coordinator: Any, cluster: Cluster, runtime: str, tmp_path: Path, temporary: str) -> Any:
+    """A writer whose server in the copy does not come to an end; its process is told in ``copy/pid``."""
     slow = Path(runtime, "slow")
     slow.mkdir()
     for name in ("pg_controldata", "pg_waldump"):
         (slow / name).symlink_to(f"{binaries()}/{name}")
-    (slow / "postgres").write_text(f"#!/bin/sh\necho $$ > {runtime}/copy/pid\nexec sleep 1000\n")
+    (slow / "postgres").write_text(f"#!/bin/sh\necho $$ > {runtime}/copy/pid.new\n"
+                                   f"mv {runtime}/copy/pid.new {runtime}/copy/pid\nexec sleep 1000\n")  # fmt: skip
     (slow / "postgres").chmod(0o755)
     config = writer_config(str(tmp_path / "slow.toml"), cluster, more=f'bin_directory = "{slow}"\n')
-    processes.start("-m", MAIN, "--config", config)
-    side = coordinator.writer()
-    volume = cut(side, cluster, runtime, "SELECT 1")
+    process = processes.start("-m", MAIN, "--config", config, TMPDIR=temporary)
+    found = coordinator.writer()
+    found.process = process
+    return found
+
+
+def wait_for_end(pid: int) -> None:
+    """A process that has ended may wait for its parent."""
+    end = time.monotonic() + 60
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
+            assert time.monotonic() < end, "it runs on"
+            time.sleep(0.05)
+
+
+def test_a_recovery_that_takes_too_long_is_ended(slow_side: Any, cluster: Cluster, runtime: str) -> None:
+    volume = cut(slow_side, cluster, runtime, "SELECT 1")
     os.chmod(volume.recovery_path, 0o777)
-    assert "does not recover in time" in failed_recovery(side, cluster, volume, deadline_ms=10_000)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(Path(runtime, "copy/pid").read_text()), 0)
+    assert "does not recover in time" in failed_recovery(slow_side, cluster, volume, deadline_ms=8_000)
+    wait_for_end(int(Path(runtime, "copy/pid").read_text()))
+
+
+def test_a_killed_writer_takes_its_server_along(slow_side: Any, cluster: Cluster, runtime: str) -> None:
+    volume = cut(slow_side, cluster, runtime, "SELECT 1")
+    os.chmod(volume.recovery_path, 0o777)
+    slow_side.post(E.POST_SNAPSHOT, components=chosen(cluster), volumes=[volume], context=ROLLBACK)
+    end = time.monotonic() + 60
+    while not os.path.exists(f"{runtime}/copy/pid"):
+        assert time.monotonic() < end, "the server is not started"
+        time.sleep(0.05)
+    slow_side.process.kill()
+    wait_for_end(int(Path(runtime, "copy/pid").read_text()))
 
 
 def test_backup_mode_and_recovery_in_every_copy_go_together(

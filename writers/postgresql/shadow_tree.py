@@ -85,7 +85,7 @@ def shadow_tree(cluster: CopiedCluster) -> Iterator[str]:
     for directory in (*parts.values(), *spaces.values()):
         _refuse_links(directory)
     owner = os.stat(cluster.place)
-    top = tempfile.mkdtemp(prefix="ss-pg-", dir="/tmp")
+    top = tempfile.mkdtemp(prefix="ss-pg-")
     try:
         for name in EMPTY:
             os.mkdir(f"{top}/{name}", 0o700)
