@@ -83,6 +83,7 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
     source = SourceType.TRANSACTEDDB
     level = Level.BACK_END
     kind = ""
+    called = "the server of"  # before a directory, in sentences
     excluded: tuple[str, ...] = ()
     backup_schema = BackupSchema.COPY
     component_flags = 0
@@ -181,7 +182,7 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
         known = self.servers()
         for data in self._chosen.get(event.session, []):
             if data not in known:
-                message = f"the server of {data} cannot be reached any more; see that it runs, and try again"
+                message = f"{self.called} {data} cannot be reached any more; look at it, and try again"
                 raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
             self._parts[data] = self.file_sets(data)
             torn = {directory for directory, _, _ in self._parts[data] if event.is_path_left_out(directory)}
@@ -201,7 +202,7 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
             if data in held:
                 held[data].hold(event.remaining * HOLD_SHARE, event.remaining)
             elif self.process(data):
-                message = f"the server of {data} was started amid the creation; try again"
+                message = f"{self.called} {data} was started amid the creation; try again"
                 raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
 
     def on_thaw(self, event: CurrentEvent) -> None:
@@ -209,7 +210,7 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
             try:
                 held.release()
             except VssError as error:
-                message = f"the server of {data} was lost amid the creation ({error.message})"
+                message = f"{self.called} {data} was lost amid the creation ({error.message})"
                 event.set_failure(Code.VSS_E_WRITERERROR_RETRYABLE, message)
         for data, parts in self._parts.items():
             if self.file_sets(data) != parts:
@@ -227,6 +228,8 @@ class ServerWriter(Writer, ABC, Generic[SettingsT]):
                 facts = held.facts() if held is not None else {"method": "cold"}
                 component.backup_metadata = json.dumps({"data_directory": data, **facts})
                 component.backup_stamp = held.stamp() if held is not None else ""
+                if why := facts.get("why"):
+                    event.downgrade(component, why)
         self._let_go()
 
     def on_abort(self, event: CurrentEvent) -> None:

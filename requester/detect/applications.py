@@ -20,6 +20,7 @@ HOOKS = (
     "/etc/azure/VMSnapshotScriptPluginConfig.json",
     "/etc/google/snapshots",
 )
+INDEX_SIGNS = {"xapian": ("iamglass", "postlist.glass"), "tantivy": ("meta.json", ".managed.json")}
 NOT_OURS = ("/proc/", "/sys/", "/dev/", "/tmp/", "/var/tmp/", "/var/lib/shadowset/")
 MOST_DATABASES = 500
 
@@ -144,6 +145,25 @@ def sqlite(host: Host) -> list[Proposal]:
     return proposals
 
 
+def index(host: Host) -> list[Proposal]:
+    """Directories of a library's files, some of which a process has open or mapped: one look at each directory."""
+    kinds: dict[str, str] = {}
+    for process in host.processes:
+        paths = {*host.files(process), *host.mapped(process)}
+        for directory in {os.path.dirname(path) for path in paths if not path.startswith(NOT_OURS)} - kinds.keys():
+            kinds[directory] = _index_kind(directory)
+    indexes = [table("index", kind=kind, path=path) for path, kind in sorted(kinds.items()) if kind]
+    advice = "see that each indexer lets go of its lock between batches: docs/writers/index.md" if indexes else ""
+    return _one("index", "search index", indexes, advice, "es")
+
+
+def _index_kind(directory: str) -> str:
+    for kind, signs in INDEX_SIGNS.items():
+        if all(_has(directory, sign) for sign in signs):
+            return kind
+    return ""
+
+
 def system(_host: Host) -> list[Proposal]:
     """Every host has a system."""
     live = not any(each.startswith(("/dev/nbd", "/dev/shadowset")) for each in _root_devices())
@@ -155,7 +175,7 @@ def system(_host: Host) -> list[Proposal]:
 
 
 KINDS: tuple[Callable[[Host], list[Proposal]], ...] = (
-    postgresql, mariadb, redis, groonga, sqlite, qemu, oracle, hooks, system
+    postgresql, mariadb, redis, groonga, sqlite, index, qemu, oracle, hooks, system
 )  # fmt: skip
 
 
@@ -164,11 +184,11 @@ def detect(host: Host) -> list[Proposal]:
     return [proposal for kind in KINDS for proposal in kind(host)]
 
 
-def _one(name: str, what: str, tables: list[str], advice: str = "") -> list[Proposal]:
+def _one(name: str, what: str, tables: list[str], advice: str = "", plural: str = "s") -> list[Proposal]:
     if not tables and not advice:
         return []
-    found = f"{len(tables)} {what}{'' if len(tables) == 1 else 's'}"
-    titles = {"postgresql": "PostgreSQL", "mariadb": "MariaDB"}
+    found = f"{len(tables)} {what}{'' if len(tables) == 1 else plural}"
+    titles = {"postgresql": "PostgreSQL", "mariadb": "MariaDB", "index": "Search Index"}
     writer = f"{titles.get(name, name.capitalize())} Writer"
     return [Proposal(writer, found, f"{name}.toml", f"shadowset-writer-{name}", "\n".join(tables), advice)]
 

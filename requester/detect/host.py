@@ -94,6 +94,15 @@ class Host:
         """The regular files that it has open, which are still there."""
         return [link for link in self._descriptors(process) if link.startswith("/") and os.path.isfile(link)]
 
+    def mapped(self, process: Process) -> set[str]:
+        """The regular files that it has mapped into its memory, which are still there."""
+        try:
+            lines = Path(f"{self._proc}/{process.pid}/maps").read_text(errors="surrogateescape").splitlines()
+        except OSError:
+            return set()  # it may not be looked at, or has ended
+        paths = {fields[5] for line in lines if len(fields := line.split(None, 5)) == 6}
+        return {path for path in paths if path.startswith("/") and os.path.isfile(path)}
+
 
 def _is_same(one: str, other: str) -> bool:
     try:

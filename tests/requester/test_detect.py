@@ -21,6 +21,7 @@ from shadowset.requester.detect.write import write
 from shadowset.vss.codes import VssError
 from shadowset.writers.groonga.settings import Settings as Groonga
 from shadowset.writers.hooks.settings import Settings as Hooks
+from shadowset.writers.index.settings import Settings as Index
 from shadowset.writers.mariadb.settings import Settings as Mariadb
 from shadowset.writers.oracle.settings import Settings as Oracle
 from shadowset.writers.postgresql.settings import Settings as Postgresql
@@ -32,7 +33,7 @@ from shadowset.writers.system.settings import Settings as System
 
 SETTINGS: dict[str, Any] = {
     "postgresql.toml": Postgresql, "mariadb.toml": Mariadb, "redis.toml": Redis, "groonga.toml": Groonga,
-    "qemu.toml": Qemu, "oracle.toml": Oracle, "hooks.toml": Hooks, "system.toml": System,
+    "index.toml": Index, "qemu.toml": Qemu, "oracle.toml": Oracle, "hooks.toml": Hooks, "system.toml": System,
 }  # fmt: skip
 
 
@@ -156,6 +157,32 @@ def test_open_databases_and_sockets_of_this_very_process() -> None:
             assert f"{top}/s" not in own_sockets()
             listening.listen()
             assert f"{top}/s" in own_sockets()
+
+
+def test_indexes_that_a_process_has_open_or_mapped(
+    made: MadeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(applications, "NOT_OURS", ())
+    files = {
+        "x": ("iamglass", "postlist.glass"),
+        "t": ("meta.json", ".managed.json", "1.store"),
+        "none": ("meta.json",),
+    }
+    for directory, names in files.items():
+        (tmp_path / directory).mkdir()
+        for name in names:
+            (tmp_path / directory / name).touch()
+    made.add("indexer", files=(str(tmp_path / "x" / "postlist.glass"), str(tmp_path / "none" / "meta.json")))
+    made.add("search")
+    maps = f"7f00-7f01 r--s 00000000 00:01 12                 {tmp_path}/t/1.store\n7f02-7f03 rw-p 00000000 00:00 0\n"
+    (made.proc / str(made.pid) / "maps").write_text(maps)
+    (proposal,) = applications.index(made.look())
+    found = check(proposal, tmp_path).index
+    assert [(each.kind, each.path) for each in found] == [
+        ("tantivy", str(tmp_path / "t")),
+        ("xapian", str(tmp_path / "x")),
+    ]
+    assert (proposal.writer, proposal.found) == ("Search Index Writer", "2 search indexes")
 
 
 def own_sockets() -> list[str]:

@@ -125,6 +125,9 @@ def test_the_report(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "there is no point hallo" in capsys.readouterr().err
     assert main(["--", str(tmp_path / "nothing")]) == 2
     assert "cannot be run" in capsys.readouterr().err
+    assert main(["--", "sh", "-c", "echo no licence; exit 7"]) == 2
+    told = capsys.readouterr().err
+    assert "sh ended with status 7 before it said hello, 3 times; it last printed: no licence no licence" in told
 
 
 def test_the_template_holds_its_application_and_checks_what_comes_back(

@@ -19,6 +19,7 @@ from shadowset.writers.conformance.coordinator import CONNECT_SECONDS, FakeCoord
 
 END_SECONDS = 10.0
 POLL_SECONDS = 0.05
+MOST_ENDS = 3  # without ever a hello
 SOCKET = "{socket}"
 
 
@@ -34,6 +35,7 @@ class Bench:
         self.process: subprocess.Popen[bytes] | None = None
         self._side: WriterSide | None = None
         self._sessions = 0
+        self._ends: int | None = 0  # None after the first hello
 
     def start(self) -> None:
         """Errors: VssError when there is no such program."""
@@ -58,10 +60,14 @@ class Bench:
         return self._side
 
     def next_side(self, seconds: float = CONNECT_SECONDS) -> WriterSide:
-        """The next connection; a writer that has ended is started again. Errors: Fault."""
+        """The next connection; a writer that has ended is started again.
+
+        Errors: Fault; VssError when it ends again and again, and never said hello.
+        """
         end = time.monotonic() + seconds
         while True:
             if not self.running:
+                self._count_end()
                 self.start()
             try:
                 self._side = self.coordinator.writer(POLL_SECONDS * 4)
@@ -70,13 +76,25 @@ class Bench:
                     raise Fault(f"no hello came in {seconds:g} seconds{self.last_words()}") from None
                 time.sleep(POLL_SECONDS)
             else:
+                self._ends = None
                 return self._side
+
+    def _count_end(self) -> None:
+        if self.process is None or self._ends is None:
+            return
+        self._ends += 1
+        if self._ends == MOST_ENDS:
+            status = self.process.returncode
+            how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+            told = f"{self.command[0]} {how} before it said hello, {MOST_ENDS} times{self.last_words()}"
+            raise VssError(Code.E_INVALIDARG, f"{told}; see that it runs by itself, and stays")
 
     def reset(self) -> None:
         """Kills the process, so that the next point finds a fresh one."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+            self.process = None
         if self._side is not None:
             self._side.closed.wait(CONNECT_SECONDS)
         self._side = None

@@ -8,6 +8,7 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.writers.index.library import Library, Reading, Release
 
 POLL_SECONDS = 0.01
+LOCKED = "locked"
 
 
 class HeldIndex:
@@ -21,10 +22,11 @@ class HeldIndex:
         self._method = ""
 
     def facts(self) -> dict[str, str]:
-        return {"library": self._library.name, "method": self._method, "documents": str(self._reading.documents)}
+        facts = {"library": self._library.name, "method": self._method, "documents": str(self._reading.documents)}
+        return facts if self._method == LOCKED else facts | {"why": "its indexer held its lock all the time"}
 
     def stamp(self) -> str:
-        return self._reading.stamp() if self._method == "locked" else ""
+        return self._reading.stamp() if self._method == LOCKED else ""
 
     def prepare(self, seconds: float) -> None:
         """Nothing: an index is on its disk when it is committed."""
@@ -42,7 +44,7 @@ class HeldIndex:
                 )
                 raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
             time.sleep(POLL_SECONDS)
-        self._release, self._method = release, "locked"
+        self._release, self._method = release, LOCKED
         self._reading = self._library.read(self._path)
 
     def release(self) -> None:

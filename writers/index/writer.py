@@ -30,6 +30,7 @@ class IndexWriter(ServerWriter[IndexSettings]):
     writer_id = INDEX_WRITER_ID
     name = INDEX_WRITER_NAME
     kind = "search index"
+    called = "the index"
     identify_aside = True
     source = SourceType.NONTRANSACTEDDB
 
