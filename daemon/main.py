@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import fcntl
 import logging
 import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 
 from shadowset import __version__
 from shadowset.daemon.access import Access
@@ -55,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("shadowsetd: only root can attach, freeze and mount volumes: run it as root", file=sys.stderr)
         return 1
     sys.dont_write_bytecode = True  # an import must never write while file systems are frozen
+    faulthandler.enable()  # the watchdog's SIGABRT says where it hung
     handler = HoldingHandler(_log_handler())
     logging.basicConfig(level=options.log_level.upper(), handlers=[handler])
     paths = Paths.from_environment(os.environ)
@@ -115,13 +118,28 @@ async def run(paths: Paths, limits: Limits, access: Access, quiet: Quiet) -> int
         return 1
     notify("READY=1")
     logging.getLogger(__name__).info("shadowsetd %s serves %s", __version__, paths.runtime)
+    alive = asyncio.ensure_future(tell_alive(watchdog_s(os.environ)))
     ends = [asyncio.ensure_future(each) for each in (stopping.wait(), coordinator.until_idle())]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    for each in ends:
+    for each in (alive, *ends):
         each.cancel()
     notify("STOPPING=1")
     await coordinator.stop()
     return 0
+
+
+def watchdog_s(environment: Mapping[str, str]) -> float:
+    """After how long without a sign of life the service manager ends this process; 0: never."""
+    wanted = environment.get("WATCHDOG_USEC", "")
+    meant = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    return int(wanted) / 1e6 if meant and wanted.isdecimal() else 0.0
+
+
+async def tell_alive(patience_s: float) -> None:
+    """Tell the service manager, for good, that the event loop goes round."""
+    while patience_s:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(patience_s / 4)
 
 
 def notify(state: str) -> None:

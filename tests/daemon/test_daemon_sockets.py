@@ -302,16 +302,17 @@ def test_volume_names_that_are_none(host: Any, backup: Any) -> None:
     assert "Traceback" not in host.log.read_text()
 
 
-def test_the_service_manager_is_told(host: Any) -> None:
+def test_the_service_manager_is_told(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     address = str(host.base / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(address)
-        channel.settimeout(20)
-        os.environ["NOTIFY_SOCKET"] = address
-        try:
+        channel.settimeout(60)
+        with monkeypatch.context() as environment:
+            environment.setenv("NOTIFY_SOCKET", address)
+            environment.setenv("WATCHDOG_USEC", "400000")
             host.start()
-        finally:
-            del os.environ["NOTIFY_SOCKET"]
-        assert channel.recv(100) == b"READY=1"
+        assert [channel.recv(100) for _ in range(4)] == [b"READY=1", *[b"WATCHDOG=1"] * 3]
         host.stop()
-        assert channel.recv(100) == b"STOPPING=1"
+        while (told := channel.recv(100)) == b"WATCHDOG=1":
+            pass
+        assert told == b"STOPPING=1"
