@@ -120,7 +120,7 @@ def _make(options: argparse.Namespace, tree: Tree, paths: Paths, tell: Tell) -> 
 
 def _undo(options: argparse.Namespace, tree: Tree, paths: Paths, tell: Tell) -> int:
     from shadowset.requester.cli.output import note
-    from shadowset.requester.setup import run
+    from shadowset.requester.setup import leaving, run
 
     record = run.record_of(tree, paths)
     if not record.made:
@@ -128,6 +128,7 @@ def _undo(options: argparse.Namespace, tree: Tree, paths: Paths, tell: Tell) -> 
         return 0
     if not options.dry_run:
         run.refuse_undo_in_use(tree, paths)
+        leaving.end_service(tree, paths)
     remains = run.undo(tree, record, options.dry_run, tell)
     if remains:
         note(f"shadowset: {remains} of what setup made remains, for the reasons above; delete it by hand if you want")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 
 import msgspec
 
+from shadowset.requester.setup import leaving
 from shadowset.requester.setup.record import Record
 from shadowset.requester.setup.steps import AnyStep, Directory, Enabled, File
 from shadowset.requester.setup.tree import Tree
@@ -72,6 +74,11 @@ def undo(tree: Tree, record: Record, dry_run: bool, tell: Tell) -> int:
     gone: set[str] = {record.path}
     remaining: list[AnyStep] = []
     for step in reversed(list(record.made.values())):
+        if isinstance(step, Directory) and step.path == home:
+            own = leaving.worthless(tree, home)
+            gone |= own
+            if not dry_run:
+                leaving.forget(tree, own)
         why = step.remains(tree, gone)
         if isinstance(step, Directory) and step.path == home and remaining:
             why = why or "it holds the record of what remains"
@@ -106,13 +113,19 @@ def _take_away(tree: Tree, record: Record, step: AnyStep, home: str) -> None:
 
 
 def refuse_undo_in_use(tree: Tree, paths: Paths) -> None:
-    """Errors: VSS_E_VOLUME_IN_USE while volumes are attached, since their file systems would lose their device."""
-    names = attached_names(paths) if not tree.root else []
-    if names:
+    """Errors: VSS_E_VOLUME_IN_USE while volumes are served to anybody, since the server ends."""
+    if tree.root:
+        return
+    for name in attached_names(paths):
         raise VssError(
             Code.VSS_E_VOLUME_IN_USE,
-            f"volume {names[0]} is attached, and what is mounted from it needs the service; unmount it and run "
-            f"'shadowset volume detach {names[0]}' first",
+            f"volume {name} is attached, and what is mounted from it needs the service; unmount it and run "
+            f"'shadowset volume detach {name}' first",
+        )
+    for name in read_names(paths):
+        raise VssError(
+            Code.VSS_E_VOLUME_IN_USE,
+            f"a program is connected to the NBD socket of volume {name}, and needs the service; let it end first",
         )
 
 
@@ -120,3 +133,13 @@ def attached_names(paths: Paths) -> list[str]:
     """The volumes that have a live device now."""
     directory = DEVICES if paths.runtime == Paths.runtime else f"{paths.runtime}/by-name"
     return sorted(os.listdir(directory)) if os.path.isdir(directory) else []
+
+
+def read_names(paths: Paths) -> list[str]:
+    """The volumes that somebody uses over NBD now, without a device."""
+    found = re.compile(rf" 03 +\d+ {re.escape(paths.runtime)}/volumes/([^/]+)/nbd\.sock$", re.MULTILINE)
+    try:
+        with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
+            return sorted(set(found.findall(file.read())))
+    except OSError:
+        return []

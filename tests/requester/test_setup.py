@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from shadowset.daemon.catalogue import Catalogue, VolumeRow
 from shadowset.requester.setup import plan
 from shadowset.requester.setup.run import Outcome, apply, record_of, refuse_undo_in_use, undo
 from shadowset.requester.setup.tree import Tree
@@ -214,3 +216,32 @@ def test_no_undo_while_a_volume_is_attached(tmp_path: Path) -> None:
 
 def test_a_tree_that_is_none(tmp_path: Path) -> None:
     assert "is no directory" in setup(tmp_path / "away", status=2).stderr
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_the_coordinators_state_goes_unless_it_tells_of_a_volume(host: Path, used: bool) -> None:
+    setup(host, "--programs", "/usr/bin")
+    state = host / "var/lib/shadowset"
+    catalogue = Catalogue(str(state / "catalogue.db"))
+    if used:
+        catalogue.put_volume(VolumeRow("data", "/dev/vdb", "/backup/data", 16384))
+    catalogue.close()
+    (state / "shadowsetd.lock").write_text("1")
+    (state / "providers/btrfs").mkdir(parents=True)
+    said = setup(host, "--undo").stdout
+    assert (state / "catalogue.db").exists() == state.exists() == used
+    assert ("it still holds catalogue.db" in said) == used
+
+
+def test_no_undo_while_a_program_reads_over_nbd(tmp_path: Path) -> None:
+    paths = Paths(runtime=str(tmp_path / "run"))
+    place = tmp_path / "run/volumes/data/nbd.sock"
+    place.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(str(place))
+        server.listen()
+        refuse_undo_in_use(Tree(), paths)
+        client.connect(str(place))
+        accepted, _ = server.accept()
+        with accepted, pytest.raises(VssError, match="connected to the NBD socket of volume data"):
+            refuse_undo_in_use(Tree(), paths)
