@@ -1,6 +1,7 @@
 # make demo   the product doing its main job on two real volumes (root, Debian or a relative)
 # make test   all tests (root on Debian 12: nothing is skipped)
 # make test-long  what takes minutes: whole guests, twenty rounds of every writer, kills (PYTEST_ARGS as for test)
+# make test-boot  a Debian with systemd in user-mode-linux: units, mounts at boot, shutdown, power cuts (root; some minutes)
 # make test-farm  the farm of Plone sites, with what it needs (root; minutes, and 400 MB in .venv-farm)
 # make check  formatting, lint and types
 # make bench  every figure beside its bar, against other NBD servers too, with table and plot
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 RUN_AS_ROOT := if [ "$$(id -u)" != 0 ]; then \
 	echo "make $@: mounting file systems and making block devices needs root; run it as root" >&2; exit 2; fi
 
-.PHONY: demo test test-long check bench manual deb clean
+.PHONY: demo test test-long test-boot test-farm check bench manual deb clean
 
 demo:
 	@$(RUN_AS_ROOT)
@@ -28,6 +29,11 @@ test-long: check
 	@test -x .venv-s3/bin/moto_server || { $(PYTHON) -m venv .venv-s3 && .venv-s3/bin/pip install -q 'moto[server,s3]'; }
 	@sh tests/fetch_mysql.sh || true
 	@$(BIN)/python -m pytest --long $(PYTEST_ARGS)
+
+test-boot:
+	@$(RUN_AS_ROOT)
+	@PYTHON=$(PYTHON) tests/install.sh boot
+	@$(BIN)/python -m pytest --long tests/boot $(PYTEST_ARGS)
 
 test-farm:
 	@$(RUN_AS_ROOT)
