@@ -9,7 +9,8 @@ import pytest
 
 pytestmark = [pytest.mark.kernel, pytest.mark.long, pytest.mark.timeout(1800)]
 
-TREE = r"find / -xdev \( -path /exchange -o -path /var/log -o -path /tmp -o -path /var/tmp -o -path /var/cache \) -prune -o -print | sort"
+PASSED_OVER = " -o ".join(f"-path {place}" for place in ("/exchange", "/var/log", "/tmp", "/var/tmp", "/var/cache"))
+TREE = rf"find / -xdev \( {PASSED_OVER} \) -prune -o -print | sort"
 UNITS = "systemctl list-unit-files --no-legend --no-pager"
 # Writes and syncs numbered blocks until /run/stop is there, then tells how many, and the longest that one took.
 LOAD = r"""
