@@ -67,16 +67,40 @@ static int segment_of(const struct copy *copy, uint64_t slot)
     return number < (uint64_t)copy->many ? copy->segments[number] : -1;
 }
 
+/* The slot of a kept chunk. Labels fall from word to word, so what is behind the copy's own need not be looked at. */
+static int find_slot(const struct copy *copy, uint64_t word, uint64_t *slot, int *fd)
+{
+    for (int step = 0; step < MOST_STEPS; step++) {
+        *slot = (word & SLOT_MASK) - 1;
+        *fd = segment_of(copy, *slot);
+        if (*fd < 0)
+            return 0;
+        if (word >> SLOT_BITS == copy->limit >> SLOT_BITS)
+            return 1;
+        if (!previous_word(*fd, *slot, &word))
+            return 0;
+        if (word < copy->limit)
+            return 1;
+    }
+    return 0;
+}
+
+/* How many chunks lie in slots that follow each other, as they do after one large write. */
+static size_t adjoining(const struct copy *copy, const uint64_t *words, size_t count)
+{
+    size_t many = 1;
+    if (*words >> SLOT_BITS == copy->limit >> SLOT_BITS)
+        while (many < count && words[many] == *words + many && (words[many] - 1) % SEGMENT_SLOTS)
+            many++;
+    return many;
+}
+
 static enum outcome fill_kept(const struct copy *copy, uint64_t word, uint64_t within, char *target, uint64_t length)
 {
-    uint64_t slot = 0;
-    int fd = -1;
-    for (int step = 0; word >= copy->limit; step++) {
-        slot = (word & SLOT_MASK) - 1;
-        fd = segment_of(copy, slot);
-        if (fd < 0 || step == MOST_STEPS || !previous_word(fd, slot, &word))
-            return UNUSUAL;
-    }
+    uint64_t slot;
+    int fd;
+    if (!find_slot(copy, word, &slot, &fd))
+        return UNUSUAL;
     return plain(fd, target, length, SEGMENT_SLOTS * RECORD + slot % SEGMENT_SLOTS * copy->chunk + within);
 }
 
@@ -112,11 +136,14 @@ static enum outcome fill_chunks(const struct copy *copy, const struct part *part
 {
     uint64_t place = part->offset / copy->chunk * copy->chunk, stop = part->offset + part->length;
     enum outcome outcome = fill_origin(copy, part, words, count);
-    for (size_t each = 0; outcome == FILLED && each < count; each++, place += copy->chunk) {
-        uint64_t start = place < part->offset ? part->offset : place;
-        uint64_t end = place + copy->chunk < stop ? place + copy->chunk : stop;
-        if (words[each] >= copy->limit)
-            outcome = fill_kept(copy, words[each], start - place, part->target + (start - part->offset), end - start);
+    for (size_t each = 0, many; outcome == FILLED && each < count; each += many, place += many * copy->chunk) {
+        uint64_t start = place < part->offset ? part->offset : place, end;
+        many = 1;
+        if (words[each] < copy->limit)
+            continue;
+        many = adjoining(copy, words + each, count - each);
+        end = place + many * copy->chunk < stop ? place + many * copy->chunk : stop;
+        outcome = fill_kept(copy, words[each], start - place, part->target + (start - part->offset), end - start);
     }
     return outcome;
 }

@@ -41,7 +41,7 @@ class Volume:
             self.store.commit(UUID(int=number), SET, 1, False)
             self.store.finish(UUID(int=number))
             self.expected[number] = bytes(self.live)
-            for chunk in self.chance.sample(range(200), 25):
+            for chunk in [*self.chance.sample(range(200), 25), *range(number * 40, number * 40 + 9)]:
                 self.write(chunk)
 
     def write(self, chunk: int) -> None:
