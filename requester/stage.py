@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -15,6 +16,8 @@ from typing import IO, Any
 
 PROGRAMS = ("mkfs.ext4", "mkfs.xfs", "mount", "umount", "losetup", "fusermount3")
 WAIT_SECONDS = 120.0
+MARK = "stage"
+"""A file in the runtime directory with the name of the other one; locked while whoever made both lives."""
 
 
 class StageError(Exception):
@@ -41,8 +44,23 @@ class Stage:
 
     def __init__(self, directory: str = "/var/tmp") -> None:
         """Errors: OSError when nothing can be made in ``directory``."""
-        self.directory = tempfile.mkdtemp(prefix="shadowset-", dir=directory)
-        self.runtime = tempfile.mkdtemp(prefix="shadowset-", dir="/run")
+        made = tempfile.mkdtemp(prefix="shadowset-", dir=directory)
+        self._set(made, tempfile.mkdtemp(prefix="shadowset-", dir="/run"))
+        self._mark = open(f"{self.runtime}/{MARK}.new", "w")  # noqa: SIM115 - locked as long as this process lives
+        fcntl.flock(self._mark, fcntl.LOCK_EX)
+        self._mark.write(made)
+        self._mark.flush()
+        os.rename(self._mark.name, f"{self.runtime}/{MARK}")
+
+    @classmethod
+    def found(cls, directory: str, runtime: str) -> Stage:
+        """One that another process has left."""
+        stage = cls.__new__(cls)
+        stage._set(directory, runtime)
+        return stage
+
+    def _set(self, directory: str, runtime: str) -> None:
+        self.directory, self.runtime = directory, runtime
         self.environment = {
             **os.environ,
             "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin",

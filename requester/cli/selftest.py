@@ -18,17 +18,20 @@ def register(commands: Commands) -> None:
         "on it, and do what may happen: kill the provider, kill the coordinator within a set, let a writer hang, fill\n"
         "the shadow storage. Each time it is checked that the application sees no error, that nothing stays frozen,\n"
         "and that the shadow copies are instants of the volume. Nothing of this host's installation is touched; it\n"
-        "takes a minute or two, 600 MiB, and root, and removes all that it made.",
+        "takes a minute or two, 600 MiB, and root, and removes all that it made; what a run that was killed has left\n"
+        "is taken away by the next one.",
         "shadowset selftest\nshadowset selftest --directory /mnt/scratch --json",
     )
     command.add_argument(
         "--directory", default="/var/tmp", metavar="DIR", help="where to make the image file (default: /var/tmp)"
     )
+    command.add_argument("--clean", action="store_true", help="only take away what a run that was killed has left")
     add_json(command)
 
 
 def run(options: argparse.Namespace) -> int:
     """Make the checks."""
+    from shadowset.requester.abandoned import clear, find_abandoned
     from shadowset.requester.cli import UsageError
     from shadowset.requester.cli.output import emit_json, note, say
     from shadowset.requester.selftest.checks import Outcome, SelfTest
@@ -40,6 +43,15 @@ def run(options: argparse.Namespace) -> int:
     except MissingError as error:
         raise UsageError(str(error)) from None
 
+    problems = []
+    for left in find_abandoned():
+        note(f"shadowset: a run that was killed has left {left.directory}, which is taken away now")
+        problems += clear(left)
+    if options.clean:
+        for problem in problems:
+            note(f"shadowset: {problem}")
+        return int(bool(problems))
+
     def tell(outcome: Outcome) -> None:
         if not options.json:
             result = f"FAILED: {outcome.trouble}" if outcome.trouble else f"ok: {outcome.detail}"
@@ -50,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         outcomes = SelfTest(stage).run(tell)
     finally:
-        problems = stage.close()
+        problems += stage.close()
     if options.json:
         emit_json(outcomes)
     for problem in problems:

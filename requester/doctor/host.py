@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 
+from shadowset.requester.abandoned import RUN, find_abandoned
 from shadowset.vss.mountinfo import Mount, parse_mountinfo
 
 TIME_ERROR = 5
@@ -113,6 +114,13 @@ class Host:
             except OSError:
                 return True
             return True
+
+    def abandoned(self) -> list[str]:
+        """What selftests and demonstrations that were killed have left, by their directories."""
+        try:
+            return [left.directory for left in find_abandoned(self.at(RUN))]
+        except OSError:
+            return []
 
     def is_socket(self, path: str) -> bool:
         """Whether a socket stands there."""

@@ -125,6 +125,17 @@ def loops(patient: Patient) -> Iterator[Finding]:
             )
 
 
+def selftests(patient: Patient) -> Iterator[Finding]:
+    """Those that were killed left a volume with its processes."""
+    for directory in patient.host.abandoned():
+        yield warning(
+            "selftests",
+            f"directory {directory}",
+            "a selftest or demonstration that was killed has left it, with a volume, its mount and its processes",
+            "take all of that away: 'shadowset selftest --clean'",
+        )
+
+
 def mounts(patient: Patient) -> Iterator[Finding]:
     """Mounts of ours whose copy or server is gone."""
     host, paths, told = patient.host, patient.paths, patient.told

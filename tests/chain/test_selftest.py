@@ -6,13 +6,19 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shadowset.requester.abandoned import Abandoned, find_abandoned, locked, processes
+from shadowset.requester.doctor.host import Host
 from shadowset.requester.selftest import load
 from shadowset.requester.selftest.checks import SelfTest
-from shadowset.requester.stage import Stage, StageError
+from shadowset.requester.stage import MARK, Stage, StageError
 
 
 @pytest.mark.host
@@ -49,3 +55,45 @@ def test_an_application_that_saw_an_error_fails_its_check(tmp_path: Path) -> Non
             test._require_load()
     finally:
         assert stage.close() == []
+
+
+@pytest.mark.host
+def test_what_a_killed_one_left_is_found_and_taken_away() -> None:
+    if os.geteuid() or not os.path.exists("/dev/fuse"):
+        pytest.skip("needs root and /dev/fuse")
+    top = tempfile.mkdtemp(prefix="ss-self-", dir="/var/tmp")
+    command = [sys.executable, "-m", "shadowset.requester.cli", "selftest"]
+    running = subprocess.Popen([*command, "--directory", top], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        left = until(lambda: next((each for each in stages(top) if f" {each.directory}/" in mount_table()), None))
+        assert left not in find_abandoned(), "it lives"
+    finally:
+        running.kill()
+        running.wait()
+    assert left in find_abandoned() and left.directory in Host().abandoned()
+    done = subprocess.run([*command, "--clean"], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done
+    assert f"has left {left.directory}, which is taken away now" in done.stderr
+    os.rmdir(top)
+    assert not os.path.exists(left.runtime) and left.runtime not in mount_table() and top not in mount_table()
+    until(lambda: not processes(left.runtime))
+    loops = [path.read_text() for path in Path("/sys/block").glob("loop*/loop/backing_file")]
+    assert not [backing for backing in loops if left.runtime in backing or top in backing]
+
+
+def stages(top: str) -> list[Abandoned]:
+    """Those whose process lives."""
+    marks = [mark for mark in Path("/run").glob(f"shadowset-*/{MARK}") if locked(str(mark))]
+    return [Abandoned(mark.read_text(), str(mark.parent)) for mark in marks if mark.read_text().startswith(top)]
+
+
+def mount_table() -> str:
+    return Path("/proc/mounts").read_text()
+
+
+def until(ready: Callable[[], Any]) -> Any:
+    end = time.monotonic() + 120
+    while not (found := ready()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
