@@ -38,7 +38,7 @@ class DeviceLayer:
     @property
     def pid_file(self) -> str:
         """Where the process number is kept."""
-        return f"{self._paths.runtime}/fuse.pid"
+        return _pid_file(self._paths)
 
     def start(self) -> None:
         """Find the living process or start one, from now on."""
@@ -74,18 +74,11 @@ class DeviceLayer:
         if not self._complaint:
             return
         end = time.monotonic() + STEADY_S
-        while watch.alive and time.monotonic() < end and (again or not self.serving):
+        while watch.alive and time.monotonic() < end and (again or not serving_pid(self._paths)):
             await asyncio.sleep(LOOK_S)
-        if watch.alive and self.serving:
+        if watch.alive and serving_pid(self._paths):
             self._event("devices-back", "shadowset-fuse was started again; device objects are there")
             self._complaint = ""
-
-    @property
-    def serving(self) -> bool:
-        """Whether the tree of device objects is mounted and its server lives."""
-        place = f"{os.path.realpath(self._paths.runtime)}/{os.path.basename(self._paths.devices)}"
-        served = any(mount.path == place for mount in read_mounts())  # asking the tree itself would wait for its server
-        return served and self._watch is not None and self._watch.alive
 
     @property
     def _log(self) -> str:
@@ -93,15 +86,10 @@ class DeviceLayer:
 
     def _adopt(self) -> ProcessWatch | None:
         try:
-            with open(self.pid_file) as file:
-                pid = int(file.read())
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                arguments = file.read().split(b"\0")
-            if os.fsencode(self._paths.objects) in arguments:
-                return ProcessWatch(pid)
-        except (OSError, ValueError):
-            pass
-        return None
+            pid = server_pid(self._paths)
+            return ProcessWatch(pid) if pid else None
+        except OSError:
+            return None
 
     async def _spawn(self) -> ProcessWatch:
         await self._clear_mount()
@@ -122,3 +110,25 @@ class DeviceLayer:
             if error.errno in (errno.ENOTCONN, errno.ECONNABORTED, errno.EIO):
                 await run_command(["umount", "--lazy", self._paths.devices], 10_000)
         os.makedirs(self._paths.devices, exist_ok=True)
+
+
+def _pid_file(paths: Paths) -> str:
+    return f"{paths.runtime}/fuse.pid"
+
+
+def server_pid(paths: Paths) -> int:
+    """The living ``shadowset-fuse`` of this installation, whoever started it; 0 for none."""
+    try:
+        with open(_pid_file(paths)) as file:
+            pid = int(file.read())
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            arguments = file.read().split(b"\0")
+    except (OSError, ValueError):
+        return 0
+    return pid if os.fsencode(paths.objects) in arguments else 0
+
+
+def serving_pid(paths: Paths) -> int:
+    """The same once the tree is mounted; the tree itself is not asked, which would wait for its server."""
+    place = f"{os.path.realpath(paths.runtime)}/{os.path.basename(paths.devices)}"
+    return server_pid(paths) if any(mount.path == place for mount in read_mounts()) else 0

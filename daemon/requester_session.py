@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from shadowset import __version__
 from shadowset.daemon.actor import ACTOR, Actor, login_of
 from shadowset.daemon.backup_session import BackupSession
+from shadowset.daemon.device_layer import serving_pid
 from shadowset.daemon.house import House
 from shadowset.daemon.registry import canonical_guid
 from shadowset.daemon.restore_session import RestoreSession
@@ -286,7 +287,8 @@ class RequesterSession:
         house, self._client = self._house, call.client
         sessions, writers, volumes = len(house.sessions), len(house.registry), len(house.volumes)
         grace_ms = house.limits.deletion_grace_ms
-        return rp.ServiceInfo(__version__, PROTOCOL_VERSION, os.getpid(), sessions, writers, volumes, grace_ms)
+        counts, devices_pid = (sessions, writers, volumes), serving_pid(house.paths)
+        return rp.ServiceInfo(__version__, PROTOCOL_VERSION, os.getpid(), *counts, grace_ms, devices_pid)
 
     async def _initialize_for_backup(self, call: rp.InitializeForBackup) -> str:
         self._session = BackupSession(self._house, self._service.snapshots)

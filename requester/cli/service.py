@@ -58,6 +58,7 @@ def run_status(options: argparse.Namespace) -> int:
                     ("Volumes", str(info.volumes)),
                     ("Writers", str(info.writers)),
                     ("Sessions", str(info.sessions)),
+                    ("Device objects", f"served by process {info.devices_pid}" if info.devices_pid else "away"),
                 ]
             )
         )

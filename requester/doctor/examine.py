@@ -16,6 +16,7 @@ CHECKS: tuple[Check, ...] = (
     kernel.clock,
     kernel.memory,
     service.coordinator,
+    service.devices,
     service.units,
     service.sockets,
     service.settings,
@@ -28,6 +29,7 @@ CHECKS: tuple[Check, ...] = (
     storage.frozen,
     storage.loops,
     storage.mounts,
+    storage.selftests,
 )
 
 

@@ -36,6 +36,28 @@ def coordinator(patient: Patient) -> Iterator[Finding]:
         )
 
 
+def devices(patient: Patient) -> Iterator[Finding]:
+    """Device objects are there while the coordinator is, and go on without it, so that mounted copies stay readable."""
+    told, place = patient.told.service, patient.paths.devices
+    mounted = any(mount.path == place for mount in patient.host.mounts())
+    if told is not None and not told.devices_pid:
+        yield problem(
+            "devices",
+            f"device objects below {place}",
+            "nobody serves them, so that shadow copies cannot be mounted or read",
+            f"see why in {patient.paths.runtime}/fuse.log; the coordinator tries again by itself",
+        )
+    elif told is None and mounted:
+        pid = patient.host.read(f"{patient.paths.runtime}/fuse.pid").strip() or "?"
+        yield warning(
+            "devices",
+            f"mount {place} (shadowset-fuse, process {pid})",
+            "it goes on without a coordinator, on purpose: shadow copies that are mounted stay readable meanwhile",
+            f"start the coordinator, which takes it over; where it is to stay away, unmount the copies, then {place}, "
+            "which ends it",
+        )
+
+
 def units(patient: Patient) -> Iterator[Finding]:
     """The coordinator starts with the host."""
     host = patient.host

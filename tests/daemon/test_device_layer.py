@@ -50,6 +50,7 @@ def test_one_that_is_killed_is_told_with_its_signal_and_when_it_is_back(
     monkeypatch.setattr(device_layer, "STEADY_S", 0.5)
     mounted = parse_mountinfo(f"20 1 0:40 / {tmp_path}/run/devices ro - fuse shadowset ro\n")
     monkeypatch.setattr(device_layer, "read_mounts", lambda: mounted)
+    monkeypatch.setattr(device_layer, "server_pid", lambda paths: int(Path(f"{paths.runtime}/fuse.pid").read_text()))
     lost, back = asyncio.run(_watched(tmp_path, LIVES, ["devices-lost", "devices-back"], kill=True))
     assert "SIGKILL" in lost[1] and "harmless" not in lost[1]
     assert "started again" in back[1]

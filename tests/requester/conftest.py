@@ -175,7 +175,7 @@ class FakeCoordinator:
 
     def do_hello(self, session: Session, call: rp.ServiceHello) -> rp.ServiceInfo:
         counts = len(self.sessions), len(self.writers), len(self.volumes)
-        return rp.ServiceInfo("0.1.0", 1, os.getpid(), *counts, self.grace_ms)
+        return rp.ServiceInfo("0.1.0", 1, os.getpid(), *counts, self.grace_ms, os.getpid())
 
     def do_list_deleted(self, session: Session, call: rp.ListDeleted) -> list[rp.DeletedCopy]:
         return []

@@ -98,7 +98,9 @@ def sound(tmp_path: Path) -> Patient:
     host.put("/lib/systemd/system/shadowsetd.service")
     host.put("/etc/systemd/system/multi-user.target.wants/shadowsetd.service")
     told = Told(
-        service=ServiceInfo(version=__version__, pid=50, protocol=1, volumes=1, writers=0, sessions=0),
+        service=ServiceInfo(
+            version=__version__, pid=50, protocol=1, volumes=1, writers=0, sessions=0, devices_pid=51
+        ),
         volumes=[volume()], storages=[room()],
         events=[EventRecord(1, NOW - 2 * HOUR, "set-created", "x"), EventRecord(2, NOW - HOUR, "set-created", "x")],
     )  # fmt: skip
@@ -322,6 +324,23 @@ def test_nothing_is_said_of_a_volume_that_was_removed(sound: Patient) -> None:
     assert not list(service.losses(sound)), "one of the same name is another"
     sound.told.events, sound.told.storages = [lost], []
     assert not list(service.losses(sound))
+
+
+def test_device_objects_without_server_and_without_coordinator(sound: Patient) -> None:
+    host: Any = sound.host
+    host.put(
+        "/proc/self/mountinfo", mount("/") + mount("/run/shadowset/devices", "0:40", "fuse.shadowset", "shadowset")
+    )
+    assert not list(service.devices(sound))
+    assert sound.told.service is not None
+    sound.told.service.devices_pid = 0
+    assert only(service.devices, sound).level == "problem"
+    sound.told.service = None
+    host.put("/run/shadowset/fuse.pid", "51")
+    found = only(service.devices, sound)
+    assert found.level == "warning" and "process 51" in found.object and "stay readable" in found.cause
+    host.put("/proc/self/mountinfo", mount("/"))
+    assert not list(service.devices(sound)), "neither runs, which another check tells"
 
 
 def test_loop_devices_that_nobody_uses(sound: Patient) -> None:

@@ -259,7 +259,10 @@ class DeletedCopy(msgspec.Struct):
 
 
 class ServiceInfo(msgspec.Struct):
-    """The coordinator itself; for ``deletion_grace_ms`` deleted copies can be taken back and keep their room."""
+    """The coordinator itself; for ``deletion_grace_ms`` deleted copies can be taken back and keep their room.
+
+    ``devices_pid`` is the process that serves the device objects, 0 while there is none.
+    """
 
     version: str
     protocol: int
@@ -268,3 +271,4 @@ class ServiceInfo(msgspec.Struct):
     writers: int
     volumes: int
     deletion_grace_ms: int = 0
+    devices_pid: int = 0
