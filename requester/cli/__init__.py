@@ -57,6 +57,7 @@ GROUPS = (
     "listing",
     "health",
     "mounts",
+    "sharing",
     "device",
     "delete",
     "undelete",

@@ -15,7 +15,7 @@ GROUP = "shadowset"
 UNITS = "/etc/systemd/system"
 PACKAGED_UNITS = ("/usr/lib/systemd/system", "/lib/systemd/system")
 UNIT_KINDS = (".service", ".socket", ".target", ".slice", ".timer", ".mount", ".path")
-ENABLED = ("shadowsetd.service", "shadowset-restore-pending.service")
+ENABLED = ("shadowsetd.service", "shadowset-restore-pending.service", "shadowset-unexpose.service")
 EXAMPLE_BIN = "/opt/shadowset/bin"
 
 SETTINGS = """\

@@ -166,6 +166,7 @@ def test_killed_images_are_gone_on_with_from_the_same_copies(
         same(jobs, copy, unfinished)
 
 
+@pytest.mark.long
 @needs_qemu
 def test_a_killed_image_job_leaves_nothing_that_is_not_gone_on_with(
     database: str, jobs: Any, kill_at: Callable[..., None]

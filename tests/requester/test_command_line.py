@@ -67,7 +67,7 @@ def test_all_commands_are_there() -> None:
         "", "serve", "status", "volume", "volume add", "volume attach", "volume detach", "volume list", "volume remove",
         "volume resize",
         "volume handover", "volume fstab", "volume adopt", "volume release",
-        "create", "list", "show", "mount", "umount", "device", "delete", "providers", "events",
+        "create", "list", "show", "mount", "umount", "expose", "unexpose", "device", "delete", "providers", "events",
         "writers", "writers detect", "writers test", "writers window",
         "backup", "restore",
         "storage", "storage list", "storage set", "storage move", "hold", "priority",

@@ -1,0 +1,1 @@
+"""Shadow copies that other hosts read: shares of Samba and exports of NFS, VSS's remote expose."""
