@@ -164,7 +164,8 @@ class Nfs(Server):
         return self._exported(share)
 
     def _exported(self, share: Share) -> bool:
-        return any(line.startswith(f"{share.path} ") for line in _run("exportfs", "-s").splitlines())
+        told = (line.split()[0] for line in _run("exportfs", "-s").splitlines() if line.strip())
+        return share.path in (re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path) for path in told)
 
 
 def _bracketed(client: str) -> str:
