@@ -63,7 +63,8 @@ class Aside:
                 return row.copy
         raise VssError(
             Code.VSS_E_OBJECT_NOT_FOUND,
-            f"there is no deleted shadow copy {snapshot_id[:80]!r} that could be taken back",
+            f"there is no deleted shadow copy {snapshot_id[:80]!r} that could be taken back; 'shadowset undelete' "
+            f"lists those that can",
         )
 
 

@@ -200,7 +200,8 @@ class Catalogue:
         """One copy. Errors: VSS_E_OBJECT_NOT_FOUND."""
         found = self.snapshots(snapshot_id=snapshot_id) if snapshot_id else []
         if not found:
-            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no shadow copy {snapshot_id[:80]!r}")
+            message = f"there is no shadow copy {snapshot_id[:80]!r}; 'shadowset list' shows what there is"
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, message)
         return found[0]
 
     def deleting(self, volume: str) -> list[str]:

@@ -147,7 +147,9 @@ class ControlLink:
             limit = timeout_ms or self._timeout_ms
             code = Code.VSS_E_HOLD_WRITES_TIMEOUT if timeout_ms else Code.VSS_E_UNEXPECTED_PROVIDER_ERROR
             raise VssError(
-                code, f"the provider of volume {self.volume} did not answer {name} within {limit} ms"
+                code,
+                f"the provider of volume {self.volume} did not answer {name} within {limit} ms: the host or the disk "
+                f"of its storage is slow; try again, and look at its provider.log",
             ) from None
         except msgspec.ValidationError as error:
             sentence = f"the provider of volume {self.volume} answered {name} with something else: {error}"

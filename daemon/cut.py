@@ -163,8 +163,11 @@ class Cut:
     async def _hold(self, deadline: float) -> None:
         timeout_ms = int(min(self._house.limits.hold_ms, (deadline - now()) * 1000))
         if timeout_ms <= 0:
+            names = ", ".join(each.volume for each in self._snapshots)
             raise VssError(
-                Code.VSS_E_HOLD_WRITES_TIMEOUT, "no time was left to hold writes after freezing the file systems"
+                Code.VSS_E_HOLD_WRITES_TIMEOUT,
+                f"freezing the file systems of {names} took so long that no time was left to hold their writes; try "
+                f"again when less is written to them",
             )
         await together(*(self._hold_one(each, timeout_ms) for each in self._snapshots))
 
@@ -198,7 +201,7 @@ class Cut:
                 raise VssError(
                     Code.VSS_E_HOLD_WRITES_TIMEOUT,
                     f"volume {each.volume} was held for {(ended - each.hold_sent) * 1000:.0f} ms before all volumes of "
-                    f"the set were cut; its writes may have gone on by then",
+                    f"the set were cut; its writes may have gone on by then; try again when the host is less busy",
                 )
         cuts = [each.cut_at for each in self._snapshots]
         self.skew_ms = (max(cuts) - min(cuts)) * 1000 if cuts else 0.0

@@ -144,7 +144,8 @@ class Exposer:
             options = ["--lazy"] if lazy else []
             status, _, complaint = await run_command(["umount", *options, place], self._limits.command_ms)
             if status != 0:
-                raise VssError(Code.VSS_E_VOLUME_IN_USE, f"the copy at {place} cannot be unmounted: {complaint}")
+                message = f"the copy at {place} cannot be unmounted: {complaint}; end what uses it and try again"
+                raise VssError(Code.VSS_E_VOLUME_IN_USE, message)
             await self._scratch.release()
         if place.startswith(f"{self._paths.mounts}/"):
             try:
@@ -158,7 +159,8 @@ class Exposer:
             if time.monotonic() > end:
                 raise VssError(
                     Code.VSS_E_OBJECT_NOT_FOUND,
-                    f"the device object {device_object} does not appear; is shadowset-fuse running?",
+                    f"the device object {device_object} does not appear; 'shadowset doctor' says whether "
+                    f"shadowset-fuse, which shows it, is running",
                 )
             await asyncio.sleep(0.05)
 

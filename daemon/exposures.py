@@ -61,7 +61,8 @@ class Exposures:
         async with self._changing:
             copy = self._house.catalogue.snapshot(snapshot_id)
             if not copy.exposed_name:
-                raise VssError(Code.VSS_E_BAD_STATE, f"shadow copy {snapshot_id} is not exposed")
+                message = f"shadow copy {snapshot_id} is not mounted; 'shadowset list' shows which are"
+                raise VssError(Code.VSS_E_BAD_STATE, message)
             tree = self._trees.of(copy.snapshot_set_id)
             if tree and snapshot_id in tree.exposed:
                 message = f"shadow copy {snapshot_id} is mounted with the others of its set; unmount all of them"
@@ -105,7 +106,8 @@ class Exposures:
             sets = {copy.snapshot_set_id for copy in self._house.catalogue.snapshots()}
             found = [each for each in sets if (tree := self._trees.of(each)) and where in (each, tree.root)]
             if not found:
-                raise VssError(Code.VSS_E_BAD_STATE, f"no shadow copy set is mounted as {where[:200]!r}")
+                message = f"no shadow copy set is mounted at {where[:200]!r}; name the directory it was mounted below"
+                raise VssError(Code.VSS_E_BAD_STATE, message)
             await despite_cancel(self._unexpose_set(found[0], lazy=False))
 
     async def _unexpose_set(self, set_id: str, lazy: bool) -> None:
@@ -141,7 +143,8 @@ class Exposures:
         """Errors: VSS_E_BAD_STATE when there is no device, VSS_E_VOLUME_IN_USE."""
         async with self._changing:
             if not await despite_cancel(self._house.copy_devices.detach(self._house.catalogue.snapshot(snapshot_id))):
-                raise VssError(Code.VSS_E_BAD_STATE, f"shadow copy {snapshot_id} is no block device")
+                message = f"shadow copy {snapshot_id} is no block device, so there is none to take away"
+                raise VssError(Code.VSS_E_BAD_STATE, message)
 
     async def mend(self) -> None:
         """Copies whose device objects have died under their mounts are mounted once more, in the same places."""

@@ -128,7 +128,10 @@ class ServiceCalls:
     async def _get_set(self, call: rp.GetSet) -> rp.SetRecord:
         record = self._house.catalogue.set_record(call.set_id)
         if record is None:
-            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no shadow copy set {call.set_id[:80]!r}")
+            message = (
+                f"there is no shadow copy set {call.set_id[:80]!r}; 'shadowset list' and 'shadowset events' name them"
+            )
+            raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, message)
         return record
 
     async def _list_writers(self, call: rp.ListWriters) -> list[rp.WriterStatus]:

@@ -249,7 +249,11 @@ class SnapshotSetMaker:
         try:
             self._house.catalogue.put_set(record)
         except sqlite3.Error as error:
-            raise VssError(Code.VSS_E_UNEXPECTED, f"the set cannot be recorded in the catalogue: {error}") from None
+            place = self._house.paths.catalogue
+            message = (
+                f"the set cannot be recorded in {place}: {error}; see that its file system has room and can be written"
+            )
+            raise VssError(Code.VSS_E_UNEXPECTED, message) from None
         self.committed = True
         return record
 

@@ -277,7 +277,8 @@ class Snapshots:
         await self._house.quiet.writable()
         self._house.catalogue.forget_snapshot(copy.snapshot_id)
         await provider.unsurface(copy)
-        self._house.event_of("snapshot-lost", copy, "is gone from its shadow storage: its provider had to give it up")
+        what = "is gone: its shadow storage could not keep it, for the cause that 'shadowset events' tells before this"
+        self._house.event_of("snapshot-lost", copy, what)
 
     def _known(self, volume: str) -> set[str]:
         aside = (row.copy for row in self._house.catalogue.aside(volume))

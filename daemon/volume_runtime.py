@@ -270,7 +270,12 @@ class VolumeRuntime:
                 )
             await asyncio.sleep(POLL_S)
         await ProcessWatch(child.pid, child).end()
-        raise VssError(Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, f"the provider of volume {self.name} did not get ready")
+        seconds = self._tools.limits.provider_ms // 1000
+        raise VssError(
+            Code.VSS_E_UNEXPECTED_PROVIDER_ERROR,
+            f"the provider of volume {self.name} did not get ready within {seconds} s: the host or the disk of its "
+            f"storage is slow; try again, and look at {self.log_file}",
+        )
 
     async def hand_over(self) -> VolumeDescription:
         """Let a new process of the installed code serve. Errors: VssError, and the present one goes on."""
