@@ -130,7 +130,6 @@ def _undo(options: argparse.Namespace, tree: Tree, paths: Paths, tell: Tell) -> 
         run.refuse_undo_in_use(tree, paths)
         leaving.end_service(tree, paths)
     remains = run.undo(tree, record, options.dry_run, tell)
-    run.end_devices(tree, paths, options.dry_run, tell)
     if remains:
         note(f"shadowset: {remains} of what setup made remains, for the reasons above; delete it by hand if you want")
     return 0

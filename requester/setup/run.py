@@ -13,7 +13,6 @@ from shadowset.requester.setup.record import Record
 from shadowset.requester.setup.steps import AnyStep, Directory, Enabled, File
 from shadowset.requester.setup.tree import Tree
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.mountinfo import parse_mountinfo
 from shadowset.vss.paths import Paths
 
 UNIT = "shadowsetd.service"
@@ -67,16 +66,6 @@ def start(tree: Tree, tell: Tell) -> None:
         tree.must("systemctl", "daemon-reload")
         tree.must("systemctl", "start", UNIT)
         tell(Outcome(f"running unit {UNIT}", "made"))
-
-
-def end_devices(tree: Tree, paths: Paths, dry_run: bool, tell: Tell) -> None:
-    """The server of the device objects outlives the coordinator; unmounted it ends. Errors: VssError."""
-    mounted = [mount.path for mount in parse_mountinfo(tree.read("/proc/self/mountinfo"))]
-    if tree.root or paths.devices not in mounted:
-        return
-    status, said = (0, "") if dry_run else tree.run("umount", paths.devices)
-    why = f"{said.splitlines()[-1] if said else '-'}; unmount the shadow copies first" if status else ""
-    tell(Outcome(f"device objects below {paths.devices}", "remains" if why else "removed", why))
 
 
 def undo(tree: Tree, record: Record, dry_run: bool, tell: Tell) -> int:
