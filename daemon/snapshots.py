@@ -349,4 +349,8 @@ class Snapshots:
             if not kept:
                 await self.exposures.take_away(copy)
                 self._house.catalogue.mark_deleting([copy.snapshot_id])
-                self._house.event_of("snapshot-deleted", copy, "was released: its session ended with the last run")
+                self._house.event_of(
+                    "snapshot-deleted",
+                    copy,
+                    "was released: the session that it belonged to ended when the coordinator did",
+                )
