@@ -63,8 +63,7 @@ def test_a_timer_fires_and_a_writer_in_its_sandbox_takes_part(machine: Any) -> N
     put(machine, "/etc/shadowset/jobs.d/often.toml", JOB)
     machine.run("shadowset job schedule often")
     assert machine.run("systemctl is-active shadowset-job@often.timer") == "active"
-    found = machine.wait("a run by the timer", "shadowset job status often --json | grep -A20 '\"succeeded\"'", 300)
-    assert "often" in found, found
+    machine.wait("a run by the timer", "shadowset job status often --json | grep '\"succeeded\"'")
     machine.run("shadowset job unschedule often")
     machine.wait("the end of the last run", "! systemctl is-active -q shadowset-job@often.service")
     assert machine.status("systemctl cat shadowset-job@often.timer")[0]
