@@ -71,18 +71,10 @@ def _remove_volumes(stage: Stage) -> None:
     coordinators = [pid for pid, command in processes(stage.runtime) if "shadowset.daemon.main" in command]
     if not coordinators:
         coordinators = [stage.start("coordinator", *module("shadowset.daemon.main")).pid]
-    stage.wait("the coordinator to answer", lambda: _answers(stage))
+    stage.wait("the coordinator to answer", stage.answers)
     for volume in stage.shadowset("volume", "list"):
         stage.run(*module("shadowset.requester.cli"), "volume", "remove", volume["name"], "--force")
     end_all(iter(coordinators))
-
-
-def _answers(stage: Stage) -> bool:
-    try:
-        stage.shadowset("status")
-    except StageError:
-        return False
-    return True
 
 
 def processes(runtime: str) -> list[tuple[int, str]]:

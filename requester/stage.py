@@ -96,6 +96,14 @@ class Stage:
         text = self.run(*module("shadowset.requester.cli"), *arguments, "--json", show_progress=show_progress)
         return json.loads(text) if text.strip() else None
 
+    def answers(self) -> bool:
+        """Whether its coordinator does."""
+        try:
+            self.shadowset("status")
+        except StageError:
+            return False
+        return True
+
     def start(self, what: str, *command: str, stdout: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
         """Start a process that runs until the end."""
         log = open(f"{self.directory}/{what.replace(' ', '-')}.log", "ab")  # noqa: SIM115 - the child's

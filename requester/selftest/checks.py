@@ -185,17 +185,10 @@ class SelfTest:
         stage = self._stage
         limits = ("--limit", f"freeze_window_ms={FREEZE_WINDOW_MS}")
         self._daemon = stage.start("coordinator", *module("shadowset.daemon.main"), *limits)
-        stage.wait("the coordinator to answer", self._answers)
-
-    def _answers(self) -> bool:
-        try:
-            self._stage.shadowset("status")
-        except StageError:
-            return False
-        return True
+        stage.wait("the coordinator to answer", stage.answers)
 
     def _remove(self) -> None:
-        if not self._answers():
+        if not self._stage.answers():
             self._start_daemon()
         self._stage.run(*module("shadowset.requester.cli"), "volume", "remove", VOLUME, "--force")
 
