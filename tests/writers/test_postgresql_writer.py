@@ -36,7 +36,7 @@ from shadowset.vss.enums import (
 )
 from shadowset.vss.writer_protocol import EventVolume
 from shadowset.writers.naming import component_identity, component_path
-from shadowset.writers.postgresql.archive import ArchivingServer, segments_since
+from shadowset.writers.postgresql.archive import ArchivingServer, Position, segments_since
 from shadowset.writers.postgresql.files import (
     POSTGRESQL_WRITER_ID,
     directories,
@@ -132,6 +132,17 @@ def test_a_cycle_leaves_position_and_no_session(side: Any, cluster: Cluster) -> 
     assert component.backup_stamp.count("/") == 1
     side.ok(E.BACKUP_SHUTDOWN)
     assert sessions(cluster) == []
+
+
+def test_no_log_backup_builds_on_a_server_that_was_down(side: Any, cluster: Cluster) -> None:
+    cluster.end("fast")
+    prepare(side, cluster)
+    side.ok(E.FREEZE)
+    side.ok(E.THAW)
+    (component,) = side.ok(E.POST_SNAPSHOT, components=chosen(cluster)).components
+    assert json.loads(component.backup_metadata)["method"] == component.backup_stamp == "cold"
+    with pytest.raises(VssError, match="whose stamp is 'cold'; make a full backup"):
+        Position.parse(component.backup_stamp)
 
 
 def test_a_directory_outside_the_set_is_named(side: Any, cluster: Cluster) -> None:

@@ -31,6 +31,7 @@ from shadowset.writers.server_writer import PREPARE_SHARE, FileSet, Held, Server
 from shadowset.writers.service import Cancelled
 
 LOG = logging.getLogger("shadowset.writer.postgresql")
+COLD = "cold"  # the stamp where no server told its position
 RECOVERY_SHARE = 0.8  # of the time for post-snapshot; the rest is for the answer
 RECOVERY_FLAGS = {
     "rollback": ComponentFlag.APP_ROLLBACK_RECOVERY,
@@ -176,6 +177,9 @@ class PostgresqlWriter(ServerWriter[ClusterSettings]):
         """Has the clusters recover in the copy, where that is wanted, while nobody else can see it."""
         recovering = [data for data in self._parts if self._recovers(data, event)]
         super().on_post_snapshot(event)
+        for each in event.components:
+            if each.backup_metadata and not each.backup_stamp:
+                each.backup_stamp = COLD  # without one a log backup would not know that it has a base
         self._finish_logs(event)
         for number, data in enumerate(recovering):
             seconds = event.remaining * RECOVERY_SHARE / (len(recovering) - number)
