@@ -20,6 +20,7 @@ from shadowset.nbd_provider.handover_state import ConnectionState, NegotiationSt
 from shadowset.nbd_provider.handshake import Negotiation, Tls, TlsError
 from shadowset.nbd_provider.replies import Data, FilePart, NotCached, Replies
 from shadowset.nbd_provider.requests import ProtocolError, RequestBuffer
+from shadowset.nbd_provider.store.shares import share
 from shadowset.nbd_provider.threads import Submit
 from shadowset.nbd_provider.transmission import Transmission
 from shadowset.vss.codes import Code, VssError
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_UNSENT: Final = 2 << 20
+MAX_UNSENT: Final = share(2 << 20, least=512 << 10)
 """More would only leave the processor's caches before the client takes it; the socket holds as much."""
-SEND_BUFFER: Final = 1 << 20
+SEND_BUFFER: Final = share(1 << 20, least=256 << 10)
 SO_SNDBUFFORCE: Final = 32
 NO_BYTES: Final = bytes(4)
 GONE: Final = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN, errno.ETIMEDOUT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 from typing import Final
@@ -108,6 +107,8 @@ def is_tcp(sock: socket.socket) -> bool:
 
 def is_loopback(sock: socket.socket) -> bool:
     """Whether only this host can reach a TCP socket."""
+    import ipaddress
+
     address = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)

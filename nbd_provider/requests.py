@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from shadowset.nbd_provider import protocol as p
+from shadowset.nbd_provider.store.shares import share
 
-BUFFER: Final = 1 << 20
-KEPT_BUFFER: Final = 4 << 20
+BUFFER: Final = share(1 << 20, least=256 << 10)
+KEPT_BUFFER: Final = 4 * BUFFER
 MAX_REQUESTS: Final = 256
 MAX_ANSWER: Final = 512 * 1024
 """A batch ends after so many requests, or when they ask for so many bytes: the client gets them while more are read."""

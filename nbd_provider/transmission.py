@@ -21,6 +21,7 @@ from shadowset.nbd_provider.plain_writes import MOST_WRITES
 from shadowset.nbd_provider.replies import Piece, Replies
 from shadowset.nbd_provider.requests import MAX_ANSWER, Request, RequestBuffer, adjoining_reads
 from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.shares import share
 from shadowset.nbd_provider.threads import Submit, Work
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 ZERO_STEP: Final = 4 << 20
 SPARSE_READ: Final = 64 * 1024
 SEND_FROM_CACHE: Final = 64 * 1024
-MAX_HELD: Final = 64 << 20
+MAX_HELD: Final = share(64 << 20, least=1 << 20)
 MAX_IN_THREADS: Final = 256
 LATE_GROUP: Final = 4
 MAX_EXPECTED: Final = 16 << 20

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.vss.codes import Code, VssError
@@ -39,8 +39,7 @@ class NbdError(VssError):
         super().__init__(Code.VSS_E_UNEXPECTED_PROVIDER_ERROR, message)
 
 
-@dataclass(frozen=True)
-class Export:
+class Export(NamedTuple):
     """What the server says of an export: bytes, transmission flags, and its block sizes in bytes."""
 
     size: int

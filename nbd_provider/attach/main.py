@@ -20,6 +20,7 @@ from shadowset.nbd_provider.attach.state import Attachment
 from shadowset.vss.codes import Code, VssError
 
 LINKS = "/dev/shadowset"
+NO_MEMORY = "there is not enough memory for this; end something else and try again"
 
 
 def attach(arguments: argparse.Namespace) -> int:
@@ -255,7 +256,7 @@ def _clean(directory: str, attachment: Attachment | None, name: str, abort: bool
         from shadowset.nbd_provider.attach import nbd_way
 
         nbd_way.clean(current, abort)
-    else:
+    elif current is not None or any(name.startswith(("bridge", "serving")) for name in os.listdir(directory)):
         from shadowset.nbd_provider.attach import fuse_way
 
         fuse_way.clean(directory, current, name, abort)
@@ -306,6 +307,9 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         print(f"shadowset-attach: volume {arguments.name}: {error}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print(f"shadowset-attach: volume {arguments.name}: {NO_MEMORY}", file=sys.stderr)
         return 1
     return status
 

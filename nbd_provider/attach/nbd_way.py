@@ -13,8 +13,10 @@ import os
 
 from shadowset.nbd_provider.attach import client, netlink, usage
 from shadowset.nbd_provider.attach.state import Attachment
+from shadowset.nbd_provider.store.shares import HOST, LITTLE
 
 _REPEAT_MS = 3000
+_SMALL_REQUEST_KIB = 256
 
 
 def attach(attachment: Attachment, dead_time: float) -> None:
@@ -33,6 +35,8 @@ def attach(attachment: Attachment, dead_time: float) -> None:
             backend(attachment.name),
         )
     netlink.set_timer(attachment.index, _REPEAT_MS)
+    if HOST < LITTLE:
+        netlink.set_queue(attachment.index, "max_sectors_kb", _SMALL_REQUEST_KIB)
     attachment.device = netlink.wait_for(attachment.index, export.size)
     os.close(os.open(attachment.device, os.O_RDONLY | os.O_CLOEXEC))  # lets the kernel look for partitions
 

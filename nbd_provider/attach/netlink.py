@@ -36,7 +36,7 @@ _KERNEL_TIMER_MS = 30_000
 
 
 def available() -> bool:
-    """Whether the kernel answers for nbd; tries once to load the module."""
+    """Whether the kernel answers for nbd; tries once to load the module. Errors: VssError without memory."""
     if _answers():
         return True
     import subprocess
@@ -101,8 +101,13 @@ def disconnect(index: int) -> None:
 
 def set_timer(index: int, milliseconds: int) -> None:
     """The age at which the kernel looks again at a request of ``/dev/nbdN``; it outlives the connection."""
-    with contextlib.suppress(OSError), open(f"/sys/block/nbd{index}/queue/io_timeout", "w", encoding="ascii") as file:
-        file.write(str(milliseconds))
+    set_queue(index, "io_timeout", milliseconds)
+
+
+def set_queue(index: int, name: str, value: int) -> None:
+    """A setting of the queue of ``/dev/nbdN``, where the kernel has it."""
+    with contextlib.suppress(OSError), open(f"/sys/block/nbd{index}/queue/{name}", "w", encoding="ascii") as file:
+        file.write(str(value))
 
 
 def connected(index: int) -> bool:
@@ -144,9 +149,12 @@ def indices_of(identifier: str) -> list[int]:
 
 
 def _answers() -> bool:
+    """Errors: VssError when nobody can tell, since without nbd another way would be gone."""
     try:
         genetlink.family(_FAMILY)
-    except OSError:
+    except OSError as error:
+        if error.errno in (errno.ENOMEM, errno.ENOBUFS):
+            raise VssError(Code.E_OUTOFMEMORY, f"cannot ask the kernel about nbd: {error.strerror}") from error
         return False
     return True
 

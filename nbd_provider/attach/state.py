@@ -5,35 +5,45 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator
-
-import msgspec
+from typing import Final
 
 from shadowset.vss.codes import Code, VssError
 
 _LOCK_WAIT_S = 60.0
 
 
-class Attachment(msgspec.Struct):
+class Attachment:
     """One attached volume. ``device`` is "" while attaching.
 
     ``pid`` and ``started`` (clock ticks since boot) identify the bridge of the FUSE way and ``backing`` its
     file system; ``index`` is N of ``/dev/nbdN``. ``boot`` tells state that a reboot has made stale.
     """
 
-    name: str
-    via: str
-    nbd: str
-    export: str
-    boot: str
-    link: str
-    device: str = ""
-    pid: int = 0
-    started: int = 0
-    backing: int = 0
-    index: int = -1
+    def __init__(
+        self,
+        name: str,
+        via: str,
+        nbd: str,
+        export: str,
+        boot: str,
+        link: str,
+        device: str = "",
+        pid: int = 0,
+        started: int = 0,
+        backing: int = 0,
+        index: int = -1,
+    ) -> None:
+        self.name, self.via, self.nbd, self.export = name, via, nbd, export
+        self.boot, self.link, self.device = boot, link, device
+        self.pid, self.started, self.backing, self.index = pid, started, backing, index
+
+
+_FIELDS: Final = vars(Attachment("", "", "", "", "", ""))
+"""By hand, since the libraries that would do it take a third of the memory that the whole command takes."""
 
 
 def boot_id() -> str:
@@ -46,16 +56,19 @@ def load(directory: str) -> Attachment | None:
     """The saved attachment, or None; a file that cannot be read counts as none, for leftovers are found without it."""
     try:
         with open(f"{directory}/attach.json", "rb") as file:
-            return msgspec.json.decode(file.read(), type=Attachment)
-    except (FileNotFoundError, msgspec.DecodeError):
+            told = json.load(file)
+        attachment = Attachment(**{name: told[name] for name in _FIELDS if name in told})
+    except (FileNotFoundError, ValueError, TypeError):
         return None
+    fields = vars(attachment)
+    return attachment if all(type(fields[name]) is type(usual) for name, usual in _FIELDS.items()) else None
 
 
 def save(directory: str, attachment: Attachment) -> None:
     """Writes ``attach.json`` whole."""
     path = f"{directory}/attach.json"
-    with open(f"{path}.new", "wb") as file:
-        file.write(msgspec.json.encode(attachment))
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        json.dump(vars(attachment), file)
     os.replace(f"{path}.new", path)
 
 

@@ -14,6 +14,7 @@ from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import write_all
 from shadowset.nbd_provider.store.room import FULL, WriteRefused, victim
 from shadowset.nbd_provider.store.settings import Policy
+from shadowset.nbd_provider.store.shares import share
 
 if TYPE_CHECKING:
     from shadowset.nbd_provider.store.writer import ShadowStore
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BATCH_CHUNKS: Final = 256
-BATCH_BYTES: Final = 4 << 20
+BATCH_BYTES: Final = share(4 << 20, least=512 << 10)
 GROWTH_SLOTS: Final = 256
 
 

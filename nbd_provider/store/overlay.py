@@ -11,7 +11,6 @@ import bisect
 import os
 import shutil
 import struct
-import tempfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from typing import Final
@@ -144,6 +143,8 @@ class Layer:
 
 def scratch_layer(directory: str, size: int, below: Callable[[int, int], bytes]) -> Layer:
     """A layer that goes with its process: its file in ``directory`` has no name. Errors: OSError."""
+    import tempfile
+
     with tempfile.TemporaryFile(dir=directory) as file:
         return Layer(os.dup(file.fileno()), size, below)
 

@@ -42,7 +42,7 @@ def _compile() -> None:
     """As an installation is; in the guest, whose files are read-only, each process would compile what it imports."""
     package = Path(shadowset.__file__).parent
     rooms = [str(path) for path in package.iterdir() if path.is_dir()]
-    subprocess.run([sys.executable, "-m", "compileall", "-q", str(package), *rooms], check=True)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(package), *rooms, str(_HERE / "guest")], check=True)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,13 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow, pytest.mark.timeout(0)]
 MIB = 1 << 20
 
 
-@pytest.mark.parametrize(("left", "count"), [("84", 48), pytest.param("80", 256, marks=pytest.mark.long)])
-def test_dirty_pages_are_cleaned_by_a_provider_in_the_same_memory(prove: Any, left: str, count: int) -> None:
-    disk = (count + 112) * MIB
-    prove("memory.py", left, str(count), modules=("nbd",), memory="112M", disks=(disk, disk))
+@pytest.mark.parametrize(
+    ("count", "rounds", "dirty"),
+    [(32, 1, 2), pytest.param(128, 10, 2, marks=pytest.mark.long), pytest.param(128, 10, 0, marks=pytest.mark.long)],
+)
+def test_dirty_pages_are_cleaned_by_a_provider_in_the_same_memory(
+    prove: Any, count: int, rounds: int, dirty: int
+) -> None:
+    disks = (count + 112) * MIB, (count * rounds + 112) * MIB
+    arguments = str(count), str(rounds), str(dirty)
+    prove("memory.py", *arguments, modules=("nbd nbds_max=1",), memory="64M", disks=disks)

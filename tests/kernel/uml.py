@@ -115,7 +115,17 @@ def _kept() -> list[str]:
 
 
 def _boot(directory: str, init: Path, memory: str, timeout: float, disks: list[str]) -> str:
-    command = [KERNEL, f"mem={memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}"]
+    command = [
+        "setarch",
+        "-R",
+        KERNEL,
+        f"mem={memory}",
+        "root=/dev/root",
+        "rootfstype=hostfs",
+        "rootflags=/",
+        "ro",
+        f"init={init}",
+    ]
     command += ["con=null", "con0=fd:0,fd:1", "quiet", f"uml_dir={directory}", "panic=1"]
     command += [f"ubd{number}={path}" for number, path in enumerate(disks)]
     log = Path(directory) / "console"
