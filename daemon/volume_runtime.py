@@ -211,10 +211,12 @@ class VolumeRuntime:
     async def _recover(self) -> None:
         started = await self.bring_up()
         assert self.link and self.description
+        if started and self.row.attached:  # before all else, since applications wait for it
+            await self.reattach(started)
         await self._tools.came_online(self.name, self.link, self.description)
         if started:
             self._tools.event("provider-started", f"the provider of volume {self.name} was started", self.name)
-        if self.row.attached:
+        elif self.row.attached:
             await self.reattach(started)
 
     async def _went_away(self) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+import time
 from typing import Any
 
 from lane import Volume, fork, wait_until
@@ -73,6 +74,7 @@ class Supervised(Volume):
     def revive(self) -> None:
         """Nothing but waiting."""
         wait_until(self._is_back, "the coordinator to start the provider again")
+        self.served_at = time.monotonic()
 
     def _is_back(self) -> bool:
         try:

@@ -12,10 +12,12 @@ import json
 import os
 import random
 import signal
+import statistics
 import struct
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 from coordinated import Supervised, start_coordinator
 from lane import MIB, Volume, figure, fork, spread, step, wait, wait_until, zeros
@@ -35,6 +37,7 @@ class Loaded:
         self.volume.make_file_system(fs_type)
         self.volume.mount()
         self.stalls: list[float] = []
+        self.parts: list[tuple[float, ...]] = []
         self.handovers: list[float] = []
         self._times = f"/run/{name}.times"
         self._end = f"/run/{name}.end"
@@ -80,13 +83,17 @@ class Loaded:
 
     def revive(self) -> None:
         """Start a provider and give the device a connection to it."""
+        begun = time.monotonic()
         self.volume.revive()
+        self._parts = self._killed, begun, self.volume.served_at, time.monotonic()
         self._before = self.progress()
 
     def go_on(self) -> None:
         """Wait until the probe's writes go on, and note how long they did not."""
         wait_until(lambda: self.progress() > self._before + 2 * PROBE.size, "writes to go on after the reconnect")
         self.stalls.append(self.longest(self._killed))
+        times = *self._parts, self._parts[-1] + max(0.0, self._killed + self.stalls[-1] - self._parts[-1])
+        self.parts.append(tuple(later - earlier for earlier, later in pairwise(times)))
         self.volume.check_copies()
 
     def hand_over(self) -> None:
@@ -157,6 +164,9 @@ def everything() -> None:
         figure(load.finish())
     count = rounds * len(loads)
     figure(f"{count} kills: stall {spread([stall for load in loads for stall in load.stalls])}")
+    parts = [statistics.median(part) for part in zip(*(each for load in loads for each in load.parts), strict=True)]
+    told = "left dead {:.2f} s, the provider's start {:.2f}, the device's connection {:.2f}, its first answer {:.2f}"
+    figure(f"of a stall, p50: {told.format(*parts)}")
     figure(f"{count} handovers: stall {spread([stall for load in loads for stall in load.handovers])}")
 
 

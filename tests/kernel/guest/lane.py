@@ -126,6 +126,7 @@ class Volume:
         self.device, self.pid, self.fs_type = "", 0, ""
         self._options = options if "--losses" in options else (*options, "--losses", f"/run/{name}.losses")
         self.sums: dict[str, str] = {}
+        self.served_at = 0.0
 
     def start(self) -> None:
         """Returns when it serves. Errors: AssertionError with its log when it ends instead."""
@@ -135,6 +136,7 @@ class Volume:
     def revive(self) -> None:
         """After a kill: a new provider, and a fresh connection for the device."""
         self.start()
+        self.served_at = time.monotonic()
         self.attach_command("reconnect")
 
     def hand_over(self) -> None:
