@@ -10,12 +10,11 @@ import argparse
 import ctypes
 import logging
 import os
-import subprocess
 import sys
 import time
 from typing import Final
 
-from shadowset.nbd_provider.attach import state, usage
+from shadowset.nbd_provider.attach import usage
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +36,10 @@ def host_ends() -> bool:
 
 def let_go(options: argparse.Namespace) -> None:
     """Take the volume's device away as soon as nobody else uses it, while it is served; never raises."""
+    import subprocess  # not before: each provider would keep it in memory all its life
+
+    from shadowset.nbd_provider.attach import state
+
     directory = os.path.dirname(os.path.realpath(options.control))
     try:
         attachment = state.load(directory)
