@@ -59,7 +59,15 @@ def middle(rows: Sequence[Row]) -> Row:
     return Row(last.writer, freeze, thaw, stall, last.bytes, last.numbers, f"{len(rows)} times restored")
 
 
-def keep(name: str, rows: Iterable[Row]) -> None:
-    """For ``docs/generate_rounds.py``."""
+def keep(name: str, rows: Sequence[Row], first: bool = True) -> None:
+    """Adds a round to those that ``docs/generate_rounds.py`` shows; the first one forgets the rest."""
     os.makedirs(KEPT, exist_ok=True)
-    (KEPT / f"{name}.json").write_text(json.dumps([each._asdict() for each in rows], indent=1) + "\n")
+    with open(KEPT / f"{name}.jsonl", "w" if first else "a", encoding="utf-8") as file:
+        file.write(json.dumps([each._asdict() for each in rows]) + "\n")
+
+
+def keep_kills(application: str, victim: str, ended: dict[str, str]) -> None:
+    """How a backup ended by the phase in which the victim was killed."""
+    os.makedirs(KEPT, exist_ok=True)
+    found = {"application": application, "victim": victim, "ended": ended}
+    (KEPT / f"kill-{application}-{victim}.json").write_text(json.dumps(found) + "\n")

@@ -48,7 +48,6 @@ def test_twenty_rounds(fleet: Fleet, show: Callable[[str], None]) -> None:
     rounds = []
     for number in range(ROUNDS):
         rounds.append(a_round(fleet, number))
+        keep("1-fleet", rounds[-1], first=not number)
         fleet.load()
-    rows = [middle(rows) for rows in zip(*rounds, strict=True)]
-    show(table(rows))
-    keep("1-fleet", rows)
+    show(table([middle(rows) for rows in zip(*rounds, strict=True)]))

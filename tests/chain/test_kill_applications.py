@@ -6,6 +6,7 @@ backed up comes back from that backup with all that was answered before, and the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from applications import Application, MySqlServer
 from fleet import EVERY, VOLUMES, Fleet, verified
 from robbery import PHASES, VICTIMS, Outcome, Robbery, rob
+from rounds import keep_kills
 from slow_control import SlowControl
 
 KINDS = (*EVERY, MySqlServer)
@@ -83,10 +85,20 @@ def killed(fleet: Fleet, victim: str, phase: str, slow: SlowControl) -> str:
     if phase == "backup-complete":
         assert ended == "backed up", about
     robbery.forget()
-    record = fleet.chain.cli("create", *fleet.chain.places)
-    assert len(record["snapshots"]) == len(fleet.chain.places), about
-    fleet.chain.cli("delete", record["set_id"])
+    the_next_set(fleet)
     return ended
+
+
+def the_next_set(fleet: Fleet) -> None:
+    """It works, at the third try at the latest: on a busy machine a client may be in the way of a freeze."""
+    for left in (2, 1, 0):
+        done = fleet.chain.raw("create", *fleet.chain.places, "--json")
+        if not done.returncode or "RETRYABLE" not in done.stderr or not left:
+            break
+    assert not done.returncode, done.stderr + fleet.chain.log()[-3000:]
+    record = json.loads(done.stdout)
+    assert len(record["snapshots"]) == len(fleet.chain.places)
+    fleet.chain.cli("delete", record["set_id"])
 
 
 @pytest.mark.long
@@ -95,5 +107,6 @@ def killed(fleet: Fleet, victim: str, phase: str, slow: SlowControl) -> str:
 def test_kills_in_every_phase(fleet: Fleet, slow: SlowControl, figures: list[str]) -> None:
     (application,) = fleet.applications
     for victim in VICTIMS:
-        ended = [f"{phase}: {killed(fleet, victim, phase, slow)}" for phase in PHASES]
-        figures.append(f"{application.name}, {victim} killed in {'; '.join(ended)}")
+        ended = {phase: killed(fleet, victim, phase, slow) for phase in PHASES}
+        figures.append(f"{application.name}, {victim} killed in {'; '.join(map(': '.join, ended.items()))}")
+        keep_kills(application.name, victim, ended)

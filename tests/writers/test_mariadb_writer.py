@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import signal
-import subprocess
 import tempfile
 import threading
 import time
@@ -19,15 +18,14 @@ import pytest
 pytest.importorskip("pymysql", reason="not installed: PyMySQL")
 
 from mariadb_server import MariaDb, installed, writer_config
+from mariadb_trials import check_long_statement, check_restore, chosen, freeze
 
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.components import Component
-from shadowset.vss.enums import ComponentType, FileRestoreStatus, Level, WriterEvent
+from shadowset.vss.enums import Level, WriterEvent
 from shadowset.vss.writer_protocol import EventVolume
 from shadowset.writers.mariadb.files import MARIADB_WRITER_ID, linked_files, require_whole, server_process
 from shadowset.writers.mariadb.server import release_of
 from shadowset.writers.mariadb.settings import Settings, discover
-from shadowset.writers.naming import component_identity
 from shadowset.writers.server_settings import read_settings
 
 E = WriterEvent
@@ -114,16 +112,6 @@ def clients(server: MariaDb) -> Iterator[Clients]:
     running.end()
 
 
-def chosen(server: MariaDb, **fields: Any) -> list[Component]:
-    return [Component(ComponentType.FILEGROUP, *component_identity(server.data), **fields)]
-
-
-def freeze(side: Any, server: MariaDb, **fields: Any) -> None:
-    side.ok(E.PREPARE_BACKUP, components=chosen(server))
-    side.ok(E.PREPARE_SNAPSHOT)
-    side.ok(E.FREEZE, **fields)
-
-
 def tables(server: MariaDb) -> dict[str, str]:
     """The files of the tables that have no log of their own, and the binary log."""
     paths = [path for pattern in ("*.MY*", "*.MA*") for path in Path(f"{server.data}/bank").glob(pattern)]
@@ -189,18 +177,7 @@ def test_a_session_that_was_lost_is_told(side: Any, server: MariaDb) -> None:
 
 @pytest.mark.parametrize("side", [False, True], indirect=True, ids=["stages", "lock"])
 def test_a_long_statement_makes_the_freeze_fail_in_time(side: Any, server: MariaDb) -> None:
-    side.ok(E.PREPARE_BACKUP, components=chosen(server))
-    with server.connect(database="bank") as connection, connection.cursor() as cursor:
-        cursor.execute("LOCK TABLES notes WRITE")
-        answer = side.ask(E.PREPARE_SNAPSHOT, deadline_ms=4000)
-        if not answer.veto:
-            answer = side.ask(E.FREEZE, deadline_ms=4000)
-        assert answer.veto
-        assert answer.code == Code.VSS_E_WRITERERROR_RETRYABLE
-        cursor.execute("UNLOCK TABLES")
-    side.ok(E.ABORT)
-    freeze(side, server)  # and it is as before
-    side.ok(E.THAW)
+    check_long_statement(side, server)
 
 
 def test_a_place_outside_the_set_is_named(side: Any, server: MariaDb) -> None:
@@ -213,26 +190,7 @@ def test_a_place_outside_the_set_is_named(side: Any, server: MariaDb) -> None:
 
 
 def test_a_destroyed_server_comes_back_checked(side: Any, server: MariaDb, tmp_path: Path) -> None:
-    counts = server.counts()
-    server.end(signal.SIGTERM)  # a plain directory cannot be cut at one instant while its server works
-    subprocess.run(["cp", "-a", server.data, str(tmp_path / "cut")], check=True)
-    server.begin()
-    server.sql("DELETE FROM bank.money", "DROP TABLE bank.marks")
-    wanted = chosen(server, selected_for_restore=True)
-    side.ok(E.PRE_RESTORE, components=wanted, deadline_ms=120_000)
-    assert server_process(server.data) == 0
-    shutil.rmtree(server.data)
-    subprocess.run(["cp", "-a", str(tmp_path / "cut"), server.data], check=True)
-    wanted[0].file_restore_status = FileRestoreStatus.ALL
-    side.ok(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
-    assert server.counts() == counts
-
-    side.ok(E.PRE_RESTORE, components=wanted, deadline_ms=120_000)
-    with open(f"{server.data}/bank/notes.MYD", "r+b") as file:
-        file.truncate(10)
-    answer = side.ask(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
-    assert answer.code == Code.VSS_E_WRITERERROR_RECOVERY_FAILED
-    assert "bank.notes" in answer.message
+    check_restore(side, server, str(tmp_path / "cut"))
 
 
 def test_releases_are_told_apart() -> None:

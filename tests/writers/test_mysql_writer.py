@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -20,13 +18,10 @@ pytest.importorskip("pymysql", reason="not installed: PyMySQL")
 import mysql_server
 import pymysql
 from mariadb_server import writer_config
+from mariadb_trials import check_long_statement, check_restore, chosen, freeze
 from mysql_server import MySql
 
-from shadowset.vss.codes import Code
-from shadowset.vss.components import Component
-from shadowset.vss.enums import ComponentType, FileRestoreStatus, WriterEvent
-from shadowset.writers.mariadb.files import server_process
-from shadowset.writers.naming import component_identity
+from shadowset.vss.enums import WriterEvent
 
 E = WriterEvent
 LOCK_WAIT_TIMEOUT = 1205
@@ -63,10 +58,6 @@ def side(server: MySql, processes: Any, coordinator: Any, tmp_path: Path) -> Any
     found = coordinator.writer()
     found.process = process
     return found
-
-
-def chosen(server: MySql, **fields: Any) -> list[Component]:
-    return [Component(ComponentType.FILEGROUP, *component_identity(server.data), **fields)]
 
 
 def waits(server: MySql, statement: str) -> bool:
@@ -113,44 +104,15 @@ def test_its_own_locks_are_held_in_turn(side: Any, server: MySql) -> None:
 
 
 def test_a_killed_writer_holds_nobody_up(side: Any, server: MySql) -> None:
-    side.ok(E.PREPARE_BACKUP, components=chosen(server))
-    side.ok(E.PREPARE_SNAPSHOT)
-    side.ok(E.FREEZE)
+    freeze(side, server)
     side.process.kill()
     server.sql("INSERT INTO bank.money (x) VALUES (1)", "CREATE TABLE bank.after_the_writer (id INT)")
 
 
-def test_a_lock_on_a_table_makes_the_freeze_fail_in_time(side: Any, server: MySql) -> None:
-    side.ok(E.PREPARE_BACKUP, components=chosen(server))
-    with server.connect(database="bank") as connection, connection.cursor() as cursor:
-        cursor.execute("LOCK TABLES notes WRITE")
-        answer = side.ask(E.PREPARE_SNAPSHOT, deadline_ms=4000)
-        if not answer.veto:
-            answer = side.ask(E.FREEZE, deadline_ms=4000)
-        assert (answer.veto, answer.code) == (True, Code.VSS_E_WRITERERROR_RETRYABLE)
-        cursor.execute("UNLOCK TABLES")
-    side.ok(E.ABORT)
-    assert not waits(server, "CREATE TABLE after_the_abort (id INT)"), "the backup lock went with the failure"
+def test_a_long_statement_makes_the_freeze_fail_in_time(side: Any, server: MySql) -> None:
+    check_long_statement(side, server)
+    assert not waits(server, "CREATE TABLE after_the_failure (id INT)"), "the backup lock went with the failure"
 
 
 def test_a_destroyed_server_comes_back_checked(side: Any, server: MySql, tmp_path: Path) -> None:
-    counts = server.counts()
-    server.end(signal.SIGTERM)  # a plain directory cannot be cut at one instant while its server works
-    subprocess.run(["cp", "-a", server.data, str(tmp_path / "cut")], check=True)
-    server.begin()
-    server.sql("DELETE FROM bank.money")
-    wanted = chosen(server, selected_for_restore=True)
-    side.ok(E.PRE_RESTORE, components=wanted, deadline_ms=120_000)
-    assert server_process(server.data) == 0
-    shutil.rmtree(server.data)
-    subprocess.run(["cp", "-a", str(tmp_path / "cut"), server.data], check=True)
-    wanted[0].file_restore_status = FileRestoreStatus.ALL
-    side.ok(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
-    assert server.counts() == counts
-
-    side.ok(E.PRE_RESTORE, components=wanted, deadline_ms=120_000)
-    with open(f"{server.data}/bank/notes.MYD", "r+b") as file:
-        file.truncate(10)
-    answer = side.ask(E.POST_RESTORE, components=wanted, deadline_ms=120_000)
-    assert answer.code == Code.VSS_E_WRITERERROR_RECOVERY_FAILED
-    assert "bank.notes" in answer.message
+    check_restore(side, server, str(tmp_path / "cut"))
