@@ -114,18 +114,16 @@ def _kept() -> list[str]:
     return sorted(place for place in places if place.startswith(("/tmp/", "/mnt/")))
 
 
+def fixed_addresses() -> list[str]:
+    """What to run the kernel with, so that it has the same memory each time: by up to a seventh less with random
+    addresses. Nothing where the host forbids it, as some containers do."""
+    command = ["setarch", "-R"]
+    return command if subprocess.run([*command, "true"], capture_output=True, check=False).returncode == 0 else []
+
+
 def _boot(directory: str, init: Path, memory: str, timeout: float, disks: list[str]) -> str:
-    command = [
-        "setarch",
-        "-R",
-        KERNEL,
-        f"mem={memory}",
-        "root=/dev/root",
-        "rootfstype=hostfs",
-        "rootflags=/",
-        "ro",
-        f"init={init}",
-    ]
+    command = [*fixed_addresses(), KERNEL, f"mem={memory}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"]
+    command += [f"init={init}"]
     command += ["con=null", "con0=fd:0,fd:1", "quiet", f"uml_dir={directory}", "panic=1"]
     command += [f"ubd{number}={path}" for number, path in enumerate(disks)]
     log = Path(directory) / "console"
