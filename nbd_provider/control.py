@@ -11,6 +11,7 @@ from functools import partial
 
 from shadowset.nbd_provider.handover_state import ControlState
 from shadowset.nbd_provider.server import Drain, Server
+from shadowset.nbd_provider.store.room import Seen
 from shadowset.nbd_provider.volume import Volume, parse_id
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.codes import Code, VssError, code_name
@@ -83,6 +84,10 @@ class ControlClient:
             if isinstance(call, m.TakeOver):
                 self._take_over(call)
                 return
+            if isinstance(call, m.Describe):
+                self._waiting += 1
+                self._server.submit_look(self._volume.look, lambda seen: self._finished(call, seen))
+                return
             work = self._storage_work(call)
             if work is None:
                 self._out.append(encode(m.Done(call.seq, self._do(call))))
@@ -97,9 +102,9 @@ class ControlClient:
         self._waiting -= 1
         if self.closed:
             return
-        if isinstance(call, m.Commit) and result is None:
+        if isinstance(call, m.Commit | m.Describe) and not isinstance(result, BaseException):
             try:
-                result = self._do(call)
+                result = self._do(call, result)
             except (VssError, OSError) as error:
                 result = error
         failed = isinstance(result, BaseException)
@@ -142,8 +147,9 @@ class ControlClient:
                 work = volume.mover.cancel
         return work
 
-    def _do(self, call: m.ToProvider) -> object:
-        """What is answered at once, so that no set of copies waits for the storage of one volume."""
+    def _do(self, call: m.ToProvider, seen: object = None) -> object:
+        """What is answered at once, so that no set of copies waits for the storage of one volume; and what is answered
+        by the room that was ``seen``."""
         volume = self._volume
         match call:
             case m.Hold(timeout_ms=timeout_ms):
@@ -153,7 +159,7 @@ class ControlClient:
             case m.Release():
                 return volume.release(self)
             case m.Describe():
-                return volume.describe()
+                return volume.describe(seen if isinstance(seen, Seen) else None)
             case m.ListEvents(after=after):
                 found = volume.events(after)
                 self._tell_after = (found.events[-1].number if found.events else after) if call.tell else None

@@ -89,6 +89,8 @@ class Server:
         self._wake = self._threads.wake
         self.submit_storage = self._threads.lane("storage", STORAGE_THREADS)
         """Like ``submit``, for work on shadow storage, which waits for no client's reads."""
+        self.submit_look = self._threads.lane("look", 1)
+        """Like ``submit``, for looks at how much room there is, which keep no work on shadow storage waiting."""
         self._epoll.register(self._wake, select.EPOLLIN)
         self._stopping = self._ended = False
         self._draining: Drain | None = None

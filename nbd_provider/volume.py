@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import time
@@ -24,7 +23,7 @@ from shadowset.nbd_provider.store.move import Mover
 from shadowset.nbd_provider.store.move_steps import Progress as MoveProgress
 from shadowset.nbd_provider.store.place import locate
 from shadowset.nbd_provider.store.revert import Progress, Reverter
-from shadowset.nbd_provider.store.room import Event
+from shadowset.nbd_provider.store.room import Event, Seen
 from shadowset.nbd_provider.store.settings import Policy
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss.codes import Code, VssError
@@ -155,10 +154,12 @@ class Volume:
         entry = self.store.commit(parse_id(copy_id), parse_id(set_id), created_ns, persistent, look=False)
         return Committed(entry.number)
 
-    def look(self) -> None:
-        """See how much room the storage has; for a thread. An error is told to who needs the room."""
-        with contextlib.suppress(OSError):
-            self.store.room.look()
+    def look(self) -> Seen | None:
+        """How much room the storage has; for a thread. None where that cannot be asked: who needs room is told why."""
+        try:
+            return self.store.room.look()
+        except OSError:
+            return None
 
     def release(self, owner: object) -> Released:
         """Let writes flow."""
@@ -218,7 +219,7 @@ class Volume:
         if size > self.origin.size:
             self.store.grow(size)
             self.origin.size = size
-        return self.describe()
+        return self.describe(self.look())
 
     def check_usable(self) -> None:
         """Errors: VSS_E_REVERT_IN_PROGRESS while a revert is under way or has left a mixture behind."""
@@ -239,9 +240,10 @@ class Volume:
         """Whether idle work waits for copy-outs. A move does not: it would never end while they come one by one."""
         return self.copies.busy and not self.mover.active
 
-    def describe(self) -> VolumeDescription:
-        """The volume and its copies."""
-        limits, available = self.store.header.settings.limits, self._available()
+    def describe(self, seen: Seen | None) -> VolumeDescription:
+        """The volume and its copies, with what a ``look`` has just seen of the room: none where that is None."""
+        limits = self.store.header.settings.limits
+        available = seen.available(limits) if seen else 0
         return VolumeDescription(
             name=self.name,
             origin=self.origin.path,
@@ -249,7 +251,7 @@ class Volume:
             size=self.origin.size,
             chunk_size=self.store.chunk_size,
             generation=self.store.header.generation,
-            storage_used=self.store.used,
+            storage_used=seen.used if seen else 0,
             nbd_socket=self.nbd_socket,
             pid=os.getpid(),
             holding=self.gate.closed,
@@ -266,19 +268,12 @@ class Volume:
             writes_refused=self.store.room.refusal(available) if self.store.newest else "",
         )
 
-    def _available(self) -> int:
-        """Bytes that the storage may still take; a storage that cannot be asked has none."""
-        try:
-            return self.store.room.available(self.store.header.settings.limits)
-        except OSError:
-            return 0
-
     def configure(self, max_size: int | None, policy: str | None, warn_percent: int | None) -> VolumeDescription:
         """Other limits of the storage, where not None. Errors: E_INVALIDARG, OSError."""
         limits = self.store.header.settings.limits.changed(max_size, policy, warn_percent)
         if limits != self.store.header.settings.limits:
             self.store.configure(limits)
-        return self.describe()
+        return self.describe(self.look())
 
     def events(self, after: int) -> Events:
         """Events with higher numbers than ``after``; the others have been heard."""

@@ -281,7 +281,7 @@ def test_the_loop_itself_loses_no_copy_for_room(host: Host, monkeypatch: pytest.
     assert len(host.jobs) == 1 and not host.volume.store.table.find(copy).cause
     host.do_jobs()
     assert host.answers() == {1: 0}
-    assert [each.lost for each in host.volume.describe().copies] == [True]
+    assert [each.lost for each in host.volume.describe(None).copies] == [True]
 
 
 def test_a_gate_that_closes_meanwhile_holds_the_write(host: Host) -> None:
@@ -397,13 +397,13 @@ def test_old_data_that_cannot_be_kept(host: Host, monkeypatch: pytest.MonkeyPatc
     answers = host.answers()
     if policy == "protect-copies":
         assert answers == {2: p.ERRORS[errno.EIO], 3: 0, 4: p.ERRORS[errno.EIO]}
-        assert host.content() == before and not host.volume.describe().copies[0].lost
+        assert host.content() == before and not host.volume.describe(None).copies[0].lost
         host.send(write(5, 4))
         host.do_jobs()
         assert host.answers() == {5: 0}, "there is room again"
     else:
         assert answers == {2: 0, 3: 0, 4: 0}
-        [told] = host.volume.describe().copies
+        [told] = host.volume.describe(None).copies
         assert told.copy_id == str(copy) and told.lost
         assert [event.event for event in host.volume.events(0).events] == ["copy-lost"]
 
