@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.long, pytest.mark.timeout(1800)]
 
 PASSED_OVER = " -o ".join(f"-path {place}" for place in ("/exchange", "/var/log", "/tmp", "/var/tmp", "/var/cache"))
 TREE = rf"find / -xdev \( {PASSED_OVER} \) -prune -o -print | sort"
-UNITS = "systemctl list-unit-files --no-legend --no-pager"
+UNITS = "systemctl --root=/ list-unit-files --no-legend --no-pager"
 # Writes and syncs numbered blocks until /run/stop is there, then tells how many, and the longest that one took.
 LOAD = r"""
 import os, time
