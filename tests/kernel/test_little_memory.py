@@ -13,7 +13,7 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize(
     ("count", "rounds", "dirty"),
-    [(32, 1, 2), pytest.param(128, 10, 2, marks=pytest.mark.long), pytest.param(128, 10, 0, marks=pytest.mark.long)],
+    [(32, 1, 2), pytest.param(128, 5, 2, marks=pytest.mark.long), pytest.param(128, 5, 0, marks=pytest.mark.long)],
 )
 def test_dirty_pages_are_cleaned_by_a_provider_in_the_same_memory(
     uml: Any, prove: Any, count: int, rounds: int, dirty: int
