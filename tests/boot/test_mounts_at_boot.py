@@ -67,13 +67,10 @@ def test_a_power_cut(machine: Any) -> None:
 
 def test_a_file_system_busy_until_the_end_of_the_host(machine: Any, figures: list[str]) -> None:
     fill(machine)
-    # of no unit that is stopped, as whatever somebody started past systemd
-    machine.run(
-        "echo $$ >/sys/fs/cgroup/init.scope/cgroup.procs && setsid sleep 3000 <>/srv/data/held >/dev/null 2>&1 &"
-    )
-    machine.run(
-        "dd if=/dev/urandom of=/srv/data/unwritten bs=1M count=20 status=none; md5sum /srv/data/unwritten >/root/sum"
-    )
+    holder = "systemd-run -q --unit=holder -p DefaultDependencies=no"  # so that nothing stops it before the last step
+    machine.run(f"{holder} sh -c 'exec sleep 30000 <>/srv/data/held'")
+    machine.wait("its user", "ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q /srv/data/held")
+    machine.run("dd if=/dev/urandom of=/srv/data/unwritten bs=1M count=20; md5sum /srv/data/unwritten >/root/sum")
     took = machine.end()
     said = machine.console()
     assert machine.boot() == "running", machine.journal()[-6000:]
