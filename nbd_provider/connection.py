@@ -7,11 +7,8 @@ joins them to a socket and to the event loop.
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
-import os
 import socket
-import termios
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -36,7 +33,6 @@ MAX_UNSENT: Final = share(2 << 20, least=512 << 10)
 """More would only leave the processor's caches before the client takes it; the socket holds as much."""
 SEND_BUFFER: Final = share(1 << 20, least=256 << 10)
 SO_SNDBUFFORCE: Final = 32
-NO_BYTES: Final = bytes(4)
 GONE: Final = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.ESHUTDOWN, errno.ETIMEDOUT)
 
 
@@ -73,8 +69,7 @@ class Connection:
         self._buffer = RequestBuffer()
         self._replies = Replies()
         self._replies.raw(Negotiation.greeting())
-        self._is_local = sock.family == socket.AF_UNIX
-        if self._is_local:
+        if sock.family == socket.AF_UNIX:
             self._replies.socket = sock.fileno()
             enlarge(sock)
         self._contexts: list[tuple[int, str]] = []
@@ -111,8 +106,6 @@ class Connection:
 
     def on_readable(self) -> None:
         """Take what is there."""
-        if self._asks_on():
-            os.sched_yield()
         try:
             count = self._receive(self._buffer.room())
         except BlockingIOError:
@@ -135,14 +128,6 @@ class Connection:
             log.warning("a client is disconnected: %s", error)
             self.flush()
             self.close()
-
-    def _asks_on(self) -> bool:
-        """Whether the client has asked again before it took all its answers.
-
-        Then it has more to ask. Where it shares our processor, which we were given as soon as there was one request, it
-        goes on first: to change places for each request would cost both more than the requests do.
-        """
-        return self._is_local and fcntl.ioctl(self.sock, termios.TIOCOUTQ, NO_BYTES) != NO_BYTES
 
     def flush(self) -> None:
         """Send replies; what the socket does not take waits until it can."""
