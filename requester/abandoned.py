@@ -52,10 +52,13 @@ def clear(left: Abandoned) -> list[str]:
     """End its processes, unmount, remove its volumes and directories; what could not be done."""
     stage = Stage.found(left.directory, left.runtime)
     try:
+        coordinators = _coordinators(stage)  # who waits for a provider that is gone, too, does not end without one
         end_all(pid for pid, command in processes(left.runtime) if not any(word in command for word in SERVE))
         for place in reversed(mounted_below(left.directory)):
             stage.run("umount", place)
-        _remove_volumes(stage)
+        for volume in stage.shadowset("volume", "list"):
+            stage.run(*module("shadowset.requester.cli"), "volume", "remove", volume["name"], "--force")
+        end_all(iter(coordinators))
     except (StageError, OSError, subprocess.SubprocessError) as error:
         return [f"could not take away {left.directory}, which a killed run has left: {error}"]
     end_all(pid for pid, command in processes(left.runtime) if "shadowset.fuse_mount" not in command)
@@ -66,15 +69,13 @@ def clear(left: Abandoned) -> list[str]:
     return problems
 
 
-def _remove_volumes(stage: Stage) -> None:
-    """By a coordinator of that installation, the one that still runs or a new one."""
+def _coordinators(stage: Stage) -> list[int]:
+    """Of that installation: the one that still runs, or a new one, which starts the providers again."""
     coordinators = [pid for pid, command in processes(stage.runtime) if "shadowset.daemon.main" in command]
     if not coordinators:
         coordinators = [stage.start("coordinator", *module("shadowset.daemon.main")).pid]
     stage.wait("the coordinator to answer", stage.answers)
-    for volume in stage.shadowset("volume", "list"):
-        stage.run(*module("shadowset.requester.cli"), "volume", "remove", volume["name"], "--force")
-    end_all(iter(coordinators))
+    return coordinators
 
 
 def processes(runtime: str) -> list[tuple[int, str]]:

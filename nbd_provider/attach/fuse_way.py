@@ -183,6 +183,8 @@ def hand_over(directory: str, name: str) -> Serving:
     if before is None or not before.resend:
         message = f"volume {name}: this kernel cannot give a new bridge what the old one has taken (Linux 6.9 can)"
         raise VssError(Code.VSS_E_NOT_SUPPORTED, message)
+    if not status.keeper:
+        raise VssError(Code.VSS_E_BAD_STATE, f"volume {name}: its bridge is just being started; try again in a moment")
     with contextlib.suppress(ProcessLookupError):
         os.kill(status.keeper, keeper.REPLACE)
     deadline = time.monotonic() + _HANDOVER_S

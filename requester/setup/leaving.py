@@ -41,7 +41,7 @@ def end_service(tree: Tree, paths: Paths) -> None:
 def _processes(group: str) -> list[int]:
     try:
         with open(f"{group}/cgroup.procs", encoding="ascii") as file:
-            return [int(line) for line in file]
+            return [int(line) for line in file if int(line)]  # 0: of another namespace; to kill it would be to kill us
     except OSError:
         return []
 
