@@ -36,6 +36,7 @@ class Robbery:
     def __init__(self, fleet: Fleet, phase: str, slow: SlowControl | None = None) -> None:
         self.fleet, self.phase, self.chain = fleet, phase, fleet.chain
         self.backup = f"{self.chain.directory}/robbed"
+        self.answered: dict[str, int] = {}
         # of the system's level: it freezes last and thaws first, so the others are frozen while it waits
         self._writer, self._slow = PhaseWriter(self.chain, phase, "SYSTEM"), slow
         try:
@@ -111,13 +112,16 @@ def rob(fleet: Fleet, victim: str, phase: str, slow: SlowControl | None = None) 
             fleet.start_writer(each)
         fleet.wait_for_more()
     else:
-        begin_again(fleet, phase)
+        robbery.answered = begin_again(fleet, phase)
     fleet.wait_for_writers()
     return robbery, outcome
 
 
-def begin_again(fleet: Fleet, phase: str) -> None:
-    """Starts killed applications, which go on with what they had answered."""
+def begin_again(fleet: Fleet, phase: str) -> dict[str, int]:
+    """Starts killed applications, which go on with what they had answered, or anew where a kill spoils their files.
+
+    Returns the last number that each had answered before.
+    """
     answered = {name: load.done for name, load in fleet.loads.items()}
     fleet.stop_load()
     for each in fleet.applications:
@@ -129,3 +133,4 @@ def begin_again(fleet: Fleet, phase: str) -> None:
             shutil.rmtree(each.data)
             each.start()
     fleet.load()
+    return answered
