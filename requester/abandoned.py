@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from shadowset.requester.ending import end_all
 from shadowset.requester.stage import MARK, Stage, StageError, module, mounted_below
 
 RUN = "/run"
 PREFIX = "shadowset-"
 SERVE = ("shadowset.daemon", "shadowset.nbd_provider", "shadowset.fuse_mount")
-END_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ def clear(left: Abandoned) -> list[str]:
             stage.run("umount", place)
         for volume in stage.shadowset("volume", "list"):
             stage.run(*module("shadowset.requester.cli"), "volume", "remove", volume["name"], "--force")
-        end_all(iter(coordinators))
+        end_all(coordinators)
     except (StageError, OSError, subprocess.SubprocessError) as error:
         return [f"could not take away {left.directory}, which a killed run has left: {error}"]
     end_all(pid for pid, command in processes(left.runtime) if "shadowset.fuse_mount" not in command)
@@ -90,34 +87,3 @@ def processes(runtime: str) -> list[tuple[int, str]]:
         except OSError:
             continue
     return found
-
-
-def end_all(pids: Iterator[int]) -> None:
-    """Ask them to end, and make them after some seconds."""
-    watched = []
-    for pid in pids:
-        try:
-            watched.append(os.pidfd_open(pid))
-        except ProcessLookupError:
-            continue
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        end = time.monotonic() + END_S
-        for descriptor in watched:
-            _signal(descriptor, number)
-        while time.monotonic() < end and any(_signal(descriptor, 0) for descriptor in watched):
-            time.sleep(0.05)
-    for descriptor in watched:
-        os.close(descriptor)
-
-
-def _signal(descriptor: int, number: int) -> bool:
-    """Whether the process was there to get it; one that ended counts as gone although nobody has waited for it."""
-    ended = select.poll()
-    ended.register(descriptor, select.POLLIN)
-    if ended.poll(0):
-        return False
-    try:
-        signal.pidfd_send_signal(descriptor, number)
-    except ProcessLookupError:
-        return False
-    return True

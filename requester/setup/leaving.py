@@ -6,11 +6,10 @@ import contextlib
 import glob
 import os
 import shutil
-import signal
 import sqlite3
-import time
 
 from shadowset.requester.backup.mounts import read_mounts
+from shadowset.requester.ending import end_all
 from shadowset.requester.setup.tree import Tree
 from shadowset.vss.cgroups import CGROUPS
 from shadowset.vss.paths import Paths
@@ -30,7 +29,7 @@ def end_service(tree: Tree, paths: Paths) -> None:
         tree.run("systemctl", "stop", unit)
     slices = (f"{CGROUPS}/system.slice", f"{CGROUPS}/memory/system.slice")
     groups = [found for place in slices for name in GROUPS for found in glob.glob(f"{place}/{name}")]
-    _end([pid for group in groups for pid in _processes(group)])
+    end_all((pid for group in groups for pid in _processes(group)), END_S)
     for group in groups:
         with contextlib.suppress(OSError):
             os.rmdir(group)
@@ -44,16 +43,6 @@ def _processes(group: str) -> list[int]:
             return [int(line) for line in file if int(line)]  # 0: of another namespace; to kill it would be to kill us
     except OSError:
         return []
-
-
-def _end(pids: list[int]) -> None:
-    end = time.monotonic() + END_S
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < end:
-            time.sleep(0.1)
 
 
 def worthless(tree: Tree, home: str) -> set[str]:
