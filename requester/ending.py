@@ -1,4 +1,4 @@
-"""Ending processes that are not our children: by a descriptor each, so that a number given anew is nobody else's end."""
+"""Ending processes that are no children of ours: by a descriptor each, since a number may be given anew."""
 
 from __future__ import annotations
 
