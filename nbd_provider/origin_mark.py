@@ -14,7 +14,7 @@ from typing import Final
 
 from shadowset.nbd_provider.origin import Origin
 from shadowset.nbd_provider.store.digests import sha256
-from shadowset.nbd_provider.store.recovery import boot_id
+from shadowset.nbd_provider.store.session import boot_id
 from shadowset.nbd_provider.store.settings import MarkKind, OriginMark
 
 EDGE: Final = 128 * 1024

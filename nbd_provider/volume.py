@@ -234,7 +234,7 @@ class Volume:
 
     def idle_work(self) -> Iterator[int] | None:
         """What is to be done between requests: a revert, or a move, then giving space back."""
-        return self.reverter.work() or self.mover.work() or (self.store.reclaim() if self.store.garbage else None)
+        return self.reverter.work() or self.mover.work() or self.store.space.work()
 
     def _pauses(self) -> bool:
         """Whether idle work waits for copy-outs. A move does not: it would never end while they come one by one."""

@@ -19,8 +19,8 @@ from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import storage_error
 from shadowset.nbd_provider.store.losses import LossWatch
 from shadowset.nbd_provider.store.place import locate
-from shadowset.nbd_provider.store.recovery import session_id
 from shadowset.nbd_provider.store.segment_check import Record, SegmentView, open_views
+from shadowset.nbd_provider.store.session import session_id
 from shadowset.vss.codes import Code, VssError
 
 READ_WORDS: Final = 65536

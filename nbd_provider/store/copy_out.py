@@ -67,7 +67,7 @@ class CopyOut:
                     break
                 except (OSError, EOFError) as error:
                     full = getattr(error, "errno", None) in FULL
-                    if not (full and store.garbage and store.make_room()):
+                    if not (full and store.space.garbage and store.space.make_room()):
                         self._lose_one(error, layout.CAUSE_FULL if full else layout.CAUSE_ERROR)
                         batch = sorted(store.missing([(chunk * store.chunk_size, 1) for chunk in batch]))
 
@@ -83,7 +83,7 @@ class CopyOut:
             event = store.lose(entry, f"its old data cannot be kept in {store.storage}: {_reason(error)}", cause)
         except OSError as problem:  # going on would let its readers see wrong data
             raise self._refusal(problem) from error
-        event.freed = store.make_room()
+        event.freed = store.space.make_room()
         if not event.freed:
             return
         try:

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import Words, sync_directory
-from shadowset.nbd_provider.store.recovery import session_id
+from shadowset.nbd_provider.store.session import session_id
 from shadowset.vss.codes import Code, VssError
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import sync_directory, write_all
 from shadowset.nbd_provider.store.losses import LINK, Loss, gone, pack, read
-from shadowset.nbd_provider.store.recovery import session_id
+from shadowset.nbd_provider.store.session import session_id
 from shadowset.nbd_provider.store.table import CopyTable
 
 log = logging.getLogger(__name__)

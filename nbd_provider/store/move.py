@@ -32,8 +32,8 @@ from shadowset.nbd_provider.store.place import (
     wipe,
     write_note,
 )
-from shadowset.nbd_provider.store.recovery import session_id
 from shadowset.nbd_provider.store.room import MOVE_FINISHED, MOVE_STARTED, MOVE_STOPPED
+from shadowset.nbd_provider.store.session import session_id
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss.codes import Code, VssError
 
@@ -143,7 +143,7 @@ class Mover:
                 _discard(store, note)
         except (OSError, VssError) as error:
             log.error("what a move has left in %s cannot be removed: %s", progress.storage, error)
-        store.garbage = True
+        store.space.garbage = True
         progress.phase, progress.reason, self._steps = Phase.STOPPED, reason, None
         message = f"the move of shadow storage {store.storage} to {progress.storage} has ended: {reason}"
         store.room.add(MOVE_STOPPED, f"{message}; the storage stays where it is")

@@ -33,7 +33,7 @@ from shadowset.nbd_provider.store.place import (
     wipe,
     write_note,
 )
-from shadowset.nbd_provider.store.recovery import session_id
+from shadowset.nbd_provider.store.session import session_id
 from shadowset.nbd_provider.store.writer import ShadowStore
 
 STEP_SLOTS: Final = 256
@@ -272,7 +272,7 @@ class Move:
             lock, self._lock = self._lock, -1
             store.switch_to(path, self._head, self._target, fd, table, lock)
             store.moving = False
-            store.garbage = True
+            store.space.garbage = True
         with suppress(OSError):
             self.close()
         return True

@@ -23,7 +23,7 @@ from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.create import private_file
 from shadowset.nbd_provider.store.files import storage_error, sync_directory, write_all
 from shadowset.nbd_provider.store.overlay import DIRECTORY, bring_overlays
-from shadowset.nbd_provider.store.recovery import session_id
+from shadowset.nbd_provider.store.session import session_id
 from shadowset.vss.codes import Code, VssError
 
 MOVING: Final = "moving"

@@ -9,36 +9,14 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
-from typing import NamedTuple
-from uuid import UUID
+from typing import TYPE_CHECKING, NamedTuple
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.digests import sha1
+from shadowset.nbd_provider.store.create import new_head
 from shadowset.nbd_provider.store.files import Segment, Segments, Words
 
-
-def boot_id() -> UUID:
-    """Identity of the running boot of the kernel."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return UUID(file.read().strip())
-
-
-def session_id(path: str) -> UUID:
-    """Identity of the boot and of the file system that is mounted at ``path``, or above it.
-
-    Under another one, what was written without a sync may be gone: a file system that failed and was mounted again is
-    as after a power loss. Where the kernel does not tell mounts of one disk apart, it is the boot alone.
-    """
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    device = os.stat(path).st_dev
-    name = os.path.basename(os.path.realpath(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}"))
-    for kind in ("ext4", "xfs", "f2fs"):
-        with suppress(OSError):  # the number is never given twice: each mount makes the directory anew
-            number = os.stat(f"/sys/fs/{kind}/{name}").st_ino
-            return UUID(bytes=sha1(boot_id().bytes + str(number).encode()).digest()[:16], version=5)
-    return boot_id()
+if TYPE_CHECKING:
+    from shadowset.nbd_provider.store.writer import ShadowStore
 
 
 class Slot(NamedTuple):
@@ -55,6 +33,25 @@ class Found(NamedTuple):
 
     damaged: list[Slot]
     newest: int
+
+
+def recover(store: ShadowStore) -> None:
+    """After a power loss: auto-release copies are gone, ``head`` is made anew, and what is damaged costs its copies."""
+    for entry in store.table.entries:
+        if not entry.persistent:
+            store.table.change(entry, state=layout.STATE_DELETED)
+        elif entry.state == layout.STATE_PENDING:
+            store.lose(entry, "the power was lost before what it takes from the origin was durable")
+    store.replace_head(new_head(store.storage, store.chunks))
+    found = rebuild(store.storage, store.segments, store.head, store.header)
+    store.header.generation = max(store.header.generation, found.newest)
+    store.header.next_slot = 0
+    for slot, chunk, before, label in found.damaged:
+        for entry in store.table.entries:
+            reaches = entry.state in layout.LIVE_STATES and entry.size > chunk * store.chunk_size
+            if reaches and before < entry.number <= label:
+                store.lose(entry, f"slot {slot} is damaged", layout.CAUSE_DAMAGED)
+    store.table.sync()
 
 
 def rebuild(storage: str, segments: Segments, head: Words, header: layout.Header) -> Found:

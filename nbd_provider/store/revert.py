@@ -159,8 +159,8 @@ class Reverter:
         newest = next(row for row in store.table.entries if row.number == store.newest)
         wanted = (changed - self._changed(entry, newest.copy_id)) * (size + layout.SLOT_RECORD_SIZE)
         limits = store.header.settings.limits
-        if wanted > store.room.available(limits) and store.garbage:
-            for _ in store.reclaim():
+        if wanted > store.room.available(limits) and store.space.garbage:
+            for _ in store.space.reclaim():
                 pass
         available = store.room.available(limits)
         if wanted > available:

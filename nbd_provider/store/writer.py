@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from threading import RLock
 from uuid import UUID
 
 from shadowset.nbd_provider.store import copy_out, layout
-from shadowset.nbd_provider.store.create import create_storage, lengthen_head, new_head, put_in_place
-from shadowset.nbd_provider.store.files import Segments, Words, read_header, storage_error, sync_directory
+from shadowset.nbd_provider.store.create import create_storage, lengthen_head, put_in_place
+from shadowset.nbd_provider.store.files import Segments, Words, read_header, sync_directory
 from shadowset.nbd_provider.store.loss_record import LossKeeper, LossRecord
-from shadowset.nbd_provider.store.overlay import drop_overlays
+from shadowset.nbd_provider.store.opening import check_origin, check_size, first_unused, remember_losses
 from shadowset.nbd_provider.store.place import (
     MOVING,
     is_lock_of,
@@ -23,10 +23,11 @@ from shadowset.nbd_provider.store.place import (
     take_lock,
     with_session,
 )
-from shadowset.nbd_provider.store.reclaim import Reclaimer
-from shadowset.nbd_provider.store.recovery import rebuild, session_id
+from shadowset.nbd_provider.store.recovery import recover
 from shadowset.nbd_provider.store.room import COPY_LOST, Event, Room, used_bytes
+from shadowset.nbd_provider.store.session import session_id
 from shadowset.nbd_provider.store.settings import NO_MARK, Limits, OriginMark, Policy, Revert
+from shadowset.nbd_provider.store.space import Space
 from shadowset.nbd_provider.store.table import CopyTable
 from shadowset.vss.codes import Code, VssError
 
@@ -64,6 +65,7 @@ class ShadowStore:
         self.lock = RLock()
         self._origin = origin_fd
         self._copy_out = copy_out.CopyOut(self, origin_fd)
+        self.space = Space(self, self._copy_out)
         self._changed_since = changed_since
         self._places = losses
         self._lock = lock if is_lock_of(storage, lock) else take_lock(storage)
@@ -73,7 +75,7 @@ class ShadowStore:
             if not os.path.exists(f"{storage}/table"):
                 create_storage(storage, size, chunk_size)
             header = read_header(storage)
-            self._check_size(header, size)
+            check_size(storage, header, size, self._changed_since)
             self._open(header, next_slot)
             if header.size < size:
                 self.grow(size)
@@ -92,77 +94,26 @@ class ShadowStore:
         self._losses = LossKeeper(self.table, LossRecord(self.storage, header, self._places), self.lock)
         self._losses.take_over()
         if not header.clean and header.boot_id != session_id(self.storage):
-            self._recover()
-        self._check_origin()
+            recover(self)
+        check_origin(self, self._changed_since)
         header.clean = False
         header.boot_id = session_id(self.storage)
         header.generation = max([header.generation, *(entry.number for entry in self.table.entries)])
-        self._copy_out.start_at(max(header.next_slot, self._used_end() if next_slot < 0 else next_slot))
-        self.garbage = bool(self._copy_out.next_slot) or os.path.exists(f"{self.storage}/overlays")
+        unused = first_unused(self.segments, self.storage) if next_slot < 0 else next_slot
+        self._copy_out.start_at(max(header.next_slot, unused))
+        self.space.garbage = bool(self._copy_out.next_slot) or os.path.exists(f"{self.storage}/overlays")
         self._update()
-        self._write_header()
+        self.write_header()
         self._losses.connect()
-        self._remember_losses()
+        remember_losses(self)
         if not self.table.live and self._copy_out.next_slot and not self.moving:
-            self.reset()
+            self.space.start_afresh()
 
-    def _check_size(self, header: layout.Header, size: int) -> None:
-        """An origin may have grown, but must be the same: another volume would cost all copies."""
-        change = self._changed_since(header.settings.mark) if header.clean and size > header.size else ""
-        if size < header.size or change:
-            reason = f"it belongs to a volume of {header.size} bytes and the origin has {size}"
-            reason += f" and is not that volume grown: {change}" if change else ""
-            raise storage_error(self.storage, reason, "give each volume a storage directory of its own")
-
-    def _check_origin(self) -> None:
-        """Copies of an origin that somebody else changed are lost; durably so before the mark is taken away."""
-        mark, self.header.settings.mark = self.header.settings.mark, NO_MARK
-        if not self.header.clean or not self.table.live:
-            return
-        change = self._changed_since(mark)
-        for entry in self.table.entries if change else []:
-            if entry.state in layout.LIVE_STATES:
-                reason = f"the origin was changed while no provider had it: {change}"
-                self.lose(entry, reason, layout.CAUSE_ORIGIN_CHANGED)
-
-    def _remember_losses(self) -> None:
-        """Copies that were lost in earlier runs are told of as well."""
-        known = {event.copy_id for event in self.room.events}
-        for entry in self.table.entries:
-            if entry.state == layout.STATE_LOST and str(entry.copy_id) not in known:
-                self.room.add(COPY_LOST, f"shadow copy {entry.copy_id} was lost in an earlier run", entry)
-
-    def _used_end(self) -> int:
-        """The first slot after all that were ever taken, from the records of the last segment."""
-        names = [int(name, 16) for name in os.listdir(f"{self.storage}/segments")]
-        if not names:
-            return 0
-        taken = self.segments.get(max(names)).records_end() // layout.SLOT_RECORD_SIZE
-        return max(names) * layout.SEGMENT_SLOTS + taken
-
-    def _recover(self) -> None:
-        """After a power loss: auto-release copies are gone, ``head`` is made anew from durable slots."""
-        for entry in self.table.entries:
-            if not entry.persistent:
-                self.table.change(entry, state=layout.STATE_DELETED)
-            elif entry.state == layout.STATE_PENDING:
-                self.lose(entry, "the power was lost before what it takes from the origin was durable")
-        self._replace_head(new_head(self.storage, self.chunks))
-        found = rebuild(self.storage, self.segments, self.head, self.header)
-        self.header.generation = max(self.header.generation, found.newest)
-        self.header.next_slot = 0
-        for slot, chunk, before, label in found.damaged:
-            for entry in self.table.entries:
-                reaches = entry.state in layout.LIVE_STATES and entry.size > chunk * self.chunk_size
-                if reaches and before < entry.number <= label:
-                    self.lose(entry, f"slot {slot} is damaged", layout.CAUSE_DAMAGED)
-        self.table.sync()
-
-    def _write_header(self) -> None:
+    def write_header(self) -> None:
         with self.lock:
             self.header.next_slot = self._copy_out.next_slot
             self.table.write_header()
-        self._sync()
+        self.sync()
 
     # ---- cuts ----
 
@@ -216,7 +167,7 @@ class ShadowStore:
                 if entry.state == layout.STATE_PENDING:
                     self.table.change(entry, state=layout.STATE_CREATED)
             if entry.persistent:
-                self._write_header()
+                self.write_header()
 
     def delete(self, copy_id: UUID, force: bool = False) -> None:
         """Delete a copy; its space comes back through ``reclaim``.
@@ -233,25 +184,25 @@ class ShadowStore:
             raise VssError(Code.VSS_E_BAD_STATE, message)
         with self.lock:
             self.table.change(entry, state=layout.STATE_DELETED)
-        self.garbage = True
+        self.space.garbage = True
         if entry.persistent:
-            self._sync()
+            self.sync()
         self._update()
         if not self.table.live:
-            self.reset()
+            self.space.start_afresh()
 
     def configure(self, limits: Limits) -> None:
         """Other limits from now on; they are durable when this returns. Errors: OSError."""
         with self.work:
             self.header.settings.limits = limits
-            self._write_header()
+            self.write_header()
 
     def set_revert(self, revert: Revert | None) -> None:
         """Note durably that a revert is under way, or that none is. Errors: OSError."""
         with self.work:
             before, self.header.settings.revert = self.header.settings.revert, revert
             try:
-                self._write_header()
+                self.write_header()
             except OSError:
                 self.header.settings.revert = before
                 raise
@@ -262,7 +213,7 @@ class ShadowStore:
             with self.lock:
                 self.table.change(entry, persistent=True)
                 self._update()
-            self._write_header()
+            self.write_header()
 
     def set_copy(self, copy_id: UUID, priority: int | None, hold_until_ns: int | None) -> None:
         """Change a copy's priority (0 to 255) and retention. Errors: VSS_E_OBJECT_NOT_FOUND, E_INVALIDARG."""
@@ -275,7 +226,7 @@ class ShadowStore:
         with self.work:
             with self.lock:
                 self.table.change(entry, **{name: value for name, value in fields.items() if value is not None})
-            self._sync()
+            self.sync()
 
     def lose(self, entry: layout.Entry, reason: str, cause: int = layout.CAUSE_ERROR) -> Event:
         """Give a copy up because its old data cannot be kept; the live volume goes on.
@@ -299,15 +250,15 @@ class ShadowStore:
         message = f"shadow copy {entry.copy_id} (generation {entry.number}) is lost: {reason}"
         return self.room.add(COPY_LOST, message, entry)
 
-    def _mend(self) -> None:
+    def mend(self) -> None:
         """Make good a sync or a write of the table that failed, if that is possible by now."""
         if not self.table.settled:
             try:
-                self._sync()
+                self.sync()
             except OSError as error:
                 log.error("shadow storage %s: its table could not be made durable: %s", self.storage, error)
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
         """Make the table durable. Errors: OSError."""
         self._losses.sync()
         self._update()
@@ -317,31 +268,7 @@ class ShadowStore:
             self.newest = max(self.table.newest, self._losses.in_doubt)
             self.durable = self.table.durable or self._losses.in_doubt > 0
 
-    def reset(self) -> None:
-        """Without any living copy all slots are garbage: start afresh. Readers of old files keep them open.
-
-        Does nothing when a cut was made meanwhile, whose readers may have opened the old files already, nor while the
-        storage is being moved, since slots must not be numbered anew then.
-        """
-        with self.work:
-            self._mend()
-            if self.moving:
-                self.garbage = True
-                return
-            if self.table.in_doubt or not self._replace_head(new_head(self.storage, self.chunks), only_unused=True):
-                self.garbage = True
-                return
-            self.segments.close()
-            self.segments = Segments(self.storage, self.chunk_size, writable=True)
-            self._copy_out.start_at(self._copy_out.next_slot)
-            for name in os.listdir(f"{self.storage}/segments"):
-                os.unlink(f"{self.storage}/segments/{name}")
-            self._copy_out.start_at(0)
-            drop_overlays(self.storage, self.living)
-            self.garbage = False
-            self._write_header()
-
-    def _replace_head(self, head: Words, only_unused: bool = False) -> bool:
+    def replace_head(self, head: Words, only_unused: bool = False) -> bool:
         """Whether ``head`` is in use now; a cut cannot come between the look at the copies and the exchange."""
         with self.lock:
             if only_unused and self.table.live:
@@ -353,10 +280,15 @@ class ShadowStore:
         sync_directory(self.storage)
         return True
 
+    def replace_segments(self) -> None:
+        """Begin with none. The old files stay with those who have them open."""
+        self.segments.close()
+        self.segments = Segments(self.storage, self.chunk_size, writable=True)
+
     def prepare_switch(self, storage: str) -> bytes:
         """Make all durable that another directory is to hold as well; returns its table. ``work`` is held. OSError."""
         self.table.tell_left()
-        self._sync()
+        self.sync()
         self._losses.connect_at(storage)
         return with_session(self.table.image, session_id(storage))
 
@@ -394,7 +326,7 @@ class ShadowStore:
             self.head.enlarge(chunks)
             self.chunks = chunks
             self.header.size = size
-        self._write_header()
+        self.write_header()
 
     # ---- the write path ----
 
@@ -406,7 +338,7 @@ class ShadowStore:
         """
         if self.missing(ranges):
             with self.work:
-                self._mend()
+                self.mend()
                 self._copy_out.copy(sorted(self.missing(ranges)))
 
     def copy_out_now(self, chunks: set[int]) -> bool:
@@ -491,41 +423,6 @@ class ShadowStore:
             parts.append((start, min(end, (run[-1] + 1) * size) - start))
         return parts
 
-    def make_room(self) -> int:
-        """Give back what nobody needs; returns the bytes on disk that it brought, 0 when it could not."""
-        before = self.used
-        self._give_back()
-        return max(0, before - self.used)
-
-    def _give_back(self) -> None:
-        try:
-            if not self.table.live:
-                self.reset()
-            for _ in self.reclaim():
-                pass
-        except OSError as error:
-            log.error("shadow storage %s: space cannot be given back now: %s", self.storage, error)
-            self.garbage = True
-
-    def reclaim(self) -> Iterator[int]:
-        """Free the space that no living copy needs, a little at each step; yields the bytes freed by the step."""
-        self.garbage = False
-        with self.work:
-            if self.table.in_doubt:  # a power loss could bring back a copy that needs the space
-                self._sync()
-            drop_overlays(self.storage, self.living)
-        files = self.segments, self.head
-        steps = Reclaimer(*files, self.table, self._copy_out.next_slot, self.chunk_size).steps()
-        while True:
-            with self.work:
-                if (self.segments, self.head) != files:  # all slots went at once meanwhile
-                    return
-                self.table.probe()
-                freed = next(steps, None)
-            if freed is None:
-                return
-            yield freed
-
     # ---- figures and end ----
 
     @property
@@ -560,7 +457,7 @@ class ShadowStore:
             self.segments.sync()
             self.header.clean = True
             self.header.settings.mark = mark
-            self._write_header()
+            self.write_header()
         self.head.close()
         self.segments.close()
         self.table.close()

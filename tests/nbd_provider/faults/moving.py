@@ -83,8 +83,8 @@ class Scene:
                 reader.close()
 
     def reclaim(self) -> None:
-        if self.reclaiming is None and self.store.garbage:
-            self.reclaiming = self.store.reclaim()
+        if self.reclaiming is None and self.store.space.garbage:
+            self.reclaiming = self.store.space.reclaim()
         if self.reclaiming is not None and next(self.reclaiming, None) is None:
             self.reclaiming = None
 

@@ -181,4 +181,4 @@ def work(store: ShadowStore, fd: int, live: bytearray, expected: str, chance: ra
                 if chance.random() < 0.9:
                     os.unlink(f"{expected}/{victim}")
         elif next(reclaiming, None) is None:
-            reclaiming = store.reclaim()
+            reclaiming = store.space.reclaim()

@@ -156,7 +156,7 @@ class Machine:
             self.gone.add(copy)
 
     def reclaim(self) -> None:
-        for _, _ in zip(range(self.chance.randrange(1, 4)), self.store.reclaim(), strict=False):
+        for _, _ in zip(range(self.chance.randrange(1, 4)), self.store.space.reclaim(), strict=False):
             pass
 
     def killed(self) -> None:
@@ -245,7 +245,7 @@ class Machine:
             victim = self.chance.choice(list(found))
             store.delete(victim)
             del found[victim]
-            for _ in store.reclaim():
+            for _ in store.space.reclaim():
                 pass
         compare(image, found)
 

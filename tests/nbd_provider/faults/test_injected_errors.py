@@ -143,7 +143,7 @@ class Run:
             self.deleted.add(UUID(int=number))
 
     def reclaim(self) -> None:
-        self.try_(list, self.volume.store.reclaim())
+        self.try_(list, self.volume.store.space.reclaim())
 
     def steps(self) -> Iterator[tuple[Any, ...]]:
         yield (self.cut, 1, False)

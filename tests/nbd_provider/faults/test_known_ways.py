@@ -41,7 +41,7 @@ def test_the_way_led_through_a_segment_that_is_gone(memory_directory: str) -> No
     files._slots.previous_head(newest_slot + 20)  # the page of the newest slots, and nothing on from there
     assert len(os.listdir(f"{storage}/segments")) == 3
     store.delete(UUID(int=2))
-    for _ in store.reclaim():
+    for _ in store.space.reclaim():
         pass
     assert len(os.listdir(f"{storage}/segments")) == 2
     assert oldest.read(5 * CHUNK, CHUNK) == b"a" * CHUNK

@@ -91,7 +91,7 @@ def test_reclaiming_ends_when_all_slots_go_at_once(files: tuple[str, str], monke
         cut(store, number)
         overwrite(store, fd, 0, 30)
     store.delete(UUID(int=1))
-    pass_under_way = store.reclaim()
+    pass_under_way = store.space.reclaim()
     next(pass_under_way)
     store.delete(UUID(int=2))
     cut(store, 3)
@@ -103,7 +103,7 @@ def test_reclaiming_ends_when_all_slots_go_at_once(files: tuple[str, str], monke
     store.delete(UUID(int=3))
     for _ in pass_under_way:
         pass
-    for _ in store.reclaim():
+    for _ in store.space.reclaim():
         pass
     reader = CopyReader(storage, origin, UUID(int=4))
     assert reader.read(0, SIZE) == expected

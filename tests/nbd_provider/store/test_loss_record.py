@@ -152,7 +152,7 @@ def test_a_loss_that_is_durable_nowhere_refuses_the_write_and_gives_no_space_bac
     assert lab.states() == {FIRST: layout.STATE_LOST}
     assert [event.kind for event in store.room.events] == ["copy-lost", "writes-refused"]
     assert store.newest == 1, "its old data is kept until the loss is durable"
-    for action in (lambda: lab.overwrite(2), lambda: list(store.reclaim())):
+    for action in (lambda: lab.overwrite(2), lambda: list(store.space.reclaim())):
         with pytest.raises(OSError, match="dead"):
             action()
     assert store.used >= used

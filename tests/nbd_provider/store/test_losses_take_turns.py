@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 
-from shadowset.nbd_provider.store import layout, writer
+from shadowset.nbd_provider.store import layout, space
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.store.writer import ShadowStore
 
@@ -125,12 +125,12 @@ def test_a_deletion_takes_effect_when_it_is_durable(place: Place) -> None:
     place.failing = 2
     with pytest.raises(OSError, match="injected"):
         place.store.delete(UUID(int=2))
-    assert place.store.garbage
+    assert place.store.space.garbage
     place.newest_at.clear()
     with pytest.raises(OSError, match="injected"):
-        next(place.store.reclaim())
+        next(place.store.space.reclaim())
     assert place.store.newest == 2, "a power loss may bring it back"
-    assert sum(place.store.reclaim()) == CHUNK and place.store.newest == 1
+    assert sum(place.store.space.reclaim()) == CHUNK and place.store.newest == 1
     steps = [step for step, _ in place.newest_at]
     assert "row 1" in steps[: steps.index("sync")], "it was not written again before it was synced again"
 
@@ -147,7 +147,7 @@ def test_a_cut_while_the_store_starts_afresh_keeps_its_readers_right(
     store.prepare_write([(0, CHUNK)])
     os.pwrite(fd, os.urandom(CHUNK), 0)
     readers: list[CopyReader] = []
-    real = writer.new_head
+    real = space.new_head
 
     def cut_first(*arguments: Any) -> Any:
         head = real(*arguments)
@@ -155,14 +155,14 @@ def test_a_cut_while_the_store_starts_afresh_keeps_its_readers_right(
         readers.append(CopyReader(storage, origin, UUID(int=2)))
         return head
 
-    monkeypatch.setattr(writer, "new_head", cut_first)
+    monkeypatch.setattr(space, "new_head", cut_first)
     store.delete(UUID(int=1))
     before = os.pread(fd, SIZE, 0)
     store.prepare_write([(0, 3 * CHUNK)])
     os.pwrite(fd, os.urandom(3 * CHUNK), 0)
     [reader] = readers
     assert reader.read(0, SIZE) == before
-    assert store.garbage, "what the deleted copy left is still to be given back"
+    assert store.space.garbage, "what the deleted copy left is still to be given back"
     reader.close()
     store.close()
     os.close(fd)

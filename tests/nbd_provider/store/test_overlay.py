@@ -133,7 +133,7 @@ def test_the_layer_goes_with_its_copy(volume: Volume, tmp_path: Path) -> None:
     volume.recover()
     assert [each.name for each in Path(volume.storage, "overlays").iterdir()] == [str(COPY)]
     volume.store.delete(COPY)
-    volume.store.make_room()
+    volume.store.space.make_room()
     assert list(Path(volume.storage, "overlays").iterdir()) == []
 
 
@@ -147,7 +147,7 @@ def test_a_layer_that_nobody_sealed_is_dropped_or_begun_again(volume: Volume) ->
     below.close()
     assert volume.read(COPY) == volume.cuts[COPY]
     volume.store.delete(COPY)
-    volume.store.make_room()
+    volume.store.space.make_room()
     assert list(Path(volume.storage, "overlays").iterdir()) == []
 
 

@@ -265,7 +265,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(steps=st.integers(1, 3))
     def reclaim(self, steps: int) -> None:
-        for _, _ in zip(range(steps), self.store.reclaim(), strict=False):
+        for _, _ in zip(range(steps), self.store.space.reclaim(), strict=False):
             pass
 
     @precondition(lambda self: len(self.copies) > 1)

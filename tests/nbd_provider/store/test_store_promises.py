@@ -105,10 +105,10 @@ def test_a_hundred_copies_cost_a_write_no_more_than_one_and_any_of_them_goes(lab
         lab.store.delete(UUID(int=number))
         del expected[number]
         if number % 7 == 0:
-            list(lab.store.reclaim())
+            list(lab.store.space.reclaim())
             for other in chance.sample(list(expected), min(5, len(expected))):
                 assert lab.read(other) == expected[other]
-    list(lab.store.reclaim())
+    list(lab.store.space.reclaim())
     assert {number: lab.read(number) for number in expected} == expected
     assert lab.slots() < slots * 0.8
 
@@ -166,7 +166,7 @@ def test_what_was_freed_before_the_cut_is_nowhere(lab: Lab) -> None:
     assert not found(lab.storage, old) and found(lab.storage, kept)
     lab.cut(2)
     lab.store.delete(UUID(int=1))
-    list(lab.store.reclaim())
+    list(lab.store.space.reclaim())
     assert not found(lab.storage, kept)
     for directory, _, names in os.walk(lab.storage):
         assert all(os.stat(f"{directory}/{name}").st_mode & 0o077 == 0 for name in names)
