@@ -8,7 +8,6 @@ more. So a guest counts as frozen from before the request on, until its agent it
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from typing import Literal
@@ -16,38 +15,23 @@ from typing import Literal
 import msgspec
 
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.paths import Paths
-from shadowset.writers.qemu.disks import Disk, disks_of, shadowset_volume
+from shadowset.writers.qemu.reach import Reach, Seen, refused
 from shadowset.writers.qemu.settings import GuestSettings
-from shadowset.writers.qemu.wire import Agent, Lines, Monitor
+from shadowset.writers.qemu.sockets import SocketReach
 
 LOG = logging.getLogger("shadowset.writer.qemu")
 LOOK_SECONDS = 5.0
 Method = Literal["agent", "pause", "crash-consistent", "stopped", "off"]
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """A guest as its monitor tells it; ``state`` is "off" when no QEMU answers."""
-
-    state: str
-    disks: list[Disk] = []
+def reach_of(settings: GuestSettings) -> Reach:
+    """The way to a guest."""
+    return SocketReach(settings)
 
 
 def look(settings: GuestSettings, seconds: float = LOOK_SECONDS) -> Seen:
     """State and disks. Errors: VssError when QEMU is there, but does not tell."""
-    if not os.path.exists(settings.qmp):
-        return Seen("off")
-    volumes = f"{Paths.from_environment(os.environ).runtime}/volumes"
-    end = time.monotonic() + seconds
-    try:
-        monitor = Monitor(settings.qmp, settings.name, end)
-    except VssError as error:
-        if isinstance(error.__cause__, ConnectionRefusedError):
-            return Seen("off")  # the socket of a QEMU that has ended
-        raise
-    with monitor:
-        blocks = monitor.ask("query-block")
-        return Seen(monitor.state(), disks_of(blocks, lambda place: shadowset_volume(place, volumes)))
+    return reach_of(settings).look(seconds)
 
 
 class HeldGuest:
@@ -66,12 +50,12 @@ class HeldGuest:
         self._held = False
         self._given_up = False
         self._lock = threading.Lock()
-        self._line: Lines | None = None
+        self._reach = reach_of(settings)
 
     def prepare(self, seconds: float) -> None:
         """Sees whether it can be frozen. Errors: VssError when it cannot, and nothing less is allowed."""
         end = time.monotonic() + seconds
-        self.seen = look(self.settings, seconds)
+        self.seen = self._reach.look(seconds)
         if self.seen.state == "off":
             return
         if self.seen.state != "running":
@@ -79,16 +63,14 @@ class HeldGuest:
             return
         self.method = "agent"
         try:
-            if not self.settings.agent:
-                raise self._refused("has no agent channel", "give its agent socket in the configuration")
-            with self._agent(end) as agent:
+            with self._reach.agent(end) as agent:
                 if agent.frozen():
                     raise self._refused("is frozen by somebody else", "thaw it, or wait for the other backup")
         except VssError as error:
             self._fall_back(error)
 
     def _refused(self, what: str, advice: str) -> VssError:
-        return VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, f"the guest {self.settings.name} {what}; {advice}")
+        return refused(self.settings.name, what, advice)
 
     def _fall_back(self, error: VssError) -> None:
         """Errors: ``error``, with the way out, when nothing less than a frozen guest is allowed."""
@@ -113,8 +95,8 @@ class HeldGuest:
                     self._take_back(error)
             if self.method == "pause":
                 self._held = True
-                with self._monitor(max(end, time.monotonic() + LOOK_SECONDS)) as monitor:
-                    monitor.ask("stop")
+                with self._reach.monitor(max(end, time.monotonic() + LOOK_SECONDS)) as monitor:
+                    monitor.stop()
             self.frozen_ms = (time.monotonic() - began) * 1000
 
     def _take_back(self, error: VssError) -> None:
@@ -134,12 +116,8 @@ class HeldGuest:
 
     def _freeze_inside(self, end: float) -> None:
         self._held = True
-        with self._agent(end) as agent:
-            if self.settings.mount_points:
-                count = agent.count("guest-fsfreeze-freeze-list", mountpoints=self.settings.mount_points)
-            else:
-                count = agent.count("guest-fsfreeze-freeze")
-        self.frozen_count = count
+        with self._reach.agent(end) as agent:
+            self.frozen_count = agent.freeze(self.settings.mount_points)
         if not self.frozen_count:
             raise self._refused("has no file system that can be frozen", "look at what it mounts")
 
@@ -156,9 +134,9 @@ class HeldGuest:
                     raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, f"{message}; see who else thaws it, and try again")
 
     def _go_on(self, end: float) -> None:
-        with self._monitor(end) as monitor:
+        with self._reach.monitor(end) as monitor:
             lasted = monitor.state() == "paused"
-            monitor.ask("cont")
+            monitor.go_on()
         self._held = False
         if not lasted:
             message = f"the guest {self.settings.name} was not paused until the cut was over; try again"
@@ -166,11 +144,10 @@ class HeldGuest:
 
     def _thaw_inside(self, end: float) -> int:
         """Number of file systems that were thawed. Errors: VssError when the agent does not say that all are."""
-        with self._agent(end) as agent:
-            count = agent.count("guest-fsfreeze-thaw")
+        with self._reach.agent(end) as agent:
+            count = agent.thaw()
             if agent.frozen():
-                message = f"the guest {self.settings.name} is still frozen; thaw it by hand"
-                raise VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message)
+                raise self._refused("is still frozen", "thaw it by hand")
         self._held = False
         return count
 
@@ -182,18 +159,7 @@ class HeldGuest:
     def give_up(self) -> None:
         """Ends what another thread waits for; a freeze that has not begun will not."""
         self._given_up = True
-        line = self._line
-        if line is not None:
-            line.interrupt()
-
-    def _agent(self, end: float) -> Agent:
-        return Agent(self.settings.agent, self.settings.name, end, self._opened)
-
-    def _monitor(self, end: float) -> Monitor:
-        return Monitor(self.settings.qmp, self.settings.name, end, self._opened)
-
-    def _opened(self, line: Lines) -> None:
-        self._line = line
+        self._reach.interrupt()
 
     def facts(self) -> dict[str, object]:
         """What goes into the backup's metadata."""
@@ -207,15 +173,14 @@ class HeldGuest:
 
 def thaw_lost(settings: GuestSettings, paused: bool, seconds: float) -> None:
     """Thaws a guest whose writer is lost; one that is not frozen stays as it is. Errors: VssError."""
-    end = time.monotonic() + seconds
+    end, reach = time.monotonic() + seconds, reach_of(settings)
     if paused:
-        with Monitor(settings.qmp, settings.name, end) as monitor:
+        with reach.monitor(end) as monitor:
             if monitor.state() == "paused":
-                monitor.ask("cont")
+                monitor.go_on()
         return
-    with Agent(settings.agent, settings.name, end) as agent:
+    with reach.agent(end) as agent:
         if agent.frozen():
-            agent.ask("guest-fsfreeze-thaw")
+            agent.thaw()
             if agent.frozen():
-                message = f"the guest {settings.name} is still frozen; thaw it by hand"
-                raise VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message)
+                raise refused(settings.name, "is still frozen", "thaw it by hand")

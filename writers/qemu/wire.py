@@ -159,6 +159,16 @@ class Agent(Lines):
         """Whether the guest's file systems are frozen, as the agent knows. Errors: VssError."""
         return bool(self.ask("guest-fsfreeze-status") == "frozen")
 
+    def freeze(self, mount_points: list[str]) -> int:
+        """Freezes these, or all when none is named; how many were. Errors: VssError."""
+        if mount_points:
+            return self.count("guest-fsfreeze-freeze-list", mountpoints=mount_points)
+        return self.count("guest-fsfreeze-freeze")
+
+    def thaw(self) -> int:
+        """Thaws all; how many were frozen. Errors: VssError."""
+        return self.count("guest-fsfreeze-thaw")
+
 
 class Monitor(Lines):
     """QEMU's monitor (QMP)."""
@@ -178,6 +188,14 @@ class Monitor(Lines):
     def state(self) -> str:
         """``running``, ``paused`` and so on. Errors: VssError."""
         return str(self.ask("query-status")["status"])
+
+    def stop(self) -> None:
+        """The processors stand still from its return on. Errors: VssError."""
+        self.ask("stop")
+
+    def go_on(self) -> None:
+        """They run again. Errors: VssError."""
+        self.ask("cont")
 
     def name(self) -> str:
         """The guest's name; empty when it was given none. Errors: VssError."""

@@ -24,8 +24,9 @@ from shadowset.writers.configured import ConfiguredWriter
 from shadowset.writers.guard import Guard
 from shadowset.writers.metadata_builder import ComponentBuilder
 from shadowset.writers.qemu.guard import Guarded
-from shadowset.writers.qemu.guest import HeldGuest, Seen, look
+from shadowset.writers.qemu.guest import HeldGuest, look
 from shadowset.writers.qemu.processes import discover
+from shadowset.writers.qemu.reach import Seen
 from shadowset.writers.qemu.restore import check_images, turn_off, turn_on
 from shadowset.writers.qemu.settings import GuestSettings, Settings
 from shadowset.writers.sdk import CurrentEvent, MetadataBuilder
