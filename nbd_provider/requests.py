@@ -33,7 +33,10 @@ class Request(NamedTuple):
 
 
 def adjoining_reads(batch: Sequence[Request], most: int) -> Iterator[list[Request]]:
-    """The batch in its order, reads of ``most`` bytes at most that go on where the one before ends in one list."""
+    """The batch in its order, reads of ``most`` bytes at most that go on where the one before ends in one list.
+
+    A read of nothing, which is to be refused, stays alone.
+    """
     run: list[Request] = []
     end = room = -1
     for request in batch:
@@ -44,7 +47,7 @@ def adjoining_reads(batch: Sequence[Request], most: int) -> Iterator[list[Reques
             if run:
                 yield run
             run, room = [request], most
-        end = offset + length if kind == p.CMD_READ else -1
+        end = offset + length if kind == p.CMD_READ and length else -1
         room -= length
     if run:
         yield run

@@ -314,8 +314,8 @@ class Transmission:
         """Send what needs no closer look, piece by piece as it is read; returns how many requests are done."""
         start, length = run[0].offset, sum([request.length for request in run])
         replies, flags = self._replies, run[0].flags
-        beyond = start + length > self._export.size or flags & ~self._allowed[p.CMD_READ]
-        if replies or beyond or length < SEND_FROM_CACHE or run[0].kind != p.CMD_READ:
+        wrong = start + length > self._export.size or flags & ~self._allowed[p.CMD_READ] or length > p.MAXIMUM_PAYLOAD
+        if replies or wrong or length < SEND_FROM_CACHE or run[0].kind != p.CMD_READ:
             return 0
         header, holes = replies.header, replies.structured and not flags & p.CMD_FLAG_DF
         outgoing = [(header(cookie, at, size), size) for _, _, cookie, at, size, _ in run]

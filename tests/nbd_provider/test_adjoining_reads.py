@@ -35,6 +35,7 @@ def test_which_reads_adjoin() -> None:
     assert cookies([read(1, 0, 10), read(2, 10, 10, p.CMD_FLAG_DF)]) == [[1], [2]], "another form of reply"
     assert cookies([read(1, 10, 10), read(2, 0, 10)]) == [[1], [2]], "backwards"
     assert cookies([read(1, 0, 0), read(2, 0, 0)]) == [[1], [2]], "nothing is read"
+    assert cookies([read(1, 0, 0), read(2, 0, 10), read(3, 10, 10)]) == [[1], [2, 3]], "nothing is read"
     others = [read(1, 0, 10), read(2, 10, 10, kind=p.CMD_CACHE), read(3, 20, 10), read(4, 30, 1, kind=p.CMD_DISC)]
     assert cookies(others) == [[1], [2], [3], [4]]
 
@@ -45,7 +46,8 @@ class Export:
     name = description = "memory"
     size = SIZE
     flags = p.FLAG_READ_ONLY
-    gate = in_place = sender = None
+    gate = in_place = None
+    sender: Any = None
 
     def __init__(self) -> None:
         self.content = random.Random(1).randbytes(SIZE)
@@ -72,9 +74,10 @@ class Export:
         pass
 
 
-def answers(export: Export, batch: list[Request]) -> dict[int, bytes | int]:
+def answers(export: Export, batch: list[Request], socket: int = -1) -> dict[int, bytes | int]:
     """What each request got: its bytes, or an error number."""
     replies, jobs, sent = Replies(), [], bytearray()
+    replies.socket = socket
     disk: Any = export
     transmission = Transmission(
         disk, (), replies, lambda *job: jobs.append(job), lambda: None, pytest.fail, lambda: None
@@ -123,6 +126,22 @@ def test_random_batches() -> None:
                 batch.append(read(number, offset, length))
                 offset += length
         assert answers(export, batch) == expected(export, batch)
+
+
+class Streaming(Export):
+    """One that is large, and could send by itself."""
+
+    size = 8 << 30
+    sends = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sender = self
+
+
+def test_a_read_over_the_limit_is_refused_before_memory_is_taken_for_it() -> None:
+    for length in (p.MAXIMUM_PAYLOAD + 1, (1 << 32) - 1):
+        assert answers(Streaming(), [read(1, 0, length)], 1) == {1: p.ERRORS[errno.EINVAL]}
 
 
 def test_what_is_not_in_memory_is_read_for_itself() -> None:

@@ -175,6 +175,25 @@ def test_reads_too_large(provider: Any, nbd_module: Any) -> None:
     client.sock.close()
 
 
+@pytest.mark.parametrize("length", [4096, 70_000])
+def test_a_read_of_nothing_in_front_of_one_of_zeros(provider: Any, nbd_module: Any, length: int) -> None:
+    """Of a copy, where what adjoins is done together."""
+    live = nbd_module.NBD()
+    live.connect_uri(provider.uri)
+    live.pwrite(bytes(1 << 20), 0)
+    provider.control().snapshot()
+    client = Raw(provider.export())
+    assert client.option(p.OPT_STRUCTURED_REPLY)[0] == ACK
+    assert client.option(p.OPT_GO, bytes(6))[0] == ACK
+    requests = [p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_READ, 9, 0, count) for count in (0, length)]
+    for _ in range(3):
+        client.sock.sendall(b"".join(requests))
+        answers = sorted(client.chunk()[1:] for _ in requests)
+        assert answers[0] == (p.REPLY_OFFSET_HOLE, p.HOLE.pack(0, length))
+        assert answers[1][0] == p.REPLY_ERROR and answers[1][1].startswith(p.ERRORS[22].to_bytes(4, "big"))
+    client.sock.close()
+
+
 def test_whole_reads_need_structured_replies(raw: Raw) -> None:
     assert raw.option(p.OPT_GO, GO)[0] == ACK
     raw.request(p.CMD_READ, p.CMD_FLAG_DF, 0, 512)
