@@ -17,9 +17,12 @@ SQLITE_HEADER = b"SQLite format 3\0"
 HOOKS = (
     "/etc/qemu/fsfreeze-hook.d",
     "/etc/vmware-tools/backupScripts.d",
+    "/usr/sbin/pre-freeze-script",
+    "/usr/sbin/post-thaw-script",
     "/etc/azure/VMSnapshotScriptPluginConfig.json",
     "/etc/google/snapshots",
 )
+SNAPPER = "/usr/lib/snapper/plugins"
 INDEX_SIGNS = {"xapian": ("iamglass", "postlist.glass"), "tantivy": ("meta.json", ".managed.json")}
 NOT_OURS = ("/proc/", "/sys/", "/dev/", "/tmp/", "/var/tmp/", "/var/lib/shadowset/")
 MOST_DATABASES = 500
@@ -119,11 +122,18 @@ def oracle(host: Host) -> list[Proposal]:
 
 def hooks(_host: Host) -> list[Proposal]:
     """Scripts in the places of the products that call them."""
-    found = [place for place in HOOKS if os.path.isfile(place) or (os.path.isdir(place) and os.listdir(place))]
+    found = [place for place in HOOKS if _is_used(place)]
+    unit, advice = "shadowset-writer-hooks", ""
+    if _is_used(SNAPPER):
+        advice = f"the plug-ins in {SNAPPER} have to be named with their subvolume: docs/writers/hooks.md"
     if not found:
-        return []
+        return [Proposal("Hook Script Writer", SNAPPER, "hooks.toml", unit, "", advice)] if advice else []
     text = "# Empty: the writer runs what is in the usual places. docs/writers/hooks.md tells how to name others.\n"
-    return [Proposal("Hook Script Writer", ", ".join(found), "hooks.toml", "shadowset-writer-hooks", text)]
+    return [Proposal("Hook Script Writer", ", ".join(found), "hooks.toml", unit, text, advice)]
+
+
+def _is_used(place: str) -> bool:
+    return os.path.isfile(place) or (os.path.isdir(place) and bool(os.listdir(place)))
 
 
 def sqlite(host: Host) -> list[Proposal]:

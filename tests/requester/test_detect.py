@@ -130,10 +130,18 @@ def test_an_idle_host_has_its_system_alone(made: MadeHost, monkeypatch: pytest.M
 def test_hooks_that_are_there(made: MadeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hooks.d").mkdir()
     monkeypatch.setattr(applications, "HOOKS", (str(tmp_path / "hooks.d"),))
+    monkeypatch.setattr(applications, "SNAPPER", str(tmp_path / "plugins"))
     assert applications.hooks(made.look()) == []
     (tmp_path / "hooks.d" / "one").touch()
     (proposal,) = applications.hooks(made.look())
-    assert check(proposal, tmp_path).hook == []
+    assert check(proposal, tmp_path).hook == [] and not proposal.advice
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "10-one").touch()
+    (proposal,) = applications.hooks(made.look())
+    assert "named with their subvolume" in proposal.advice and proposal.text
+    (tmp_path / "hooks.d" / "one").unlink()
+    (proposal,) = applications.hooks(made.look())
+    assert proposal.advice and not proposal.text
 
 
 def test_open_databases_and_sockets_of_this_very_process() -> None:

@@ -15,6 +15,9 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
 from shadowset.vss.enums import ComponentType, WriterEvent
 from shadowset.vss.writer_protocol import EventVolume
+from shadowset.writers.hooks import scripts as hook_scripts
+from shadowset.writers.hooks import settings
+from shadowset.writers.hooks.runner import freeze, thaw
 from shadowset.writers.hooks.scripts import steps_of, thaw_order
 from shadowset.writers.hooks.settings import Hook, Settings
 from shadowset.writers.hooks.writer import LOGICAL_PATH
@@ -107,6 +110,38 @@ def test_scripts_of_vmware_tools_are_taken_back_in_the_opposite_order(start: Cal
     side.ok(E.FREEZE)
     side.ok(E.THAW)
     assert place.calls()[-3:] == ["3-three thaw", "2-two thaw", "1-one thaw"]
+
+
+@pytest.mark.vss(33)
+@pytest.mark.parametrize("directory", [True, False], ids=["with-directory", "alone"])
+def test_the_older_scripts_of_vmware_tools_are_first_and_last(
+    place: Place, monkeypatch: pytest.MonkeyPatch, directory: bool
+) -> None:
+    before, after = (Path(place.add(name)) for name in ("pre-freeze-script", "post-thaw-script"))
+    scripts = place.path / "backupScripts.d"
+    if directory:
+        scripts.mkdir()
+        for name in ("1-one", "2-two"):
+            Path(place.add(name)).rename(scripts / name)
+    monkeypatch.setitem(settings.USUAL_PLACES, "vmware", str(scripts))
+    for module in (settings, hook_scripts):
+        monkeypatch.setattr(module, "PRE_FREEZE", str(before))
+        monkeypatch.setattr(module, "POST_THAW", str(after))
+    (hook,) = [each for each in settings.discover() if each.kind == "vmware"]
+    inner = ["1-one", "2-two"] if directory else []
+    freeze(hook, steps_of(hook), 30)
+    assert place.calls() == ["pre-freeze-script freeze", *(f"{name} freeze" for name in inner)]
+    place.journal.unlink()
+    assert thaw(hook, steps_of(hook)) == []
+    assert place.calls() == [*(f"{name} thaw" for name in inner[::-1]), "post-thaw-script thaw"]
+    place.journal.unlink()
+    place.add("pre-freeze-script", "exit 3")
+    with pytest.raises(VssError, match="ended with status 3"):
+        freeze(hook, steps_of(hook), 30)
+    assert place.calls() == ["pre-freeze-script freeze", "post-thaw-script freezeFail"]
+    before.unlink()
+    after.unlink()
+    assert directory or not [each for each in settings.discover() if each.kind == "vmware"]
 
 
 @pytest.mark.vss(33)

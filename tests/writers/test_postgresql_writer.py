@@ -42,7 +42,7 @@ from shadowset.writers.postgresql.files import (
     directories,
     server_process,
 )
-from shadowset.writers.postgresql.settings import Settings, discover
+from shadowset.writers.postgresql.settings import ClusterSettings, Settings, discover
 from shadowset.writers.server_settings import read_settings
 
 E = WriterEvent
@@ -701,6 +701,8 @@ def test_files_tell_running_from_stale(tmp_path: Path) -> None:
         ('[[cluster]]\nconnection = "x"\nrestore_command = "y"\nrecover_copies = "all"\n', "no log can be rolled"),
         ('[[cluster]]\nconnection = "x"\nchecksums = true\n', "add stop_command and start_command"),
         ('[[cluster]]\nconnection = "x"\nrecover_copies = "some"\n', "Invalid enum value"),
+        ('[[cluster]]\nconnection = "host=x password = secret"\n', "put it into ~/.pgpass"),
+        ('[[cluster]]\nconnection = "postgresql://ada:secret@x/y"\n', "put it into ~/.pgpass"),
         ("clusters = 1\n", "unknown field"),
         ("[[", "cannot be used"),
     ],
@@ -711,6 +713,13 @@ def test_a_wrong_configuration_is_told(tmp_path: Path, text: str, problem: str) 
     with pytest.raises(VssError, match=problem) as caught:
         read_settings(str(path), Settings)
     assert str(path) in caught.value.message
+
+
+def test_no_password_is_taken_from_a_command_line(processes: Any) -> None:
+    done = processes.run("-m", "shadowset.writers.postgresql.main", "host=/x", "host=/x password=secret")
+    assert done.returncode == 1
+    assert "the connection 2 has a password" in done.stderr and "secret" not in done.stderr
+    assert not ClusterSettings(connection="host=/x passfile=/etc/shadowset/pgpass").problem()
 
 
 def test_running_servers_are_found_by_their_sockets(cluster: Cluster) -> None:

@@ -24,7 +24,7 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
 from shadowset.vss.enums import ComponentType, FileRestoreStatus, Level, WriterEvent
 from shadowset.writers.naming import component_identity
-from shadowset.writers.redis.server import PAUSE_SECONDS, Pause
+from shadowset.writers.redis.server import PAUSE_SECONDS, REWRITE, Pause
 from shadowset.writers.redis.settings import Settings
 from shadowset.writers.redis.writer import REDIS_WRITER_ID
 from shadowset.writers.server_settings import read_settings
@@ -132,7 +132,10 @@ def test_a_server_comes_back_as_it_was_at_the_cut(side: Any, server: Redis, clie
 def test_a_writer_that_dies_or_hangs_holds_nobody_up(
     side: Any, server: Redis, client: Client, number: signal.Signals
 ) -> None:
+    usual = rewrite_setting(server)
     freeze(side, server)
+    if appends(server):
+        assert (rewrite_setting(server), usual) == ("0", "100")
     os.kill(side.process.pid, number)
     try:
         client.wait_for_more()
@@ -144,6 +147,18 @@ def test_a_writer_that_dies_or_hangs_holds_nobody_up(
     finally:
         if number == signal.SIGSTOP:
             os.kill(side.process.pid, signal.SIGCONT)
+    end = time.monotonic() + 30
+    while rewrite_setting(server) != usual:  # by the guard, in place of a killed writer
+        assert time.monotonic() < end, "the append-only file would never be rewritten again"
+        time.sleep(0.05)
+
+
+def appends(server: Redis) -> bool:
+    return bool(server.client().info("persistence")["aof_enabled"])
+
+
+def rewrite_setting(server: Redis) -> str:
+    return str(server.client().config_get(REWRITE)[REWRITE])
 
 
 def test_a_lost_server_fails_the_freeze(side: Any, server: Redis) -> None:

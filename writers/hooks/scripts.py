@@ -5,8 +5,8 @@ QEMU's guest agent
     and package managers are passed over.
 VMware Tools
     ``freeze`` in the order of the names, ``thaw`` in the opposite order; when one fails, those that ran are called with
-    ``freezeFail``, in the opposite order too. Beside the directory, ``/usr/sbin/pre-freeze-script`` is the first and
-    ``/usr/sbin/post-thaw-script`` the last.
+    ``freezeFail``, in the opposite order too. Beside the directory, or without one, ``/usr/sbin/pre-freeze-script`` is
+    the first and ``/usr/sbin/post-thaw-script`` the last.
 Azure's snapshot extension
     a JSON file names one script for before and one for after, with parameters and retries. What it says about going on
     after a failure is not taken over: here the writer's own ``required`` decides.
@@ -29,10 +29,9 @@ from typing import Annotated, Any
 import msgspec
 
 from shadowset.vss.codes import Code, VssError
-from shadowset.writers.hooks.settings import Hook
+from shadowset.writers.hooks.settings import POST_THAW, PRE_FREEZE, Hook
 
 LEFTOVERS = ("~", ".bak", ".orig", ".sample", ".rpmnew", ".rpmorig", ".rpmsave", ".dpkg-dist", ".dpkg-new", ".dpkg-old")
-PRE_FREEZE, POST_THAW = "/usr/sbin/pre-freeze-script", "/usr/sbin/post-thaw-script"
 MAX_RETRIES = 10
 SNAPPERS_LIVE_SYSTEM = "0"
 
@@ -104,8 +103,10 @@ def _qemu(hook: Hook) -> list[Step]:
 
 
 def _vmware(hook: Hook) -> list[Step]:
-    steps = [_called(path, "freezeFail") for path in _executables(hook.place)]
-    if hook.place == Hook(kind="vmware").place and (os.path.exists(PRE_FREEZE) or os.path.exists(POST_THAW)):
+    beside = hook.place == Hook(kind="vmware").place and (os.path.exists(PRE_FREEZE) or os.path.exists(POST_THAW))
+    paths = [] if beside and not os.path.exists(hook.place) else _executables(hook.place)
+    steps = [_called(path, "freezeFail") for path in paths]
+    if beside:
         freeze = [PRE_FREEZE, "freeze"] if os.path.exists(PRE_FREEZE) else []
         thaw = [POST_THAW, "thaw"] if os.path.exists(POST_THAW) else []
         undo = [POST_THAW, "freezeFail"] if thaw else []

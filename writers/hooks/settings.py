@@ -18,6 +18,7 @@ USUAL_PLACES: dict[str, str] = {
     "google": "/etc/google/snapshots",
     "snapper": "/usr/lib/snapper/plugins",
 }
+PRE_FREEZE, POST_THAW = "/usr/sbin/pre-freeze-script", "/usr/sbin/post-thaw-script"  # VMware Tools' older place
 
 
 class Hook(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -72,4 +73,6 @@ class Settings(WriterSettings, kw_only=True):
 def discover() -> list[Hook]:
     """Hooks that are found in their usual places; snapper's plug-ins have to be named with their subvolume."""
     kinds: tuple[Kind, ...] = ("qemu", "vmware", "azure", "google")
-    return [Hook(kind=kind) for kind in kinds if os.path.exists(USUAL_PLACES[kind])]
+    older = {"vmware": (PRE_FREEZE, POST_THAW)}
+    places = {kind: (USUAL_PLACES[kind], *older.get(kind, ())) for kind in kinds}
+    return [Hook(kind=kind) for kind in kinds if any(map(os.path.exists, places[kind]))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from shadowset.vss.codes import Code, VssError
 from shadowset.writers.postgresql.server import require_driver
 from shadowset.writers.postgresql.settings import ClusterSettings, Settings
 from shadowset.writers.sdk import run_until_signal
@@ -29,7 +30,11 @@ def run(arguments: argparse.Namespace) -> None:
     from shadowset.writers.postgresql.writer import PostgresqlWriter
 
     settings = settings_of(arguments, Settings)
-    settings.cluster += [ClusterSettings(connection=text) for text in arguments.connections]
+    named = [ClusterSettings(connection=text) for text in arguments.connections]
+    for number, cluster in enumerate(named, 1):
+        if problem := cluster.problem():
+            raise VssError(Code.E_INVALIDARG, f"the connection {number} {problem}")
+    settings.cluster += named
     run_until_signal(PostgresqlWriter(settings))
 
 

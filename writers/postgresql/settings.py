@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from shadowset.writers.server_settings import Entry, ServerSettings, WriterSettings
 
 SOCKET_DIRECTORY = "/run/postgresql"
+PASSWORD = re.compile(r"\b(?:ssl)?password\s*=|://[^/@]*:[^/@]+@")
 RecoverCopies = Literal["rollback", "all", "never"]
 
 
@@ -38,6 +40,8 @@ class ClusterSettings(ServerSettings, kw_only=True):
         for name in ("bin_directory", "scratch", "archive_directory"):
             if (path := getattr(self, name)) and not os.path.isabs(path):
                 yield f"has the {name} {path}; give an absolute path"
+        if PASSWORD.search(self.connection):
+            yield "has a password in its connection, where a list of processes may show it; put it into ~/.pgpass"
         if not self.connection and not self.data_directory:
             yield "has neither connection nor data_directory; give one at least"
         if self.recover_copies == "all" and (self.restore_command or self.archive_directory):

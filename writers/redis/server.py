@@ -14,7 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from shadowset.vss.codes import Code, VssError
+from shadowset.writers.guard import Guard
 from shadowset.writers.redis.settings import RedisServer
 
 try:
@@ -31,6 +34,8 @@ PAUSE_SECONDS = 3.0
 RENEW_SECONDS = 0.5
 POLL_SECONDS = 0.005
 REWRITE = "auto-aof-rewrite-percentage"
+REWRITE_NEVER = "0"
+GUARD = "shadowset.writers.redis.guard"
 
 
 def require_driver() -> None:
@@ -58,7 +63,9 @@ class Server:
         self.where = where or settings.socket
         self._facts: dict[str, str] = {}
         self._pause = Pause(self._renew)
+        self._settings = settings
         self._rewrite = ""
+        self._guard: Guard | None = None
         try:
             password = Path(settings.password_file).read_text().strip() if settings.password_file else None
             self._redis: redis.Redis = redis.Redis(
@@ -116,15 +123,20 @@ class Server:
         return self._facts.get("offset", "")
 
     def prepare(self, seconds: float) -> None:
-        """Waits for a rewrite of the append-only file that is under way."""
+        """Waits for a rewrite of the append-only file that is under way, and starts what puts its setting back."""
         self._facts = {"version": str(self.info("server")["redis_version"])}
         end = time.monotonic() + seconds
+        value = self.setting(REWRITE)
+        if value not in ("", REWRITE_NEVER) and self.info("persistence")["aof_enabled"]:
+            self._guard = Guard(GUARD, msgspec.json.encode({"settings": self._settings, "value": value}))
+            self._rewrite = value
         self._wait(end, "finish rewriting its files", lambda info: not self._writing(info))
 
     def hold(self, seconds: float, window: float) -> None:
         end = time.monotonic() + seconds
-        self._rewrite = self.setting(REWRITE)
-        self.ask("keeping its files together", "CONFIG", "SET", REWRITE, "0")
+        if self._guard is not None:
+            self._limit_guard(self._guard, window)
+            self.ask("keeping its files together", "CONFIG", "SET", REWRITE, REWRITE_NEVER)
         self._pause.begin()
         self._wait(end, "finish rewriting its files", lambda info: not self._writing(info))
         if self.info("persistence")["aof_enabled"]:
@@ -139,6 +151,13 @@ class Server:
                 raise VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message)
         self._facts["lasting_keys"] = str(self.lasting_keys())
         self._facts["offset"] = str(self.info("replication")["master_repl_offset"])
+
+    def _limit_guard(self, guard: Guard, window: float) -> None:
+        try:
+            guard.limit(window)
+        except OSError as error:
+            message = f"the guard of {self.where} is gone ({error.strerror}); try again"
+            raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message) from error
 
     def _wait(self, end: float, what: str, done: Callable[[dict[str, Any]], bool]) -> None:
         while not done(self.info("persistence")):
@@ -167,9 +186,15 @@ class Server:
             raise VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
 
     def _restore_setting(self) -> None:
-        if self._rewrite:
-            value, self._rewrite = self._rewrite, ""
-            self.ask("putting its settings back", "CONFIG", "SET", REWRITE, value)
+        guard, self._guard = self._guard, None
+        if guard is None:
+            return
+        try:
+            self.ask("putting its settings back", "CONFIG", "SET", REWRITE, self._rewrite)
+        except VssError:
+            guard.take_over()
+            raise
+        guard.dismiss()
 
     def interrupt(self) -> None:
         """Calls have a limit each, so none has to be broken."""
@@ -177,7 +202,7 @@ class Server:
     def close(self) -> None:
         """Lets the writers go on, whatever the state."""
         try:
-            if self._pause.running or self._rewrite:
+            if self._pause.running or self._guard is not None:
                 self.release()
         except VssError:
             pass  # the pause ends by itself
