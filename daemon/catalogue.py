@@ -72,10 +72,22 @@ class Catalogue:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA foreign_keys=ON")
+            self._check_whole()
             self._prepare()
             os.chmod(path, 0o600)
         except sqlite3.Error as error:
-            raise VssError(Code.E_UNEXPECTED, f"the catalogue {path} cannot be used: {error}") from None
+            raise VssError(
+                Code.E_UNEXPECTED,
+                f"the catalogue {path} cannot be used: {error}; put a backup of it in its place, or, if it is damaged, "
+                f"move it away with what stands beside it as {os.path.basename(path)}-*, and add the volumes again: "
+                f"their storages bring their copies along",
+            ) from None
+
+    def _check_whole(self) -> None:
+        """Errors: sqlite3.DatabaseError; better now than in the middle of a set."""
+        (found,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(f"it is damaged: {' '.join(str(found).split())}")
 
     def _prepare(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -115,9 +127,12 @@ class Catalogue:
         )
 
     def remove_volume(self, name: str) -> None:
-        """Forget a volume and its copies."""
+        """Forget a volume; what its provider had no time to delete is ``buried``."""
         with self._transaction():
-            self._db.execute("DELETE FROM snapshots WHERE volume = ?", (name,))
+            self._db.execute(
+                "DELETE FROM deleted WHERE snapshot_id IN (SELECT snapshot_id FROM snapshots WHERE volume = ?)", (name,)
+            )
+            self._db.execute("UPDATE snapshots SET deleting = ?, volume = '' WHERE volume = ?", (GONE, name))
             self._db.execute("DELETE FROM volumes WHERE name = ?", (name,))
 
     # ---- counters and settings ----
@@ -129,6 +144,12 @@ class Catalogue:
             first = (row[0] if row else 0) + 1
             self._db.execute("INSERT OR REPLACE INTO counters VALUES ('device', ?)", (first + count - 1,))
         return list(range(first, first + count))
+
+    def skip_device_numbers(self, last: int) -> None:
+        """None up to ``last`` is given any more: an earlier catalogue gave them, and somebody may still read there."""
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO counters VALUES ('device', 0)")
+            self._db.execute("UPDATE counters SET value = MAX(value, ?) WHERE name = 'device'", (last,))
 
     def setting(self, name: str) -> str:
         """A stored text, "" when there is none."""
@@ -208,6 +229,15 @@ class Catalogue:
         """Copies of a volume that its provider must still delete."""
         rows = self._db.execute("SELECT snapshot_id FROM snapshots WHERE deleting = ? AND volume = ?", (GONE, volume))
         return [row[0] for row in rows]
+
+    def buried(self) -> set[str]:
+        """Copies of volumes that were removed before a provider could delete them: they go wherever they appear."""
+        return set(self.deleting(""))
+
+    def volume_of(self, snapshot_id: str) -> str | None:
+        """The volume of a copy that stands here, also as one that is being deleted or is aside; None without one."""
+        row = self._db.execute("SELECT volume FROM snapshots WHERE snapshot_id = ?", (snapshot_id,)).fetchone()
+        return row and str(row[0])
 
     def mark_deleting(self, snapshot_ids: Iterable[str]) -> None:
         """From here on these copies do not exist for anybody; their provider will be told until it has done it."""

@@ -36,6 +36,11 @@ class DeviceObjects:
     def __init__(self, paths: Paths) -> None:
         self._directory = paths.objects
 
+    def last(self) -> int:
+        """The highest number that is described, 0 when none is."""
+        names = os.listdir(self._directory) if os.path.isdir(self._directory) else []
+        return max((int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()), default=0)
+
     def write(self, device: DeviceObject) -> None:
         """Whole, and renamed into place."""
         path = self._path(device.device_number)

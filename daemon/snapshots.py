@@ -11,6 +11,7 @@ import msgspec
 from shadowset.daemon.aside import Aside
 from shadowset.daemon.control_link import ControlLink
 from shadowset.daemon.exposures import Exposures
+from shadowset.daemon.found_copies import FoundCopies
 from shadowset.daemon.house import House
 from shadowset.daemon.previous import PreviousVersions
 from shadowset.daemon.process import despite_cancel
@@ -51,6 +52,7 @@ class Snapshots:
         self._house = house
         self._changing = asyncio.Lock()
         self.exposures = Exposures(house, self._changing)
+        self._found = FoundCopies(house, self._changing)
         self.previous = PreviousVersions(
             house.paths,
             self.exposures.exposer,
@@ -242,14 +244,16 @@ class Snapshots:
 
         The catalogue is the commit record: pending copies of sets that exist are finished, other pending copies are
         deleted, and so are those that were to be deleted while the provider was away. A copy that only the catalogue
-        knows has been lost and is reported. ``known`` are the copies known before the provider was asked.
+        knows has been lost and is reported; a finished one that it does not know is taken in (``FoundCopies``).
+        ``known`` are the copies known before the provider was asked.
         """
         catalogue = self._house.catalogue
         copies = {copy.snapshot_id: copy for copy in catalogue.snapshots(volume=volume)}
-        deleting = set(catalogue.deleting(volume))
+        deleting = {*catalogue.deleting(volume), *(catalogue.buried() & {info.copy_id for info in told})}
         aside = {row.copy.snapshot_id: row.copy for row in catalogue.aside(volume)}
         copies |= aside
         present = {info.copy_id for info in told if not info.lost}
+        strange = False
         for info in told:
             if info.set_id in self._house.creation.set_ids:
                 continue
@@ -257,13 +261,15 @@ class Snapshots:
                 await self._settle(provider.delete(volume, info.copy_id))
             elif info.pending:
                 await self._settle(provider.post_final_commit(volume, info.copy_id))
-            elif info.copy_id not in copies:
-                log.warning("volume %s holds shadow copy %s, which the catalogue does not know", volume, info.copy_id)
+            else:
+                strange = strange or info.copy_id not in copies
         await self._house.quiet.writable()
         for snapshot_id in deleting:
             catalogue.forget_snapshot(snapshot_id)
         for snapshot_id in (set(copies) if known is None else set(copies) & known) - present:
             await self._lost(provider, copies[snapshot_id])
+        if strange:
+            await self._found.take_in(provider, volume)
 
     async def _settle(self, call: object) -> None:
         try:

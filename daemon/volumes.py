@@ -249,7 +249,17 @@ class Volumes:
             await self._quiet.writable()
             os.makedirs(row.storage, mode=0o700, exist_ok=True)
             await despite_cancel(self._add(row))
+        await self._meet(name)
         return await self.info(name)
+
+    async def _meet(self, name: str) -> None:
+        """The storage may have copies of an earlier time; what fails now is done in the next round."""
+        runtime = self.get(name)
+        try:
+            link, told = runtime.online(), await runtime.describe()
+            await self._came_online(name, link, told)
+        except VssError as error:
+            log.warning("%s", error)
 
     async def _add(self, row: VolumeRow) -> None:
         runtime = VolumeRuntime(row, self._tools)

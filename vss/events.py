@@ -44,6 +44,8 @@ EVENTS: dict[str, EventKind] = {
     "release-forced": EventKind(117, WARNING, "an auto-release copy went although it was still read"),
     "snapshot-undeleted": EventKind(118, NOTICE, "a deleted copy was taken back"),
     "snapshot-purged": EventKind(119, NOTICE, "the time in which a deleted copy could be taken back is over"),
+    "snapshot-found": EventKind(120, NOTICE, "a copy that the catalogue did not know was taken in from its storage"),
+    "snapshot-not-taken-in": EventKind(121, WARNING, "a storage has a copy of the same id as one of another volume"),
     # shadow storage
     "copy-lost": EventKind(
         200, ERROR, "a provider gave a copy up; the cause is in it", "volsnap 14, volsnap 33, volsnap 36"

@@ -230,6 +230,9 @@ class _Records:
     def deleting(self, volume: str) -> list[str]:
         return [each for each, where in self._deleting.items() if where == volume]
 
+    def buried(self) -> set[str]:
+        return set()  # no volume is removed in the model
+
     def aside(self, volume: str = "") -> list[Any]:
         return []  # deletion is not delayed in the model
 
