@@ -1,0 +1,160 @@
+"""What a client may believe: after FUA or a flush all is on the disk, and while writes are held nothing changes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from shadowset.nbd_provider import protocol as p
+from shadowset.nbd_provider.live_export import LiveExport
+from shadowset.nbd_provider.replies import Replies
+from shadowset.nbd_provider.requests import Request
+from shadowset.nbd_provider.transmission import Transmission
+from shadowset.nbd_provider.volume import Volume
+
+CHUNK = 4096
+SIZE = 40 * CHUNK
+OWNER = object()
+CHANGES = (p.CMD_WRITE, p.CMD_TRIM, p.CMD_WRITE_ZEROES)
+COPIES = (None, False, True)
+"""No copy, an auto-release one, a persistent one."""
+
+
+class Disk:
+    """A volume on a disk that keeps what was synced only: ``durable``. Threads' work is done when asked for."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.path = directory / "image"
+        self.path.write_bytes(os.urandom(SIZE))
+        self.volume = Volume("vol", str(self.path), str(directory / "storage"), CHUNK)
+        self.jobs: list[tuple[Callable[[], Any], Callable[[object], None]]] = []
+        self.volume.copies.submit = self.submit
+        self.durable = self.content
+        self.failing = False
+        real = os.fdatasync
+
+        def sync(fd: int) -> None:
+            if fd == self.volume.origin.fd:
+                if self.failing:
+                    raise OSError(errno.EIO, "a dying disk")
+                self.durable = self.content
+            real(fd)
+
+        monkeypatch.setattr(os, "fdatasync", sync)
+
+    @property
+    def content(self) -> bytes:
+        return self.path.read_bytes()
+
+    def submit(self, *job: Any) -> None:
+        self.jobs.append(job)
+
+    def do_jobs(self) -> None:
+        while self.jobs:
+            work, done = self.jobs.pop(0)
+            result: object
+            try:
+                result = work()
+            except OSError as error:
+                result = error
+            done(result)
+
+    def cut(self, persistent: bool | None) -> None:
+        if persistent is not None:
+            copy = uuid4()
+            self.volume.store.commit(copy, uuid4(), 1, persistent)
+            self.volume.store.finish(copy)
+
+
+def nothing() -> None:
+    """Whoever looks for answers does so by itself."""
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.replies, self._cookies = Replies(), count(1)
+        export: Any = LiveExport(disk.volume)
+        self.transmission = Transmission(export, (), self.replies, disk.submit, nothing, nothing, nothing)
+        disk.volume.gate.opened.append(self.transmission.release_held)
+
+    def ask(self, kind: int, flags: int = 0, offset: int = CHUNK // 2, length: int = 9 * CHUNK) -> int:
+        data = os.urandom(length) if kind == p.CMD_WRITE else b""
+        cookie = next(self._cookies)
+        self.transmission.process([Request(kind, flags, cookie, offset, length, memoryview(data))])
+        return cookie
+
+    def answers(self) -> dict[int, int]:
+        """Errors by cookie of what was answered since the last look."""
+        sent = bytearray()
+
+        def sendmsg(pieces: Any) -> int:
+            sent.extend(b"".join(pieces))
+            return sum(map(len, pieces))
+
+        self.replies.send(sendmsg)
+        return {cookie: error for _, error, cookie in p.SIMPLE_REPLY.iter_unpack(sent)}
+
+
+@pytest.fixture
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    made = Disk(tmp_path, monkeypatch)
+    yield made
+    made.failing = False
+    made.volume.close()
+
+
+@pytest.mark.parametrize("persistent", COPIES)
+@pytest.mark.parametrize("kind", CHANGES)
+def test_what_was_forced_is_durable_when_it_is_answered(disk: Disk, kind: int, persistent: bool | None) -> None:
+    disk.cut(persistent)
+    client, before = Client(disk), disk.content
+    cookie = client.ask(kind, p.CMD_FLAG_FUA)
+    assert not client.answers(), "nothing was synced yet"
+    disk.do_jobs()
+    assert client.answers() == {cookie: 0}
+    assert disk.durable == disk.content and (disk.content != before or (persistent is not None and kind == p.CMD_TRIM))
+
+
+@pytest.mark.parametrize("persistent", COPIES)
+def test_a_flush_covers_what_others_were_answered(disk: Disk, persistent: bool | None) -> None:
+    disk.cut(persistent)
+    one, other = Client(disk), Client(disk)
+    cookie = one.ask(p.CMD_WRITE)
+    disk.do_jobs()
+    assert one.answers() == {cookie: 0} and disk.durable != disk.content
+    cookie = other.ask(p.CMD_FLUSH, 0, 0, 0)
+    assert not other.answers()
+    disk.do_jobs()
+    assert other.answers() == {cookie: 0} and disk.durable == disk.content
+
+
+@pytest.mark.parametrize("kind", [*CHANGES, p.CMD_FLUSH])
+def test_what_could_not_be_synced_is_an_error(disk: Disk, kind: int) -> None:
+    client, disk.failing = Client(disk), True
+    length = 0 if kind == p.CMD_FLUSH else CHUNK
+    cookie = client.ask(kind, 0 if kind == p.CMD_FLUSH else p.CMD_FLAG_FUA, 0, length)
+    disk.do_jobs()
+    assert client.answers() == {cookie: p.ERRORS[errno.EIO]}
+
+
+@pytest.mark.parametrize("flags", [0, p.CMD_FLAG_FUA])
+@pytest.mark.parametrize("kind", CHANGES)
+def test_nothing_changes_while_writes_are_held(disk: Disk, kind: int, flags: int) -> None:
+    client, before = Client(disk), disk.content
+    disk.volume.hold(OWNER, 10_000)
+    cookie = client.ask(kind, flags)
+    flush = client.ask(p.CMD_FLUSH, 0, 0, 0)
+    disk.do_jobs()
+    assert client.answers() == {flush: 0} and disk.content == before
+    released = disk.volume.release(OWNER)
+    disk.do_jobs()
+    assert client.answers() == {cookie: 0} and disk.content != before and released.waited == 1
