@@ -24,6 +24,7 @@ class CopyExport:
 
     gate: Gate | None = None
     in_place: int | None = None
+    page_cache: PageCache | None = None
     plain_writes: PlainWrites | None = None
 
     def __init__(self, storage: str, origin: str, copy_id: UUID, name: str) -> None:
@@ -57,10 +58,6 @@ class CopyExport:
                     raise
                 self._may_try = False
         return False
-
-    def page_cache(self, offset: int, length: int, whole: bool) -> PageCache | None:
-        """None: what comes from the origin counts only when the head is looked at afterwards."""
-        return None
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the copy."""

@@ -26,6 +26,8 @@ class Export(Protocol):
     flags: int
     in_place: int | None
     """A descriptor of a file that has all bytes in their places, whose reads need no second look."""
+    page_cache: PageCache | None
+    """The same file, where what it has in the page cache can be sent from there."""
     plain_writes: PlainWrites | None
     """Does writes that need nothing else, many at a time."""
 
@@ -44,12 +46,6 @@ class Export(Protocol):
 
     def read_now(self, offset: int, target: memoryview) -> bool:
         """Fill ``target`` without waiting for a disk, or say False."""
-
-    def page_cache(self, offset: int, length: int, whole: bool) -> PageCache | None:
-        """The file that holds the bytes at the same place in the page cache, when they may be sent from there.
-
-        Never for what must be looked at after it was read. Without ``whole``, not for what may be all zeros.
-        """
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes, waiting as long as it takes; called from any thread."""

@@ -33,7 +33,8 @@ class LiveExport:
         self.in_place: int | None = self._fd
         self.plain_writes: PlainWrites | None = PlainWrites(volume)
         self._may_try = hasattr(os, "RWF_NOWAIT")
-        self._cache = PageCache(self._fd, volume.read)
+        cache = PageCache(self._fd, volume.read)
+        self.page_cache: PageCache | None = cache if cache.supported else None
         self._slow_modes: set[int] = set()
         self.name = volume.name
         self.description = f"live volume {volume.name}"
@@ -69,13 +70,6 @@ class LiveExport:
                     raise
                 self._may_try = False
         return os.preadv(self._fd, (target,), offset) == len(target)
-
-    def page_cache(self, offset: int, length: int, whole: bool) -> PageCache | None:
-        """The origin, for bytes that it has in memory."""
-        cache = self._cache
-        if not cache.supported or not cache.holds(offset, length) or (cache.may_be_zero and not whole):
-            return None
-        return cache
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes, waiting for the disk."""

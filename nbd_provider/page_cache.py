@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import socket
 from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 CACHESTAT_NUMBERS: Final = {"x86_64": 451, "aarch64": 451, "riscv64": 451, "ppc64le": 451, "s390x": 451}
 PAGE: Final = os.sysconf("SC_PAGESIZE")
 READ_AHEAD: Final = 128 * 1024
+MOST_FETCHED: Final = 1 << 30
+UNSENDABLE: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def will_need(fd: int, offset: int, length: int) -> None:
@@ -24,6 +28,28 @@ def will_need(fd: int, offset: int, length: int) -> None:
         step = min(READ_AHEAD, end - offset)
         os.posix_fadvise(fd, offset, step, os.POSIX_FADV_WILLNEED)
         offset += step
+
+
+@cache
+def _nowhere() -> int:
+    """Takes pages without looking at them."""
+    return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def fetch(fd: int, offset: int, length: int) -> None:
+    """Wait until a range is in memory, or the file ends, without copying it. Errors: OSError.
+
+    The kernel reads on ahead of this, and into larger pieces of memory than when it is told what will be needed. A file
+    that cannot be read in this way is only started to be read.
+    """
+    end = offset + length
+    try:
+        while offset < end and (done := os.sendfile(_nowhere(), fd, offset, min(end - offset, MOST_FETCHED))):
+            offset += done
+    except OSError as error:
+        if error.errno not in UNSENDABLE:
+            raise
+        will_need(fd, offset, end - offset)
 
 
 class _Range(ctypes.Structure):
@@ -43,8 +69,8 @@ class _Stat(ctypes.Structure):
 class PageCache:
     """Questions about one open file; ``supported`` is what was found by trying, not by version.
 
-    Only the server's thread asks, since the memory of the question is used again. ``read(offset, length)`` waits for
-    the disk, in any thread.
+    Only the server's thread asks whether it holds something, since the memory of the question is used again.
+    ``read(offset, length)`` waits for the disk, in any thread.
     """
 
     def __init__(self, fd: int, read: Callable[[int, int], bytes]) -> None:
@@ -79,6 +105,10 @@ class PageCache:
         if self._syscall(self._number, self._file, *self._arguments):
             return -1
         return int(self._stat.cached)
+
+    def fetch(self, offset: int, length: int) -> None:
+        """Wait until a range is in memory, or the file ends. Any thread may ask. Errors: OSError."""
+        fetch(self.fd, offset, length)
 
     def holds(self, offset: int, length: int) -> bool:
         """Whether all of the range can be read at once.

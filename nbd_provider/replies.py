@@ -16,7 +16,7 @@ from typing import Final
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Extent
-from shadowset.nbd_provider.page_cache import PageCache
+from shadowset.nbd_provider.page_cache import UNSENDABLE, PageCache
 from shadowset.nbd_provider.store.copy_files import memory
 
 MAX_PIECES: Final = 512
@@ -25,8 +25,6 @@ LARGEST_ZERO_CHECK: Final = 1 << 20
 FIRST_SPACE: Final = 256 * 1024
 MOST_SPACE: Final = 4 << 20
 CACHE_LINE: Final = 64
-
-UNSENDABLE: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 Data = bytes | bytearray | memoryview
 Piece = tuple[int, int, Data | None]

@@ -9,36 +9,27 @@ from __future__ import annotations
 import errno
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Context, Extent, first_extents
-from shadowset.nbd_provider.cold_reads import Result, Stream, read_group
 from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import Export
 from shadowset.nbd_provider.plain_writes import MOST_WRITES
-from shadowset.nbd_provider.replies import Piece, Replies
-from shadowset.nbd_provider.requests import MAX_ANSWER, Request, RequestBuffer, adjoining_reads
-from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.reads import Reads
+from shadowset.nbd_provider.replies import Replies
+from shadowset.nbd_provider.requests import Request, RequestBuffer
 from shadowset.nbd_provider.store.shares import share
-from shadowset.nbd_provider.threads import Submit, Work
+from shadowset.nbd_provider.threads import Submit
+from shadowset.nbd_provider.under_way import UnderWay
 
 log = logging.getLogger(__name__)
 
 ZERO_STEP: Final = 4 << 20
-SPARSE_READ: Final = 64 * 1024
-SEND_FROM_CACHE: Final = 64 * 1024
 MAX_HELD: Final = share(64 << 20, least=1 << 20)
-MAX_IN_THREADS: Final = 256
 LATE_GROUP: Final = 4
-MAX_EXPECTED: Final = 16 << 20
-READS_PER_THREAD: Final = 16
-MOST_TOGETHER: Final = 512 * 1024
-MOST_STREAMED: Final = 4 << 20
-STREAM_PIECE: Final = 512 * 1024
-"""As much of what is streamed as stays in the processor's cache from its reading to its sending."""
-
 MODIFYING: Final = (p.CMD_WRITE, p.CMD_TRIM, p.CMD_WRITE_ZEROES)
 
 
@@ -73,24 +64,18 @@ class Transmission:
         self._export = export
         self._contexts = contexts
         self._replies = replies
-        self._submit = submit
         self._answered = answered
         self._broken = broken
         self._send = send
-        streams = export.sender is not None and export.sender.sends and replies.sends_files
-        self.most_answer = MOST_STREAMED if streams else MAX_ANSWER
-        self._sender = export.sender if streams else None
         self._allowed = allowed_flags(export.flags, replies.structured)
         self._held: deque[Request] = deque()
         self._held_bytes = self._waiting_bytes = 0
-        self._in_threads = 0
-        self._expected = 0
-        self._cold: list[Request] = []
-        self._stream = Stream()
-        self._closed = False
+        self._under_way = UnderWay(submit, self._failed, self._after)
+        self._reads = Reads(export, replies, self._under_way, self._allowed[p.CMD_READ])
+        self.most_answer = self._reads.most_answer
         self.leaving = False
         self._actions = {
-            p.CMD_READ: self._read,
+            p.CMD_READ: self._reads.read,
             p.CMD_WRITE: self._write,
             p.CMD_FLUSH: self._flush,
             p.CMD_TRIM: self._trim,
@@ -107,13 +92,12 @@ class Transmission:
     @property
     def idle(self) -> bool:
         """Whether no request is under way or held."""
-        return not self._in_threads and not self._held
+        return not self._under_way.count and not self._held
 
     @property
     def full(self) -> bool:
         """Whether enough is under way or held for this client."""
-        kept = self._held_bytes + self._waiting_bytes
-        return self._in_threads >= MAX_IN_THREADS or self._expected >= MAX_EXPECTED or kept >= MAX_HELD
+        return self._under_way.full or self._held_bytes + self._waiting_bytes >= MAX_HELD
 
     def write_plain(self, buffer: RequestBuffer) -> bool:
         """Do what stands at the front and only has to be written; returns whether there may be more of it."""
@@ -130,9 +114,9 @@ class Transmission:
         if gate is not None and gate.closed:
             batch = self._hold(batch)
         batch, late = self._split(batch)
-        self._do_all(self._read_together(batch) if self._export.flags & p.FLAG_READ_ONLY else batch)
+        self._do_all(self._reads.together(batch) if self._export.flags & p.FLAG_READ_ONLY else batch)
         self._do_late(late, bool(self._replies))
-        self._start_cold()
+        self._reads.start_cold()
 
     def _do_all(self, batch: list[Request]) -> None:
         actions, allowed = self._actions, self._allowed
@@ -203,7 +187,7 @@ class Transmission:
         batch = list(self._held)
         self._held.clear()
         self._held_bytes = 0
-        if batch and not self._closed:
+        if batch and not self._under_way.closed:
             self.process(batch)
         return bool(batch)
 
@@ -229,7 +213,7 @@ class Transmission:
             group = writes[start : start + LATE_GROUP]
             if start or others:
                 self._send()
-                if self._closed:
+                if self._under_way.closed:
                     return
             if self._export.may_write([(each.offset, each.length) for each in group]):
                 self._do_all(group)
@@ -243,9 +227,9 @@ class Transmission:
         count = sum(p.REQUEST.size + len(request.data) for request in requests)
 
         def done(errors: Errors) -> None:
-            self._in_threads -= 1
+            self._under_way.count -= 1
             self._waiting_bytes -= count
-            if self._closed:
+            if self._under_way.closed:
                 self._let_go()
                 return
             try:
@@ -255,7 +239,7 @@ class Transmission:
                 raise
             self._answered()
 
-        self._in_threads += 1
+        self._under_way.count += 1
         self._waiting_bytes += count
         ranges = [
             (each.offset, min(each.length, ZERO_STEP) if each.kind == p.CMD_WRITE_ZEROES else each.length)
@@ -268,141 +252,6 @@ class Transmission:
             if error is not None:
                 self._failed(request, error)
         self.process([request for request, error in zip(requests, errors, strict=True) if error is None])
-
-    def _read(self, request: Request) -> None:
-        _, flags, cookie, offset, length, _ = request
-        if length > p.MAXIMUM_PAYLOAD:
-            error = p.ERRORS[errno.EOVERFLOW if flags & p.CMD_FLAG_DF else errno.EINVAL]
-            self._refuse(cookie, error, f"a read of {length} bytes is over the limit of {p.MAXIMUM_PAYLOAD}")
-            return
-        whole = bool(flags & p.CMD_FLAG_DF)
-        self._stream.saw(offset, length)
-        if length >= SEND_FROM_CACHE and self._replies.sends_files:
-            cache = self._export.page_cache(offset, length, whole or not self._replies.structured)
-            if cache is not None:
-                self._replies.file(cookie, offset, length, cache)
-                return
-        target = self._replies.space.take(length)
-        if self._export.read_now(offset, target):
-            self._replies.data(cookie, offset, target, whole)
-            return
-        self._replies.space.give_back()
-        self._stream.missed()
-        if length < SPARSE_READ:
-            self._cold.append(request)
-        elif self._replies.structured and not whole:
-            self._in_thread(request, lambda: self._sparse(offset, length), self._reply_pieces)
-        else:
-            self._in_thread(request, lambda: self._export.read(offset, length), self._reply_data)
-
-    def _read_together(self, batch: list[Request]) -> list[Request]:
-        """Reads that adjoin are one where all is in memory: what a copy looks at beside it costs as much as for one.
-
-        Returns the other requests.
-        """
-        rest: list[Request] = []
-        for run in adjoining_reads(batch, self.most_answer):
-            for part in [run] if self._sender is None else self._unstreamed(self._sender, run):
-                if len(part) == 1 or not self._read_run(part):
-                    rest += part
-        return rest
-
-    def _unstreamed(self, sender: CopyReader, run: list[Request]) -> Iterable[list[Request]]:
-        return adjoining_reads(run[self._stream_run(sender, run) :], MOST_TOGETHER)
-
-    def _stream_run(self, sender: CopyReader, run: list[Request]) -> int:
-        """Send what needs no closer look, piece by piece as it is read; returns how many requests are done."""
-        start, length = run[0].offset, sum([request.length for request in run])
-        replies, flags = self._replies, run[0].flags
-        wrong = start + length > self._export.size or flags & ~self._allowed[p.CMD_READ] or length > p.MAXIMUM_PAYLOAD
-        if replies or wrong or length < SEND_FROM_CACHE or run[0].kind != p.CMD_READ:
-            return 0
-        header, holes = replies.header, replies.structured and not flags & p.CMD_FLAG_DF
-        outgoing = [(header(cookie, at, size), size) for _, _, cookie, at, size, _ in run]
-        target = replies.space.take(min(length, max(STREAM_PIECE, run[0].length)))
-        done, unsent = sender.send_now(replies.socket, start, outgoing, holes, target)
-        replies.space.give_back()
-        replies.in_part(unsent)
-        if done:
-            self._stream.saw(start, run[done - 1].offset + run[done - 1].length - start)
-        return done
-
-    def _read_run(self, run: list[Request]) -> bool:
-        start, length = run[0].offset, sum(request.length for request in run)
-        if start + length > self._export.size or run[0].flags & ~self._allowed[p.CMD_READ]:
-            return False
-        target = self._replies.space.take(length)
-        try:
-            filled = self._export.read_now(start, target)
-        except OSError:  # each is told its own
-            filled = False
-        if not filled:
-            self._replies.space.give_back()
-            return False
-        self._stream.saw(start, length)
-        for request in run:
-            at = request.offset - start
-            self._reply_data(request, target[at : at + request.length])
-        return True
-
-    def _start_cold(self) -> None:
-        """What the batch found in no memory, in few threads: handing a read to a thread costs more than the read."""
-        cold, self._cold = self._cold, []
-        for start in range(0, len(cold), READS_PER_THREAD):
-            group = cold[start : start + READS_PER_THREAD]
-            self._in_threads += len(group)
-            self._expected += sum(request.length for request in group)
-            self._read_group(group, len(group) > 1)
-        ahead = self._stream.next(self._export.size)
-        if ahead is not None:
-            self._read_ahead(*ahead)
-
-    def _read_ahead(self, offset: int, length: int) -> None:
-        """An error is told by the read that meets it."""
-
-        def done(_: object) -> None:
-            self._in_threads -= 1
-            self._after()
-
-        self._in_threads += 1
-        self._submit(lambda: self._export.prefetch(offset, length), done)
-
-    def _read_group(self, group: Sequence[Request], start: bool) -> None:
-        def work() -> tuple[list[Result], Sequence[Request]]:
-            return read_group(self._export, group, start)
-
-        def done(outcome: Any) -> None:
-            if isinstance(outcome, BaseException):
-                outcome = [(request, outcome) for request in group], ()
-            results, rest = outcome
-            if self._closed:
-                results, rest = [(request, b"") for request in group], ()
-            if rest:
-                self._read_group(rest, False)
-            for request, result in results:
-                self._finished(request, request.length, result, self._reply_data)
-            self._after()
-
-        self._submit(work, done)
-
-    def _sparse(self, offset: int, length: int) -> list[Piece]:
-        """Runs in a thread: data and holes, the holes without reading them."""
-        end = offset + length
-        pieces: list[Piece] = []
-        for start, stop in self._export.ranges(offset, end):
-            if start > offset:
-                pieces.append((offset, start - offset, None))
-            pieces.append((start, stop - start, self._export.read(start, stop - start)))
-            offset = stop
-        if offset < end:
-            pieces.append((offset, end - offset, None))
-        return pieces
-
-    def _reply_data(self, request: Request, data: Any) -> None:
-        self._replies.data(request.cookie, request.offset, data, bool(request.flags & p.CMD_FLAG_DF))
-
-    def _reply_pieces(self, request: Request, pieces: list[Piece]) -> None:
-        self._replies.pieces(request.cookie, pieces)
 
     def _write(self, request: Request) -> None:
         self._export.write(request.offset, request.data)
@@ -442,10 +291,10 @@ class Transmission:
             self._replies.done(request.cookie)
 
     def _flush(self, request: Request) -> None:
-        self._in_thread(request, self._export.flush, self._reply_done)
+        self._under_way.run(request, self._export.flush, self._reply_done)
 
     def _cache(self, request: Request) -> None:
-        self._in_thread(request, lambda: self._export.prefetch(request.offset, request.length), self._reply_done)
+        self._under_way.run(request, partial(self._reads.fetch, request.offset, request.length), self._reply_done)
 
     def _reply_done(self, request: Request, _: Any) -> None:
         self._replies.done(request.cookie)
@@ -463,49 +312,28 @@ class Transmission:
                 for number, context in self._contexts
             ]
 
-        self._in_thread(request, work, self._reply_status)
+        self._under_way.run(request, work, self._reply_status)
 
     def _reply_status(self, request: Request, answers: list[tuple[int, list[Extent]]]) -> None:
         self._replies.status(request.cookie, answers)
 
-    def _in_thread(self, request: Request, work: Work, reply: Callable[[Request, Any], None]) -> None:
-        expected = request.length if request.kind == p.CMD_READ else 0
-
-        def done(result: object) -> None:
-            self._finished(request, expected, result, reply)
-            self._after()
-
-        self._in_threads += 1
-        self._expected += expected
-        self._submit(work, done)
-
-    def _finished(self, request: Request, expected: int, result: Any, reply: Callable[[Request, Any], None]) -> None:
-        self._in_threads -= 1
-        self._expected -= expected
-        if self._closed:
-            return
-        if isinstance(result, BaseException):
-            self._failed(request, result)
-        else:
-            reply(request, result)
+    # ---- the end ----
 
     def _after(self) -> None:
         """Replies were put into the queue, or nobody waits for them any more."""
-        if self._closed:
+        if self._under_way.closed:
             self._let_go()
         else:
             self._answered()
 
-    # ---- the end ----
-
     def close(self) -> None:
         """The client is gone; files are closed when no thread uses them any more."""
-        self._closed = True
+        self._under_way.closed = True
         self._held.clear()
         self._let_go()
 
     def _let_go(self) -> None:
-        if not self._in_threads:
+        if not self._under_way.count:
             self._export.close()
             for _, context in self._contexts:
                 context.close()

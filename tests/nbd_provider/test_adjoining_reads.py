@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from shadowset.nbd_provider import protocol as p
+from shadowset.nbd_provider.reads import MOST_TOGETHER
 from shadowset.nbd_provider.replies import Replies
 from shadowset.nbd_provider.requests import Request, adjoining_reads
-from shadowset.nbd_provider.transmission import MOST_TOGETHER, Transmission
+from shadowset.nbd_provider.transmission import Transmission
 
 SIZE = 1 << 20
 NOTHING = memoryview(b"")
@@ -46,7 +47,7 @@ class Export:
     name = description = "memory"
     size = SIZE
     flags = p.FLAG_READ_ONLY
-    gate = in_place = None
+    gate = in_place = page_cache = None
     sender: Any = None
 
     def __init__(self) -> None:
@@ -60,9 +61,6 @@ class Export:
             raise OSError(errno.EIO, "bad sector")
         target[:] = self.content[offset : offset + len(target)]
         return not offset <= self.cold < offset + len(target)
-
-    def page_cache(self, offset: int, length: int, whole: bool) -> None:
-        return None
 
     def read(self, offset: int, length: int) -> bytes:
         return self.content[offset : offset + length]

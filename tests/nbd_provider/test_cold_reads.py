@@ -14,10 +14,11 @@ import pytest
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.cold_reads import NEAR, STEP, STREAM, WINDOW, Stream
+from shadowset.nbd_provider.reads import READS_PER_THREAD
 from shadowset.nbd_provider.replies import Replies
 from shadowset.nbd_provider.requests import Request
 from shadowset.nbd_provider.threads import Threads
-from shadowset.nbd_provider.transmission import READS_PER_THREAD, Transmission
+from shadowset.nbd_provider.transmission import Transmission
 
 SIZE = 64 << 20
 
@@ -28,7 +29,7 @@ class Disk:
     name = description = "disk"
     size = SIZE
     flags = p.FLAG_READ_ONLY
-    gate = in_place = sender = None
+    gate = in_place = page_cache = sender = None
 
     def __init__(self) -> None:
         self.arrived: set[int] = set()
@@ -46,9 +47,6 @@ class Disk:
         if offset in self.arrived:
             target[:] = self._content(offset, len(target))
         return offset in self.arrived
-
-    def page_cache(self, offset: int, length: int, whole: bool) -> None:
-        return None
 
     def read(self, offset: int, length: int) -> bytes:
         self.waited.append(offset)

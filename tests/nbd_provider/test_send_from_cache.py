@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
+from shadowset.nbd_provider import page_cache as page_cache_module
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider import replies as replies_module
 from shadowset.nbd_provider.connection import Connection
-from shadowset.nbd_provider.live_export import LiveDirectory
-from shadowset.nbd_provider.page_cache import PageCache
+from shadowset.nbd_provider.live_export import LiveDirectory, LiveExport
+from shadowset.nbd_provider.page_cache import PageCache, fetch
 from shadowset.nbd_provider.volume import Volume
 
 SIZE = 8 << 20
@@ -193,6 +194,63 @@ def test_a_file_that_cannot_be_sent_is_read(host: Host, monkeypatch: pytest.Monk
     assert host.submitted
     host.run_threads()
     host.expect(4096, STEP)
+
+
+def test_what_no_memory_has_is_fetched_by_a_thread_and_sent_by_the_loop(
+    host: Host, sent: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spied sendfile is also what fetches: each byte passes it twice, and no reading."""
+    there: set[int] = set()
+    monkeypatch.setattr(PageCache, "holds", lambda _, offset, __: offset in there)
+    monkeypatch.setattr(LiveExport, "read_now", lambda *_: False)
+    monkeypatch.setattr(LiveExport, "read", lambda *_: pytest.fail("it was copied"))
+    host.ask((0, STEP), (3 * STEP, STEP))
+    assert len(host.submitted) == 2 and not sent and not host.connection.wants_write
+    there |= {0, 3 * STEP}
+    host.run_threads()
+    host.expect(0, STEP)
+    host.expect(3 * STEP, STEP)
+    assert sum(sent) == 4 * STEP and not host.submitted and host.connection.idle
+
+
+def test_what_left_the_cache_before_it_was_sent_is_read(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PageCache, "holds", lambda *_: False)
+    monkeypatch.setattr(LiveExport, "read_now", lambda *_: False)
+    host.ask((STEP, STEP))
+    host.run_threads()
+    assert len(host.submitted) == 1 and not host.connection.wants_write, "not for ever"
+    host.run_threads()
+    host.expect(STEP, STEP)
+
+
+def test_a_disk_that_fails_while_fetching_is_told_as_the_error_of_that_read(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(PageCache, "holds", lambda *_: False)
+    monkeypatch.setattr(LiveExport, "read_now", lambda *_: False)
+    monkeypatch.setattr(page_cache_module.os, "sendfile", fail)
+    host.ask((STEP, STEP))
+    host.run_threads()
+    assert host.receive(16) == p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, p.ERRORS[errno.EIO], STEP)
+    assert not host.connection.closed and host.connection.idle
+
+
+def test_fetching_ends_where_the_file_ends_and_fills_the_cache(workdir: str) -> None:
+    path = f"{workdir}/file"
+    Path(path).write_bytes(b"\1" * SIZE)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        fetch(fd, STEP, 2 * SIZE)
+        target = bytearray(SIZE - STEP)
+        assert os.preadv(fd, [target], STEP, os.RWF_NOWAIT) == len(target)
+        assert target == b"\1" * len(target)
+    finally:
+        os.close(fd)
 
 
 def test_only_a_plain_unix_socket_takes_files(workdir: str, sent: list[int]) -> None:
