@@ -38,6 +38,20 @@ def test_units_are_understood(tmp_path: Path, unit: str) -> None:
     assert not complaints, complaints
 
 
+def test_what_a_writer_started_outlives_its_unit() -> None:
+    """Its guard, which thaws in its place, and the server that it started after a restore."""
+    units = {
+        path.stem.removeprefix("shadowset-writer-"): path for path in (ROOT / "systemd").glob("*-writer-*.service")
+    }
+    starters = []
+    for name, unit in units.items():
+        code = "".join(path.read_text() for path in (ROOT / "writers" / name.strip("@")).glob("*.py"))
+        if "start_command" in code or "Guard(" in code:
+            starters.append(name)
+            assert "\nKillMode=process\n" in unit.read_text(), unit
+    assert len(starters) >= 9
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "systemd").glob("*.md")]
     pages += list((ROOT / "benchmarks").glob("*.md"))
