@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,10 +13,15 @@ from typing import Any
 
 import redis
 from processes import wait_for_end
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 
 def installed() -> bool:
     return shutil.which("redis-check-rdb") is not None
+
+
+RIGHTS = "+info +ping +config|get +config|set +client|pause +client|unpause +bgsave"  # those of the writer's page
 
 
 class Redis:
@@ -29,7 +35,8 @@ class Redis:
         self.script = f"{top}/start"
         Path(self.script).write_text(
             f"#!/bin/sh\n{program} --port 0 --unixsocket {self.socket} --dir {self.data} --daemonize yes"
-            f" --appendonly {'yes' if append else 'no'} --save '' --pidfile {top}/pid --logfile {top}/log\n"
+            f" --appendonly {'yes' if append else 'no'} --save '' --pidfile {top}/pid --logfile {top}/log"
+            f" --user backup on {shlex.join(['>secret', *RIGHTS.split()])}\n"
         )
         os.chmod(self.script, 0o755)
         self.begin()
@@ -46,17 +53,17 @@ class Redis:
 
     def answers(self) -> bool:
         try:
-            self.client().ping()
+            self.client(retry=Retry(NoBackoff(), 0)).ping()  # its own way of trying again takes seconds
         except redis.RedisError:
             return False
         return True
 
-    def client(self) -> Any:
-        return redis.Redis(unix_socket_path=self.socket, decode_responses=True)
+    def client(self, **options: Any) -> Any:
+        return redis.Redis(unix_socket_path=self.socket, decode_responses=True, **options)
 
     def end(self) -> None:
         try:
-            pid = self.client().info("server")["process_id"]
+            pid = self.client(retry=Retry(NoBackoff(), 0)).info("server")["process_id"]
         except redis.RedisError:
             return
         os.kill(pid, signal.SIGKILL)
@@ -64,8 +71,10 @@ class Redis:
 
     def writer_config(self) -> str:
         path = f"{self.top}/writer.toml"
+        Path(f"{self.top}/password").write_text("secret\n")
         Path(path).write_text(
             f'[[server]]\nsocket = "{self.socket}"\ndata_directory = "{self.data}"\n'
+            f'user = "backup"\npassword_file = "{self.top}/password"\n'
             f'start_command = ["{self.script}"]\n'
             f'stop_command = ["sh", "-c", "kill $(cat {self.top}/pid)"]\n'
         )

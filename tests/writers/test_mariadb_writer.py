@@ -30,6 +30,7 @@ from shadowset.writers.server_settings import read_settings
 
 E = WriterEvent
 MAIN = "shadowset.writers.mariadb.main"
+RIGHTS = "RELOAD, PROCESS, BINLOG MONITOR, SELECT"  # those of the page
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,7 @@ def only_server() -> Iterator[MariaDb]:
     try:
         made = MariaDb(f"{top}/data", f"{top}/run", binary_log=f"{top}/logs/binary")
         made.fill()
+        made.sql("CREATE USER backup@localhost", f"GRANT {RIGHTS} ON *.* TO backup@localhost")
         yield made
     finally:
         if made is not None:
@@ -63,7 +65,9 @@ def server(only_server: MariaDb) -> MariaDb:
 def side(server: MariaDb, processes: Any, coordinator: Any, tmp_path: Path, request: Any) -> Any:
     """Held by backup stages, or, where a test wants both, by the global read lock, as a MySQL server is."""
     more = f"read_lock = {str(getattr(request, 'param', False)).lower()}\n"
-    process = processes.start("-m", MAIN, "--config", writer_config(str(tmp_path / "mariadb.toml"), server, more))
+    config = Path(writer_config(str(tmp_path / "mariadb.toml"), server, more))
+    config.write_text(config.read_text().replace('user = "root"', 'user = "backup"'))
+    process = processes.start("-m", MAIN, "--config", str(config))
     found = coordinator.writer()
     found.process = process
     return found
@@ -167,7 +171,7 @@ def test_a_stopped_writer_is_given_up_by_the_server(side: Any, server: MariaDb, 
 @pytest.mark.parametrize("side", [False, True], indirect=True, ids=["stages", "lock"])
 def test_a_session_that_was_lost_is_told(side: Any, server: MariaDb) -> None:
     freeze(side, server)
-    holders = server.sql("SELECT id FROM information_schema.processlist WHERE id <> connection_id() AND user = 'root'")
+    holders = server.sql("SELECT id FROM information_schema.processlist WHERE user = 'backup'")
     for (number,) in holders:
         server.sql(f"KILL {number}")
     answer = side.ask(E.THAW)
