@@ -1,26 +1,28 @@
-"""What a client may believe: after FUA or a flush all is on the disk, and while writes are held nothing changes."""
+"""What a client may believe: after FUA or a flush all is on the disk, held writes change nothing, copies stay exact."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Callable, Iterator
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.live_export import LiveExport
 from shadowset.nbd_provider.replies import Replies
-from shadowset.nbd_provider.requests import Request
+from shadowset.nbd_provider.requests import RequestBuffer
+from shadowset.nbd_provider.store.changes import changed_runs
+from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.transmission import Transmission
 from shadowset.nbd_provider.volume import Volume
 
 CHUNK = 4096
-SIZE = 40 * CHUNK
+SIZE = 40 * CHUNK - 512
 OWNER = object()
 CHANGES = (p.CMD_WRITE, p.CMD_TRIM, p.CMD_WRITE_ZEROES)
 COPIES = (None, False, True)
@@ -66,11 +68,23 @@ class Disk:
                 result = error
             done(result)
 
-    def cut(self, persistent: bool | None) -> None:
+    def cut(self, persistent: bool | None) -> UUID:
+        copy = uuid4()
         if persistent is not None:
-            copy = uuid4()
             self.volume.store.commit(copy, uuid4(), 1, persistent)
             self.volume.store.finish(copy)
+        return copy
+
+    def copy(self, copy: UUID) -> bytes:
+        reader = CopyReader(self.volume.store.storage, str(self.path), copy)
+        try:
+            return reader.read(0, SIZE)
+        finally:
+            reader.close()
+
+    def changed(self, copy: UUID) -> set[int]:
+        runs = changed_runs(self.volume.store.storage, copy)
+        return {chunk for run in runs for chunk in range(run.first, run.end)}
 
 
 def nothing() -> None:
@@ -88,8 +102,10 @@ class Client:
 
     def ask(self, kind: int, flags: int = 0, offset: int = CHUNK // 2, length: int = 9 * CHUNK) -> int:
         data = os.urandom(length) if kind == p.CMD_WRITE else b""
-        cookie = next(self._cookies)
-        self.transmission.process([Request(kind, flags, cookie, offset, length, memoryview(data))])
+        cookie, buffer = next(self._cookies), RequestBuffer()
+        buffer.put(p.REQUEST.pack(p.REQUEST_MAGIC, flags, kind, cookie, offset, length) + data)
+        self.transmission.write_plain(buffer)
+        self.transmission.process(buffer.requests())
         return cookie
 
     def answers(self) -> dict[int, int]:
@@ -158,3 +174,35 @@ def test_nothing_changes_while_writes_are_held(disk: Disk, kind: int, flags: int
     released = disk.volume.release(OWNER)
     disk.do_jobs()
     assert client.answers() == {cookie: 0} and disk.content != before and released.waited == 1
+
+
+EDGES = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1)
+RANGES = [
+    (start, end) for start, end in product(EDGES, (*EDGES, 3 * CHUNK - 1, 3 * CHUNK, 3 * CHUNK + 1)) if start < end
+]
+RANGES += [(SIZE - back, SIZE) for back in (1, 511, 512, CHUNK - 513, CHUNK - 512, CHUNK - 511, 2 * CHUNK - 512)]
+
+
+@pytest.mark.parametrize("kept", ["nothing", "all but the first", "all but the last"])
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_change_from_and_to_any_edge_of_a_chunk_reaches_no_copy(disk: Disk, kind: int, kept: str) -> None:
+    """Where old content of other chunks of the range is kept already, and where not."""
+    client = Client(disk)
+    for start, end in RANGES:
+        copy, before = disk.cut(False), disk.content
+        chunks = list(range(start // CHUNK, (end - 1) // CHUNK + 1))
+        for chunk in {"nothing": [], "all but the first": chunks[1:], "all but the last": chunks[:-1]}[kept]:
+            client.ask(p.CMD_WRITE, 0, chunk * CHUNK, min(100, SIZE - chunk * CHUNK))
+        cookie = client.ask(kind, 0, start, end - start)
+        disk.do_jobs()
+        assert client.answers()[cookie] == 0
+        now = disk.content
+        assert kind == p.CMD_TRIM or now[start:end] != before[start:end]
+        assert (now[:start], now[end:]) == (before[:start], before[end:]) or kept != "nothing"
+        assert disk.copy(copy) == before, (start, end)
+        different = {at // CHUNK for at in range(0, SIZE, CHUNK) if now[at : at + CHUNK] != before[at : at + CHUNK]}
+        assert different <= disk.changed(copy), (start, end)
+        disk.volume.store.delete(copy)
+        client.ask(p.CMD_WRITE, 0, 0, SIZE)
+        disk.do_jobs()
+        client.answers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
 import subprocess
@@ -15,9 +16,7 @@ from shadowset.nbd_provider.store.rows import list_copies
 from shadowset.vss import provider_protocol as m
 
 SIZE = 8 << 20
-ROUNDS = 20
 KEPT = 6
-SECONDS = 30
 LAYOUT = ["--bs=4096", f"--size={SIZE}", "--verify=crc32c", "--thread", "--minimal"]
 
 
@@ -80,7 +79,11 @@ def play_round(provider: Any, expected: dict[str, str], number: int, chance: ran
 @pytest.mark.vss(94)
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_kill_under_fio(provider: Any, tools: Any, long: int) -> None:
+@pytest.mark.parametrize(("wanted", "seconds"), [(20, 30), pytest.param(200, math.inf, marks=pytest.mark.long)])
+def test_kill_under_fio(
+    provider: Any, tools: Any, long: int, figures: list[str], wanted: float, seconds: float
+) -> None:
+    """``wanted`` rounds, or as many as there is time for."""
     tools("fio")
     engines = subprocess.run(["fio", "--enghelp"], capture_output=True, text=True, check=False).stdout
     if "nbd" not in engines.split():
@@ -94,8 +97,10 @@ def test_kill_under_fio(provider: Any, tools: Any, long: int) -> None:
     finish(fio(provider, "--rw=write", "--iodepth=8", "--do_verify=0"))
     expected: dict[str, str] = {}
     chance = random.Random(None if long else 17)
-    rounds, end = 0, time.monotonic() + (long * 60 or SECONDS)
-    while (long or rounds < ROUNDS) and time.monotonic() < end:
+    if long:
+        wanted, seconds = math.inf, long * 60
+    rounds, end = 0, time.monotonic() + seconds
+    while rounds < wanted and time.monotonic() < end:
         rounds += 1
         play_round(provider, expected, rounds, chance)
         provider.start()
@@ -107,5 +112,5 @@ def test_kill_under_fio(provider: Any, tools: Any, long: int) -> None:
     assert fio(provider, "--rw=read", "--iodepth=8").wait(60) != 0, "fio does not see a wrong block"
     assert {str(entry.copy_id) for entry in list_copies(provider.storage)} == set(expected)
     assert provider.stop() == 0
-    print(f"{rounds} rounds, {len(expected)} copies at the end")
+    figures.append(f"{rounds} kills under fio's verified load, {len(expected)} copies at the end")
     assert rounds >= 5

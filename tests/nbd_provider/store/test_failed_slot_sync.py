@@ -38,6 +38,7 @@ def test_the_slots_are_taken_again_and_the_copy_survives_a_power_loss(
         patches.setattr(os, "fdatasync", failing)
         with pytest.raises(OSError, match="injected"):
             store.prepare_write([(4 * CHUNK, 6 * CHUNK)])
+    assert store.missing([(0, SIZE)]) == set(range(1, 16)), "what is not durable counts as kept"
     segment = Path(storage, "segments", "00000000")
     scribble(segment)
     overwrite(store, origin, 12, 1)
