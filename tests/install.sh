@@ -10,7 +10,7 @@ venv=.venv
 
 compiler="gcc libc6-dev python3-dev"
 common="python3-venv e2fsprogs xfsprogs fuse3 mount util-linux kmod"
-tests="btrfs-progs dmsetup libnbd-bin python3-libnbd python3-xapian qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 groff-base postgresql mariadb-server-core mariadb-client-core redis-tools groonga-bin restic borgbackup rsync qemu-system-x86 busybox-static cpio fdisk cryptsetup-bin dosfstools debootstrap"
+tests="btrfs-progs dmsetup libnbd-bin python3-libnbd python3-xapian python3-libvirt qemu-utils fio nbdkit attr user-mode-linux procps systemd openssl file iproute2 groff-base postgresql mariadb-server-core mariadb-client-core redis-tools groonga-bin restic borgbackup rsync qemu-system-x86 busybox-static cpio fdisk cryptsetup-bin dosfstools debootstrap"
 browser="chromium fonts-dejavu-core"
 samba="samba smbclient samba-common-bin samba-vfs-modules samba-testsuite"
 case $lane in

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import pwd
@@ -23,6 +24,7 @@ HOOKS = (
     "/etc/google/snapshots",
 )
 SNAPPER = "/usr/lib/snapper/plugins"
+LIBVIRT_GUESTS = "/etc/libvirt/qemu/*.xml"
 INDEX_SIGNS = {"xapian": ("iamglass", "postlist.glass"), "tantivy": ("meta.json", ".managed.json")}
 NOT_OURS = ("/proc/", "/sys/", "/dev/", "/tmp/", "/var/tmp/", "/var/lib/shadowset/")
 MOST_DATABASES = 500
@@ -102,12 +104,26 @@ def groonga(host: Host) -> list[Proposal]:
 
 
 def qemu(host: Host) -> list[Proposal]:
-    """Any guest: the writer finds them all by itself."""
+    """Any guest, and any that libvirt has defined: the writer finds them all by itself."""
     guests = [process for process in host.processes if process.name.startswith(("qemu-system-", "kvm"))]
-    if not guests:
+    defined = {os.path.basename(path).removesuffix(".xml") for path in glob.glob(LIBVIRT_GUESTS)}
+    running = {_libvirt_guest(process) for process in guests} - {""}
+    count = sum(not _libvirt_guest(process) for process in guests) + len(defined | running)
+    if not count:
         return []
+    found, advice = f"{count} guests", ""
+    if defined | running:
+        found += f", {len(defined | running)} of them under libvirt"
+        advice = "see that python3-libvirt is installed: the writer asks libvirt by it"
     text = "# Empty: the writer finds all guests that run. docs/writers/qemu.md tells how to name them.\n"
-    return [Proposal("QEMU Writer", f"{len(guests)} guests", "qemu.toml", "shadowset-writer-qemu", text)]
+    return [Proposal("QEMU Writer", found, "qemu.toml", "shadowset-writer-qemu", text, advice)]
+
+
+def _libvirt_guest(process: Process) -> str:
+    """The name of a guest that libvirt has started; empty for any other."""
+    if not any(word.startswith("socket,id=charmonitor,") for word in process.words):
+        return ""
+    return process.option("-name").partition(",")[0].removeprefix("guest=")
 
 
 def oracle(host: Host) -> list[Proposal]:

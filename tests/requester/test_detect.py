@@ -81,7 +81,8 @@ def check(proposal: Proposal, directory: Path) -> Any:
     return read_settings(str(path), SETTINGS[proposal.file])
 
 
-def test_servers_of_all_kinds(made: MadeHost, tmp_path: Path) -> None:
+def test_servers_of_all_kinds(made: MadeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applications, "LIBVIRT_GUESTS", str(tmp_path / "none" / "*.xml"))
     cluster = made.add("postgres", "-D", "/x")
     (cluster / "postmaster.pid").write_text(f"{made.pid}\n{cluster}\n1\n5433\n/run/pg\n*\n")
     made.add("postgres", "checkpointer")
@@ -122,9 +123,23 @@ def test_a_server_that_cannot_be_reached_is_told(made: MadeHost) -> None:
 
 def test_an_idle_host_has_its_system_alone(made: MadeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(applications, "HOOKS", (str(made.top / "none"),))
+    monkeypatch.setattr(applications, "LIBVIRT_GUESTS", str(made.top / "none" / "*.xml"))
     made.add("sh")
     (made.proc / "7").mkdir()  # a process that has ended meanwhile
     assert [proposal.file for proposal in detect(made.look())] == ["system.toml"]
+
+
+def test_guests_under_libvirt(made: MadeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applications, "LIBVIRT_GUESTS", str(tmp_path / "*.xml"))
+    monitor = ("-chardev", "socket,id=charmonitor,fd=28,server=on,wait=off")
+    made.add("qemu-system-x86", "-name", "guest=web,debug-threads=on", *monitor)
+    made.add("qemu-system-x86", "-name", "plain")
+    for name in ("web", "off"):
+        (tmp_path / f"{name}.xml").touch()
+    (proposal,) = applications.qemu(made.look())
+    assert proposal.found == "3 guests, 2 of them under libvirt"
+    assert "python3-libvirt" in proposal.advice
+    check(proposal, tmp_path)
 
 
 def test_hooks_that_are_there(made: MadeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

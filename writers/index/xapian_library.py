@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from typing import Any
 
 from shadowset.vss.codes import Code, VssError
+from shadowset.writers import debian_modules
 from shadowset.writers.index.library import Reading, Release
-
-DEBIAN = "/usr/lib/python3/dist-packages"
 
 
 def load() -> Any:
-    """The module, also from a virtual environment: it comes with the distribution alone.
-
-    Errors: VSS_E_NOT_SUPPORTED.
-    """
-    for path in ("", DEBIAN):
-        if path:
-            sys.path.append(path)
-        try:
-            return importlib.import_module("xapian")
-        except ImportError as error:
-            missing = error
-        finally:
-            if path:
-                sys.path.remove(path)
-    message = f"Xapian's module is not there ({missing}); install it (Debian: python3-xapian)"
-    raise VssError(Code.VSS_E_NOT_SUPPORTED, message)
+    """The module. Errors: VSS_E_NOT_SUPPORTED."""
+    return debian_modules.load("xapian", "Xapian", "python3-xapian")
 
 
 class XapianLibrary:

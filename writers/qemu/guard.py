@@ -34,15 +34,23 @@ def thaw_all(line: bytes) -> None:
 
 def thawed(guest: Guarded) -> bool:
     """One try."""
+    if _is_off(guest):
+        return True
     try:
-        if look(guest.settings, TRY_SECONDS).state == "off":
-            return True
         thaw_lost(guest.settings, guest.paused, TRY_SECONDS)
     except VssError as error:
         LOG.warning("%s: it is tried again", error.message)
         return False
     LOG.warning("the guest %s was seen to in place of its writer", guest.settings.name)
     return True
+
+
+def _is_off(guest: Guarded) -> bool:
+    try:
+        return look(guest.settings, TRY_SECONDS).state == "off"
+    except VssError as error:
+        LOG.warning("%s", error.message)  # its agent may be reached where its host tells nothing
+        return False
 
 
 if __name__ == "__main__":

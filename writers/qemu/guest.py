@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from shadowset.vss.codes import Code, VssError
+from shadowset.writers.qemu.domains import LibvirtReach
 from shadowset.writers.qemu.reach import Reach, Seen, refused
 from shadowset.writers.qemu.settings import GuestSettings
 from shadowset.writers.qemu.sockets import SocketReach
@@ -26,7 +27,7 @@ Method = Literal["agent", "pause", "crash-consistent", "stopped", "off"]
 
 def reach_of(settings: GuestSettings) -> Reach:
     """The way to a guest."""
-    return SocketReach(settings)
+    return LibvirtReach(settings) if settings.libvirt else SocketReach(settings)
 
 
 def look(settings: GuestSettings, seconds: float = LOOK_SECONDS) -> Seen:
@@ -56,6 +57,8 @@ class HeldGuest:
         """Sees whether it can be frozen. Errors: VssError when it cannot, and nothing less is allowed."""
         end = time.monotonic() + seconds
         self.seen = self._reach.look(seconds)
+        if self.seen.agent:
+            self.settings = msgspec.structs.replace(self.settings, agent=self.seen.agent)
         if self.seen.state == "off":
             return
         if self.seen.state != "running":
@@ -136,7 +139,8 @@ class HeldGuest:
     def _go_on(self, end: float) -> None:
         with self._reach.monitor(end) as monitor:
             lasted = monitor.state() == "paused"
-            monitor.go_on()
+            if lasted:
+                monitor.go_on()
         self._held = False
         if not lasted:
             message = f"the guest {self.settings.name} was not paused until the cut was over; try again"
@@ -168,6 +172,8 @@ class HeldGuest:
             facts["frozen_file_systems"] = self.frozen_count
         if self.why:
             facts["why"] = self.why
+        if self.seen.definition:
+            facts |= {"definition": self.seen.definition, "hidden": self.seen.hidden}
         return facts | {"disks": msgspec.to_builtins(self.seen.disks)}
 
 

@@ -13,10 +13,19 @@ from shadowset.writers.qemu.disks import Disk
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A guest as its host tells it; ``state`` is "off" when no QEMU runs for it."""
+    """A guest as its host tells it; ``state`` is "off" when no QEMU runs for it.
+
+    What libvirt alone tells: ``agent``, the socket of the agent's channel; ``files`` that belong to the guest beside
+    its disks; its ``definition``, where passwords are ``hidden``; whether there is no such guest (``gone``).
+    """
 
     state: str
     disks: list[Disk] = []
+    agent: str = ""
+    files: list[str] = []
+    definition: str = ""
+    hidden: bool = False
+    gone: bool = False
 
 
 class Inside(Protocol):

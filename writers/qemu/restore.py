@@ -6,10 +6,12 @@ import json
 import shutil
 import subprocess
 import time
+from typing import Any
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
-from shadowset.writers.qemu.guest import look
+from shadowset.writers.qemu.domains import define_missing
+from shadowset.writers.qemu.guest import LOOK_SECONDS, look
 from shadowset.writers.qemu.settings import GuestSettings
 from shadowset.writers.service import POLL_SECONDS, Cancelled, run_command, wait_for_service
 
@@ -74,11 +76,36 @@ def check_images(component: Component, seconds: float) -> None:
             raise VssError(FAILED, f"the restored image {path} is not sound ({words}); restore another backup")
 
 
+def define_again(component: Component, uri: str) -> None:
+    """Defines the guest with libvirt where it is missing, as the backup's metadata tell it.
+
+    Errors: VSS_E_WRITERERROR_RECOVERY_FAILED.
+    """
+    facts = _facts(component)
+    definition, guest = facts.get("definition"), GuestSettings(name=component.name, libvirt=uri)
+    if not uri or not isinstance(definition, str):
+        return
+    try:
+        define_missing(guest, definition, bool(facts.get("hidden")), LOOK_SECONDS)
+    except VssError as error:
+        message = f"the disks of the guest {guest.name} are restored, but it is not defined: {error.message}"
+        raise VssError(FAILED, message) from error
+
+
 def images_in(component: Component) -> list[tuple[str, str]]:
     """Path and format of the images with a structure of their own, by the backup's metadata."""
     try:
-        disks = json.loads(component.backup_metadata)["disks"]
+        disks = _facts(component)["disks"]
         found = [(str(disk["place"]), str(disk["format"])) for disk in disks if disk["kind"] == "file"]
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return []
     return [(path, kind) for path, kind in found if kind in CHECKED_FORMATS]
+
+
+def _facts(component: Component) -> dict[str, Any]:
+    """What the backup's metadata tell; nothing when they are another's."""
+    try:
+        facts = json.loads(component.backup_metadata)
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -14,12 +15,16 @@ Fallback = Literal["refuse", "pause", "crash-consistent"]
 
 
 class GuestSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One guest. ``files`` belong to it beside the disks that its monitor tells: its configuration, and its images, so
-    that they are known while it is off. ``without_agent`` says what happens when its agent is missing or cannot freeze;
-    ``mount_points`` freezes these instead of all its file systems."""
+    """One guest, by the socket of its monitor (``qmp``), or by the URI of its ``libvirt``.
+
+    ``files`` belong to it beside the disks that it is known to have: its configuration, and its images, so that they
+    are known while it is off. ``without_agent`` says what happens when its agent is missing or cannot freeze;
+    ``mount_points`` freezes these instead of all its file systems.
+    """
 
     name: str
-    qmp: str
+    qmp: str = ""
+    libvirt: str = ""
     agent: str = ""
     files: list[str] = []
     mount_points: list[str] = []
@@ -36,18 +41,31 @@ class GuestSettings(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
         relative = [path for path in (self.qmp, self.agent, *self.files) if path and not os.path.isabs(path)]
         if relative:
             return f"names {relative[0]}; give an absolute path"
+        if self.seconds <= 0:
+            return "has no time to freeze; give seconds above 0"
+        if self.libvirt:
+            return "has both libvirt and qmp; take one away" if self.qmp else uri_problem(self.libvirt)
         if not self.qmp:
-            return "has no qmp; give the path of the guest's monitor socket"
-        if self.mount_points and not self.agent:
-            return "has mount_points, but no agent that could freeze them; add agent"
-        return "" if self.seconds > 0 else "has no time to freeze; give seconds above 0"
+            return "has no qmp; give the path of the guest's monitor socket, or the libvirt that runs it"
+        lacking = "has mount_points, but no agent that could freeze them; add agent"
+        return lacking if self.mount_points and not self.agent else ""
+
+
+def uri_problem(uri: str) -> str:
+    """What is wrong with libvirt's URI; empty when nothing is."""
+    parts = urlsplit(uri)
+    if not parts.scheme or parts.netloc or "+" in parts.scheme:
+        return f"has libvirt {uri!r}; give the URI of a libvirt on this host, as qemu:///system"
+    return ""
 
 
 class Settings(WriterSettings, kw_only=True):
-    """The whole file."""
+    """The whole file. ``libvirt`` is asked for its guests when no guest is named, and defines guests that are restored;
+    empty when it shall not be asked."""
 
     guest: list[GuestSettings] = []
     without_agent: Fallback = "refuse"
+    libvirt: str = "qemu:///system"
     command_seconds: int = 120
 
     def entries(self) -> Sequence[Entry]:

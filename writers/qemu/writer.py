@@ -23,11 +23,11 @@ from shadowset.vss.enums import (
 from shadowset.writers.configured import ConfiguredWriter
 from shadowset.writers.guard import Guard
 from shadowset.writers.metadata_builder import ComponentBuilder
+from shadowset.writers.qemu import domains, processes
 from shadowset.writers.qemu.guard import Guarded
-from shadowset.writers.qemu.guest import HeldGuest, look
-from shadowset.writers.qemu.processes import discover
+from shadowset.writers.qemu.guest import LOOK_SECONDS, HeldGuest, look
 from shadowset.writers.qemu.reach import Seen
-from shadowset.writers.qemu.restore import check_images, turn_off, turn_on
+from shadowset.writers.qemu.restore import check_images, define_again, turn_off, turn_on
 from shadowset.writers.qemu.settings import GuestSettings, Settings
 from shadowset.writers.sdk import CurrentEvent, MetadataBuilder
 
@@ -56,8 +56,11 @@ class QemuWriter(ConfiguredWriter[Settings, GuestSettings]):
         self._guard: Guard | None = None
 
     def things(self) -> dict[str, GuestSettings]:
-        found = self.settings.guest or discover(self.settings.without_agent)
-        return {guest.name: guest for guest in found}
+        if self.settings.guest:
+            return {guest.name: guest for guest in self.settings.guest}
+        without_agent = self.settings.without_agent
+        known = {guest.name: guest for guest in domains.discover(self.settings.libvirt, without_agent, LOOK_SECONDS)}
+        return {guest.name: guest for guest in processes.discover(without_agent, known=known)} | known
 
     def is_affected(self, event: CurrentEvent, thing: GuestSettings) -> bool:
         """Whether a disk of the guest is on a volume of the set."""
@@ -79,6 +82,9 @@ class QemuWriter(ConfiguredWriter[Settings, GuestSettings]):
                 seen = look(guest)
             except VssError as error:
                 LOG.warning("%s: the guest is left out", error.message)
+                continue
+            if seen.gone:
+                LOG.warning("libvirt at %s knows no guest %s: it is left out", guest.libvirt, name)
                 continue
             caption = ", ".join([f"QEMU guest {name}", *(disk.text() for disk in seen.disks)])
             component = metadata.add_component(
@@ -189,14 +195,16 @@ class QemuWriter(ConfiguredWriter[Settings, GuestSettings]):
                     raise
 
     def on_post_restore(self, event: CurrentEvent) -> None:
-        """Checks the images, and starts the guests that have a command for it."""
-        commands = {guest.name: guest for guest in self.settings.guest if guest.start_command}
+        """Checks the images, defines guests that libvirt does not know, and starts those that have a command for it."""
+        configured = {guest.name: guest for guest in self.settings.guest}
         for component in _selected(event):
             if component.file_restore_status == FileRestoreStatus.ALL:
                 try:
                     check_images(component, event.remaining * CHECK_SHARE)
-                    if component.name in commands:
-                        turn_on(commands[component.name], self._seconds(event), lambda: event.cancelled)
+                    guest = configured.get(component.name)
+                    define_again(component, guest.libvirt if guest else self.settings.libvirt)
+                    if guest is not None and guest.start_command:
+                        turn_on(guest, self._seconds(event), lambda: event.cancelled)
                 except VssError as error:
                     component.post_restore_failure_message = error.message
                     component.failure.code, component.failure.message = int(error.code), error.message
@@ -212,7 +220,7 @@ def _add_files(component: ComponentBuilder, guest: GuestSettings, seen: Seen) ->
     quiet = [disk.place for disk in seen.disks if disk.kind == "file"]
     quiet += [path for disk in seen.disks for path in disk.backing]
     masks = ALL_BACKUPS if seen.state == "off" else READ_LIVE
-    for path in [*quiet, *guest.files]:
+    for path in [*quiet, *seen.files, *guest.files]:
         places.setdefault(os.path.realpath(path), masks)
     for path, mask in places.items():
         if os.path.isdir(path):
