@@ -144,7 +144,7 @@ class Provider:
 
 
 def wait_for_socket(process: subprocess.Popen[bytes], path: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the process ended with {process.returncode} before it listened on {path}"
         if answers(path):
