@@ -9,14 +9,14 @@ def extension(name: str, *sources: str) -> Extension:
         f"shadowset.nbd_provider.{name}",
         [f"nbd_provider/{source}" for source in sources],
         define_macros=[("Py_LIMITED_API", "0x030b0000")],
-        extra_compile_args=["-O2", "-g0"],
+        extra_compile_args=["-O2", "-g0", "-Werror=implicit-function-declaration"],
         py_limited_api=True,
         optional=True,
     )
 
 
 MODULES = [
-    extension("store._resident", "store/resident.c", "store/copy_reads.c"),
+    extension("store._resident", "store/resident.c", "store/bus_errors.c", "store/copy_reads.c"),
     extension("_plain_writes", "plain_writes.c"),
 ]
 

@@ -116,6 +116,7 @@ class CopyOut:
         if os.pwritev(segment.fd, (data,), position) != len(data):
             raise OSError(errno.ENOSPC, "short write")
         records = self._records(chunks, label, data if durable else None)
+        store.head.check()
         write_all(segment.fd, records, record)
         if durable:
             self._sync(segment.fd, record, len(records))
@@ -123,6 +124,7 @@ class CopyOut:
         word, view = layout.pack_head(label, first), store.head.view
         for index, chunk in enumerate(chunks):
             view[chunk] = word + index
+        store.head.check()
         return True
 
     def _sync(self, fd: int, record: int, length: int) -> None:

@@ -68,7 +68,7 @@ class Words:
     def _take(self) -> None:
         mapped = self._mapped
         self.view, self.ready, self.ready_to_store = mapped.view, mapped.ready, mapped.ready_to_store
-        self.get, self.put, self.pages = mapped.get, mapped.put, mapped.pages
+        self.get, self.put, self.pages, self.check = mapped.get, mapped.put, mapped.pages, mapped.check
 
     def reserved(self, indexes: Iterable[int]) -> bool:
         """Whether the disk space behind words is known to be there."""
@@ -90,7 +90,8 @@ class Words:
         self._reserved.clear()
 
     def sync(self) -> None:
-        """Make all words durable."""
+        """Make all words durable. Errors: OSError."""
+        self.check()
         self._mapped.map.flush()
         os.fdatasync(self._fd)
 
@@ -116,14 +117,17 @@ class Segment:
         self.words = Mapped(self.fd, layout.SEGMENT_DATA // layout.WORD, writable)
 
     def records(self, first: int, end: int) -> memoryview:
-        """All words, of which the records from ``first`` to before ``end`` may be looked at. Errors: OSError (EIO)."""
+        """All words, of which the records from ``first`` to before ``end`` may be looked at; what was seen counts when
+        ``words.check`` agrees. Errors: OSError (EIO)."""
         self.words.ready(first * layout.SLOT_WORDS, (end - first) * layout.SLOT_WORDS)
         return self.words.view
 
     def record_page(self, start: int) -> bytes:
         """The page of records that begins at byte ``start``. Errors: OSError (EIO)."""
         self.words.ready(start // layout.WORD)
-        return self.words.map[start : start + layout.PAGE]
+        page = self.words.map[start : start + layout.PAGE]
+        self.words.check()
+        return page
 
     def records_end(self) -> int:
         """The byte after the last record that was ever written, in whole records. Errors: OSError."""

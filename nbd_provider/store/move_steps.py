@@ -188,10 +188,12 @@ class Move:
         number, start = divmod(first, layout.SEGMENT_SLOTS)
         stop = start + max(end - first, 1)
         try:
-            words = self._source.get(number).records(start, stop)
+            source = self._source.get(number)
         except FileNotFoundError:  # all of it was given back
             return 0
+        words = source.records(start, stop)
         used = [slot for slot in range(first, end) if _in_use(words, slot)]
+        source.words.check()
         if not used:
             return 0
         there = self._target.get(number)
@@ -202,6 +204,7 @@ class Move:
         with self._store.work:
             chained = [slot for slot in used if _in_use(words, slot) and self._in_chain(words, slot)]
             records = {slot: _record(words, slot) for slot in chained}
+        source.words.check()
         for run in layout.runs(chained):
             at = layout.slot_position(run[0], self._store.chunk_size)[1]
             write_all(there.fd, b"".join(records[slot] for slot in run), at)

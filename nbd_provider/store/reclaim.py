@@ -59,7 +59,8 @@ class Reclaimer:
 
     def _sort_out(self, number: int, start: int, stop: int) -> tuple[list[int], int]:
         """Garbage among the slots of one step, and how many others are in use."""
-        words = self._segments.get(number).records(start, stop)
+        segment = self._segments.get(number)
+        words = segment.records(start, stop)
         garbage, kept = [], 0
         for index in range(start, stop):
             base = index * layout.SLOT_WORDS
@@ -72,6 +73,7 @@ class Reclaimer:
                 kept += 1
             else:
                 garbage.append(index)
+        segment.words.check()
         return garbage, kept
 
     def _free(self, number: int, garbage: list[int]) -> None:

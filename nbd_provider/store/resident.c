@@ -1,16 +1,13 @@
 /* The inner loops of reading: what is in memory, from a mapped file or by a descriptor, and what arrives there together.
  *
  * preadv(2) looks up, takes and lets go each page of the page cache; for bytes that are mapped already that costs more
- * than copying them. A page that its disk cannot read again, or that its file has lost, raises SIGBUS: here it ends the
- * copying and not the process. */
+ * than copying them. */
 
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <setjmp.h>
-#include <signal.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -22,49 +19,7 @@
 #define ASKED 1024
 #define LARGE 65536
 
-/* there before a handler looks at it */
-#define OF_THREAD static __thread __attribute__((tls_model("initial-exec")))
-#define BARRIER __asm__ volatile("" ::: "memory")
-
-OF_THREAD sigjmp_buf back;
-OF_THREAD volatile sig_atomic_t armed;
-OF_THREAD const char *armed_start, *armed_end;
-static struct sigaction before;
-static volatile sig_atomic_t passed_on;
 static size_t page;
-
-static void on_bus_error(int number, siginfo_t *info, void *context)
-{
-    const char *where = info->si_addr;
-    (void)context;
-    if (armed && info->si_code > 0 && where >= armed_start && where < armed_end) {
-        armed = 0;
-        siglongjmp(back, 1);
-    }
-    /* Not ours: to whom it was before, by doing the instruction again. Who comes back to us from there ends it. */
-    if (passed_on)
-        signal(number, SIG_DFL);
-    else
-        sigaction(number, &before, NULL);
-    passed_on = 1;
-    if (info->si_code <= 0)
-        raise(number);
-}
-
-/* Others, as Python's faulthandler, may have come after us. */
-static int be_first(void)
-{
-    struct sigaction now, ours = {0};
-    if (sigaction(SIGBUS, NULL, &now))
-        return 0;
-    if ((now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_bus_error)
-        return 1;
-    ours.sa_sigaction = on_bus_error;
-    ours.sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK;
-    before = now;
-    passed_on = 0;
-    return !sigaction(SIGBUS, &ours, NULL);
-}
 
 static int is_resident(const char *start, size_t length)
 {
@@ -84,26 +39,9 @@ static int is_resident(const char *start, size_t length)
     return 1;
 }
 
-static int copy(char *target, const char *source, size_t length)
-{
-    if (!be_first())
-        return 0;
-    armed_start = source;
-    armed_end = source + length;
-    if (sigsetjmp(back, 0))
-        return 0;
-    armed = 1;
-    BARRIER;
-    memcpy(target, source, length);
-    BARRIER;
-    armed = 0;
-    __atomic_thread_fence(__ATOMIC_ACQUIRE); /* who looks at the head next looks at it after these bytes */
-    return 1;
-}
-
 int copy_mapped(char *target, const char *source, size_t length)
 {
-    return is_resident(source, length) && copy(target, source, length);
+    return is_resident(source, length) && copy_while_there(target, source, length);
 }
 
 static PyObject *copy_resident(PyObject *self, PyObject *arguments)
@@ -118,7 +56,7 @@ static PyObject *copy_resident(PyObject *self, PyObject *arguments)
     else {
         Py_BEGIN_ALLOW_THREADS
         const char *source = (const char *)window.buf + offset;
-        copied = (ask ? copy_mapped : copy)(target.buf, source, target.len);
+        copied = (ask ? copy_mapped : copy_while_there)(target.buf, source, target.len);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&target);
@@ -252,6 +190,10 @@ static PyMethodDef methods[] = {
      "Send replies, which are headers and lengths of what follows from an offset on, as fill_copy fills them; place\n"
      "are its arguments, target the memory for each piece. Returns how many are done, and the bytes of these that the\n"
      "socket has not taken. With holes, what is all zeros is left to others, as is what fill_copy does not fill."},
+    {"guard", guard, METH_VARARGS,
+     "guard(memory, lost, /)\n\n"
+     "From now on a page of memory, a mapped file, that its file has lost or its disk does not give or take is replaced by\n"
+     "zeros when it is touched, and lost[0] is 1. That ends with what it returns, which keeps both in use."},
     {"read_cached", read_cached, METH_VARARGS,
      "read_cached(fd, offset, target, /)\n\nFill target from the page cache, or say False. Errors: OSError."},
     {"read_arrived", read_arrived, METH_VARARGS,
@@ -269,6 +211,6 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_resident", NULL, -1
 
 PyMODINIT_FUNC PyInit__resident(void)
 {
-    page = sysconf(_SC_PAGESIZE);
+    page = (size_t)sysconf(_SC_PAGESIZE);
     return PyModule_Create(&module);
 }

@@ -13,6 +13,10 @@ ssize_t read_now(int fd, char *target, size_t length, off_t offset);
 /* Fill target from mapped memory: 0 where a page is not in memory. Who looks at a file next looks after these bytes. */
 int copy_mapped(char *target, const char *source, size_t length);
 
+/* Fill target from mapped memory: 0 where a page cannot be read. */
+int copy_while_there(char *target, const char *source, size_t length);
+
+PyObject *guard(PyObject *self, PyObject *arguments);
 PyObject *fill_copy(PyObject *self, PyObject *arguments);
 PyObject *send_copy(PyObject *self, PyObject *arguments);
 

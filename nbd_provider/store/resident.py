@@ -59,6 +59,15 @@ def read_cached_twin(fd: int, offset: int, target: memoryview) -> bool:
 read_cached: Final[Pread] = _resident.read_cached if COMPILED else read_cached_twin
 
 
+def unguarded(memory: mmap.mmap, lost: bytearray) -> object:
+    """Nothing: where there was no compiler a page that went ends the process when it is touched."""
+    return None
+
+
+guard: Final[Callable[[mmap.mmap, bytearray], object]] = _resident.guard if COMPILED else unguarded
+"""While what it returns is there, pages of a mapped file that went are zeros when they are touched; the flag is 1."""
+
+
 class Windows:
     """Mapped parts of files that stay open for as long as this is used. Any thread may read.
 

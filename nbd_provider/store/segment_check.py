@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import re
 from typing import Final, NamedTuple
 
 from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.mapped import Mapped
 
 _NAME: Final = re.compile("[0-9a-f]{8}")
 _STEP: Final = 4096
@@ -46,25 +46,28 @@ class SegmentView:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._size = os.fstat(self._fd).st_size
-            self._records = mmap.mmap(self._fd, layout.SEGMENT_DATA, access=mmap.ACCESS_READ)
+            self._words = Mapped(self._fd, layout.SEGMENT_DATA // layout.WORD, writable=False)
+            self.used_end = self._used_end()
         except BaseException:
             os.close(self._fd)
             raise
         self.linked = bytearray(layout.SEGMENT_SLOTS)
-        self.used_end = self._used_end()
 
     def _used_end(self) -> int:
         """The slot after the last that has a record; looked for from the end, in steps."""
         step = _STEP * layout.SLOT_RECORD_SIZE
         for end in range(layout.SEGMENT_DATA, 0, -step):
-            records = self._records[end - step : end].rstrip(b"\0")
+            records = self._words.map[end - step : end].rstrip(b"\0")
+            self._words.check()
             if records:
                 return (end - step + len(records) - 1) // layout.SLOT_RECORD_SIZE + 1
         return 0
 
     def record(self, index: int) -> Record:
-        """One slot's record."""
-        return Record(*layout.SLOT_RECORD.unpack_from(self._records, index * layout.SLOT_RECORD_SIZE))
+        """One slot's record. Errors: OSError."""
+        record = Record(*layout.SLOT_RECORD.unpack_from(self._words.map, index * layout.SLOT_RECORD_SIZE))
+        self._words.check()
+        return record
 
     def ends_before(self, index: int, chunk_size: int) -> bool:
         """Whether the file is too short for the slot's data."""
@@ -76,7 +79,7 @@ class SegmentView:
 
     def close(self) -> None:
         """Let go of memory and descriptor."""
-        self._records.close()
+        self._words.close()
         os.close(self._fd)
 
 

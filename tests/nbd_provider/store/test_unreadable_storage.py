@@ -16,9 +16,12 @@ from uuid import UUID
 
 import pytest
 
-from shadowset.nbd_provider.store import layout, mapped
+from shadowset.nbd_provider.store import layout, mapped, resident
 from shadowset.nbd_provider.store.changes import changed_runs
+from shadowset.nbd_provider.store.files import Segment
 from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.reclaim import Reclaimer
+from shadowset.nbd_provider.store.segment_check import SegmentView
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss import provider_protocol as m
 
@@ -27,10 +30,14 @@ SIZE = 1024 * CHUNK
 LATE = 700
 """A chunk whose word lies in the second page of ``head``."""
 COPY = UUID(int=1)
+compiled = pytest.mark.skipif(not resident.COMPILED, reason="the module in C was not built: gcc or python3-dev missing")
 READ = """
 import sys
 from uuid import UUID
+from shadowset.nbd_provider.store.files import Segment
 from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.reclaim import Reclaimer
+from shadowset.nbd_provider.store.segment_check import SegmentView
 reader = CopyReader(sys.argv[1], sys.argv[2], UUID(int=1))
 for chunk in map(int, sys.argv[3:]):
     try:
@@ -144,6 +151,110 @@ def test_protected_copies_cost_the_write_an_error(provider: Any, nbd_module: Any
     client.pwrite(b"n" * CHUNK, 5 * CHUNK)
     assert client.pread(CHUNK, LATE * CHUNK) == random_image[LATE * CHUNK : (LATE + 1) * CHUNK]
     assert [each["copy_id"] for each in control.value(m.Describe)["copies"]] == [copy]
+
+
+@compiled
+@pytest.mark.parametrize("policy", ["delete-oldest", "protect-copies"])
+def test_words_that_go_while_they_are_in_use(provider: Any, nbd_module: Any, random_image: bytes, policy: str) -> None:
+    """Their page was looked at, and is not asked for again: touching it would end the process."""
+    control = provider.control()
+    copies = [control.snapshot(), control.snapshot()]
+    control.value(m.Configure, policy=policy)
+    client = nbd_module.NBD()
+    client.connect_uri(provider.uri)
+    for chunk in (5, LATE):
+        client.pwrite(b"n" * CHUNK, chunk * CHUNK)
+    os.truncate(f"{provider.storage}/head", layout.PAGE)
+    for chunk in (LATE, LATE + 1):
+        if policy == "delete-oldest":
+            client.pwrite(b"o" * CHUNK, chunk * CHUNK)
+            continue
+        with pytest.raises(nbd_module.Error) as caught:
+            client.pwrite(b"o" * CHUNK, chunk * CHUNK)
+        assert caught.value.errno == "EIO"
+    left = [each["copy_id"] for each in control.value(m.Describe)["copies"] if not each["lost"]]
+    assert left == ([] if policy == "delete-oldest" else copies)
+    expected = bytearray(random_image)
+    expected[5 * CHUNK : 6 * CHUNK] = b"n" * CHUNK
+    expected[LATE * CHUNK : (LATE + 2) * CHUNK] = (
+        b"o" * 2 * CHUNK if policy == "delete-oldest" else b"n" * CHUNK + random_image[(LATE + 1) * CHUNK :][:CHUNK]
+    )
+    assert client.pread(SIZE, 0) == expected
+    if policy == "delete-oldest":
+        copy = control.snapshot()
+        client.pwrite(b"p" * CHUNK, LATE * CHUNK)
+        assert provider.content(copy) == expected, "what comes later lies in files made anew"
+
+
+@pytest.fixture
+def words(workdir: str) -> Iterator[tuple[mapped.Mapped, str]]:
+    path = f"{workdir}/words"
+    Path(path).write_bytes(b"7" * 4 * mapped.PAGE)
+    fd = os.open(path, os.O_RDWR)
+    made = mapped.Mapped(fd, 4 * mapped.PAGE_WORDS, True, most=4)
+    made.ready(0, 4 * mapped.PAGE_WORDS)
+    yield made, path
+    made.close()
+    os.close(fd)
+
+
+@compiled
+def test_a_word_that_goes_is_nought_and_an_error_from_then_on(words: tuple[mapped.Mapped, str]) -> None:
+    gone, path = words
+    os.truncate(path, mapped.PAGE)
+    assert gone.view[0] and len(gone.pages) == 4
+    gone.check()
+    assert gone.view[mapped.PAGE_WORDS] == 0
+    for action in (gone.check, lambda: gone.get(0), lambda: gone.put(0, 1), lambda: gone.ready(0)):
+        with pytest.raises(OSError, match="went while they were in use"):
+            action()
+    assert not gone.pages, "nobody takes them for there any more"
+
+
+@compiled
+@pytest.mark.parametrize("store", [True, False])
+def test_a_word_that_goes_beneath_a_look_or_a_store_is_an_error(words: tuple[mapped.Mapped, str], store: bool) -> None:
+    gone, path = words
+    gone.ready = gone.ready_to_store = lambda *_: os.truncate(path, 0)  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="went while they were in use"):
+        gone.put(3, 1) if store else gone.get(3)
+
+
+@compiled
+def test_a_segment_whose_records_went_is_not_given_back(workdir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zeros would say that nothing of it is in use."""
+    origin, storage = f"{workdir}/origin.img", f"{workdir}/storage"
+    Path(origin).write_bytes(bytes(SIZE))
+    fd = os.open(origin, os.O_RDWR)
+    store = ShadowStore(storage, fd, SIZE)
+    store.commit(COPY, UUID(int=2), 1, False)
+    monkeypatch.setattr(layout, "SEGMENT_SLOTS", 8)
+    for first in (0, 8):
+        store.prepare_write([(first * CHUNK, 8 * CHUNK)])
+    real = Segment.records
+
+    def records(segment: Segment, first: int, end: int) -> memoryview:
+        view = real(segment, first, end)
+        os.truncate(segment.path, 0)
+        return view
+
+    monkeypatch.setattr(Segment, "records", records)
+    with pytest.raises(OSError, match="went while they were in use"):
+        list(Reclaimer(store.segments, store.head, store.table, store.next_slot, CHUNK).steps())
+    assert os.path.exists(f"{storage}/{layout.segment_name(0)}")
+    store.close(clean=False)
+    os.close(fd)
+
+
+@compiled
+def test_a_check_of_records_that_go(kept: tuple[str, str, bytes]) -> None:
+    path = f"{kept[0]}/{layout.segment_name(0)}"
+    view = SegmentView(path, 0)
+    assert view.used_end == 2 and view.record(1).used
+    os.truncate(path, 0)
+    with pytest.raises(OSError, match="went while they were in use"):
+        view.record(1)
+    view.close()
 
 
 def test_pages_that_were_looked_at_stay_in_memory(workdir: str) -> None:
