@@ -27,8 +27,8 @@ def check_name(name: str) -> None:
         )
 
 
-def check_origin(origin: str, volumes: Iterable[VolumeRow]) -> int:
-    """The origin's size in bytes. Errors: VssError saying why this cannot be an origin."""
+def check_origin(origin: str, volumes: Iterable[VolumeRow], ours: bool = False) -> None:
+    """``ours``: a provider of ours has it in use. Errors: VssError saying why this cannot be an origin."""
     if not os.path.isabs(origin):
         raise VssError(Code.E_INVALIDARG, f"the origin {origin!r} must be an absolute path")
     try:
@@ -40,13 +40,16 @@ def check_origin(origin: str, volumes: Iterable[VolumeRow]) -> int:
             Code.VSS_E_VOLUME_NOT_SUPPORTED, f"the origin {origin} is neither a block device nor a regular file"
         )
     _check_not_taken(origin, status, volumes)
-    size = _exclusive_size(origin, stat.S_ISBLK(status.st_mode))
+    if not ours:
+        _check_size(origin, _exclusive_size(origin, stat.S_ISBLK(status.st_mode)))
+
+
+def _check_size(origin: str, size: int) -> None:
     if size == 0 or size % SECTOR:
         raise VssError(
             Code.VSS_E_VOLUME_NOT_SUPPORTED,
             f"the origin {origin} has {size} bytes; its size must be a multiple of {SECTOR} above zero",
         )
-    return size
 
 
 def _check_not_taken(origin: str, status: os.stat_result, volumes: Iterable[VolumeRow]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from shadowset.daemon.catalogue import Catalogue, VolumeRow
 from shadowset.daemon.commands import Commands
 from shadowset.daemon.control_link import ControlLink
+from shadowset.daemon.left_serving import left_serving, was_attached
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.mounts import device_family, device_number, device_of_path, mounts_of, read_mounts
 from shadowset.daemon.process import despite_cancel, in_thread
@@ -238,19 +239,29 @@ class Volumes:
     # ---- changes ----
 
     async def add(self, name: str, origin: str, storage: str, chunk_size: int) -> VolumeInfo:
-        """Protect a volume and start its provider. Errors: VssError saying why not."""
+        """Protect a volume and start its provider, or go on with one that was left. Errors: VssError saying why not."""
         async with self._changing:
             check_name(name)
             rows = self.rows()
             if name in self._table:
                 raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"there is already a volume {name!r}")
-            check_origin(origin, rows)
+            left = await left_serving(self._paths, name, origin, storage, self._limits.provider_ms)
+            check_origin(origin, rows, ours=left)
             row = VolumeRow(name, os.path.abspath(origin), check_storage(storage, name, rows), chunk_size)
             await self._quiet.writable()
             os.makedirs(row.storage, mode=0o700, exist_ok=True)
             await despite_cancel(self._add(row))
+            if left and was_attached(self._paths, name):
+                await self._find_device(self.get(name))
         await self._meet(name)
         return await self.info(name)
+
+    async def _find_device(self, runtime: VolumeRuntime) -> None:
+        """Attaching what is attached gives the same device."""
+        try:
+            await despite_cancel(self._attach(runtime, "auto"))
+        except VssError as error:
+            self._event("attach-failed", error.message, runtime.name)
 
     async def _meet(self, name: str) -> None:
         """The storage may have copies of an earlier time; what fails now is done in the next round."""
