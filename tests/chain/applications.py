@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 from processes import wait_for_end
@@ -25,6 +26,7 @@ class Application(ABC):
     writer_name = ""
     crash_safe = True  # its files can be used after a kill
     durable = True  # what was answered is there after a kill
+    still_at_freeze = True  # no file changes from freeze on; else from the moment on that its file system is frozen
 
     def __init__(self, chain: Any, runtime: str) -> None:
         self.chain = chain
@@ -62,6 +64,14 @@ class Application(ABC):
         """All writers that look after it, its own first."""
         return [self.writer_name]
 
+    def directories(self) -> list[str]:
+        """Where its files lie."""
+        return [self.data]
+
+    def content(self, path: str) -> bytes:
+        """What counts of a file."""
+        return Path(path).read_bytes()
+
     def check(self) -> None:
         """The application's own check of its files. It may be stopped afterwards."""
         assert os.listdir(self.data)
@@ -84,6 +94,7 @@ def module(name: str, *arguments: str) -> list[str]:
 
 class PostgreSql(Application):
     name, writer_name = "postgresql", "PostgreSQL Writer (test)"
+    still_at_freeze = False  # its writer locks nothing
 
     @classmethod
     def missing(cls) -> str:
@@ -133,6 +144,7 @@ class PostgreSql(Application):
 
 class MariaDbServer(Application):
     name, writer_name = "mariadb", "MariaDB Writer"
+    still_at_freeze = False  # InnoDB goes on writing what was committed
     ENGINES = ("InnoDB", "Aria")  # MyISAM is not for servers that are killed
 
     @classmethod
@@ -259,6 +271,7 @@ class RedisServer(Application):
 class GroongaServer(Application):
     name, writer_name = "groonga", "Groonga Writer"
     crash_safe = False
+    LOCK_WORD = slice(44, 48)  # of each file's header: clients that wait for the lock count it up and down
 
     @classmethod
     def missing(cls) -> str:
@@ -285,6 +298,11 @@ class GroongaServer(Application):
 
     def kill(self) -> None:
         self.server.end()
+
+    def content(self, path: str) -> bytes:
+        found = bytearray(super().content(path))
+        found[self.LOCK_WORD] = bytes(4)
+        return bytes(found)
 
     def put(self, number: int) -> None:
         self.server.put(number)

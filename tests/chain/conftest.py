@@ -239,6 +239,21 @@ def volumes(chain: Chain) -> Chain:
 
 
 @pytest.fixture
+def slow(chain: Chain) -> Iterator[Any]:
+    """The volumes of the fleet; the coordinator reaches the second provider through a ``SlowControl``."""
+    from fleet import VOLUMES as FLEET_VOLUMES
+    from slow_control import SlowControl
+
+    chain.add_volumes(FLEET_VOLUMES)
+    chain.daemon.terminate()
+    chain.daemon.wait(20)
+    made = SlowControl(chain.paths.control_socket("files"))
+    chain.start_daemon()
+    yield made
+    made.leave.set()
+
+
+@pytest.fixture
 def database(chain: Chain) -> str:
     """The path of a data base on the small volume one, with one row, that the SQLite writer looks after."""
     chain.add_volumes(VOLUMES[:1])

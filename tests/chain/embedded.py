@@ -129,6 +129,9 @@ class Farm(Embedded):
     def writer_names(self) -> list[str]:
         return [self.writer_name, "SQLite Writer (farm)"]
 
+    def directories(self) -> list[str]:
+        return [self.data, self.other]
+
     def places(self) -> list[str]:
         return [self.data, self.other, self.chain.paths.writer_socket]
 

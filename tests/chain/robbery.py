@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from fleet import Fleet, check_numbers
@@ -95,11 +96,15 @@ def kill(fleet: Fleet, victim: str) -> list[threading.Thread]:
     return threads
 
 
-def rob(fleet: Fleet, victim: str, phase: str, slow: SlowControl | None = None) -> tuple[Robbery, Outcome]:
-    """One robbery from beginning to end; everything runs again afterwards, under load."""
+def rob(
+    fleet: Fleet, victim: str, phase: str, slow: SlowControl | None = None, look: Callable[[], None] | None = None
+) -> tuple[Robbery, Outcome]:
+    """One robbery from beginning to end, with a ``look`` before; everything runs again afterwards, under load."""
     robbery = Robbery(fleet, phase, slow)
     threads = []
     try:
+        if look is not None:
+            look()
         threads = kill(fleet, victim)
         if victim == "writer" and phase != "hold":
             fleet.wait_for_more()  # although the set was neither thawed nor aborted yet

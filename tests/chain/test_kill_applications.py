@@ -12,24 +12,12 @@ from typing import Any
 
 import pytest
 from applications import Application, MySqlServer
-from fleet import EVERY, VOLUMES, Fleet, verified
+from fleet import EVERY, Fleet, verified
 from robbery import PHASES, VICTIMS, Outcome, Robbery, rob
 from rounds import keep_kills
 from slow_control import SlowControl
 
 KINDS = (*EVERY, MySqlServer)
-
-
-@pytest.fixture
-def slow(chain: Any) -> Iterator[SlowControl]:
-    """The coordinator reaches the second provider through ``SlowControl``."""
-    chain.add_volumes(VOLUMES)
-    chain.daemon.terminate()
-    chain.daemon.wait(20)
-    made = SlowControl(chain.paths.control_socket("files"))
-    chain.start_daemon()
-    yield made
-    made.leave.set()
 
 
 @pytest.fixture

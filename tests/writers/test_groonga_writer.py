@@ -60,6 +60,9 @@ def loader(server: Groonga) -> Iterator[Load]:
 
 def start(processes: Any, coordinator: Any, server: Groonga, extra: str = "") -> Any:
     config = writer_config(f"{server.runtime}/writer.toml", server, f"settle_ms = 200\n{extra}")
+    agrees = f"test ! -e {server.runtime}/apart || {{ echo 1 row more than $SHADOWSET_RECORDS; false; }}"
+    with open(config, "a", encoding="utf-8") as file:
+        file.write(f"agree_command = {json.dumps(['sh', '-c', agrees])}\n")
     process = processes.start(
         "-m", "shadowset.writers.groonga.main", "--config", config, STATE_DIRECTORY=f"{server.runtime}/records"
     )
@@ -115,24 +118,29 @@ def test_a_database_comes_back_as_it_was_at_the_cut(side: Any, server: Groonga, 
     (component,) = side.ok(E.POST_SNAPSHOT, components=chosen(server), volumes=layer).components
     assert json.loads(component.backup_metadata)["copy"] == "locks cleared"
     assert f"Docs={done + 1}" in component.backup_stamp and not records(server)
-    restore(side, server, component, copy)
+    assert restore(side, server, component, copy).code == 0
     server.end(signal.SIGTERM)
     assert server.check() == set(range(done + 1))
     server.begin()
     loader.done = done
-    restore(side, server, component, tmp_path / "held")  # a copy that nobody could write into
+    apart = Path(server.runtime, "apart")
+    apart.touch()
+    answer = restore(side, server, component, tmp_path / "held")  # a copy that nobody could write into
+    assert answer.code == Code.VSS_E_WRITERERROR_RECOVERY_FAILED
+    assert f"its database are apart (1 row more than Docs={done + 1} " in answer.message
+    apart.unlink()
     component.backup_stamp = "Docs=1"
     answer = side.ask(E.POST_RESTORE, components=[component], deadline_ms=60_000)
     assert "other records" in answer.message
 
 
-def restore(side: Any, server: Groonga, component: Component, copy: Path) -> None:
+def restore(side: Any, server: Groonga, component: Component, copy: Path) -> Any:
     component.selected_for_restore = True
     component.file_restore_status = FileRestoreStatus.ALL
     side.ok(E.PRE_RESTORE, components=[component], deadline_ms=60_000)
     shutil.rmtree(server.directory)
     shutil.copytree(copy, server.directory)
-    side.ok(E.POST_RESTORE, components=[component], deadline_ms=60_000)
+    return side.ask(E.POST_RESTORE, components=[component], deadline_ms=60_000)
 
 
 def test_a_copy_without_the_writer_is_not_sound(server: Groonga, loader: Load, tmp_path: Path) -> None:

@@ -14,12 +14,16 @@ USUAL_URL = "http://127.0.0.1:10041"
 
 
 class GroongaServer(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """One database, and the HTTP address of the server that has it open; empty when applications open it themselves."""
+    """One database, and the HTTP address of the server that has it open; empty when applications open it themselves.
+
+    ``agree_command`` says by its exit status whether index and database agree after a restore.
+    """
 
     database: str = ""
     url: str = ""
     stop_command: list[str] = []
     start_command: list[str] = []
+    agree_command: list[str] = []
 
     def problem(self) -> str:
         """What is wrong; empty when nothing is."""

@@ -11,6 +11,7 @@ from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
 from shadowset.vss.enums import ComponentFlag, SourceType
 from shadowset.vss.paths import Paths
+from shadowset.writers.agreement import check_agreement
 from shadowset.writers.groonga import http
 from shadowset.writers.groonga.files import GROONGA_WRITER_ID, GROONGA_WRITER_NAME, database_files, user_of
 from shadowset.writers.groonga.record import clear_left, record_path
@@ -85,7 +86,7 @@ class GroongaWriter(ServerWriter[GroongaServer]):
             if not component.backup_metadata:
                 continue
             try:
-                done = _recovered(place, component, event.remaining) if place else "locks held"
+                done = _recovered(place, component, event.remaining)[0] if place else "locks held"
             except VssError as error:
                 component.post_snapshot_failure_message = error.message
                 event.set_failure(FAILED, error.message)
@@ -94,24 +95,31 @@ class GroongaWriter(ServerWriter[GroongaServer]):
                 component.backup_metadata = json.dumps({**facts, "copy": done})
 
     def recover(self, data: str, component: Component, seconds: float, cancelled: Cancelled) -> None:
-        """Errors: VSS_E_WRITERERROR_RECOVERY_FAILED when the database is not sound, or records are missing."""
+        """Errors: VSS_E_WRITERERROR_RECOVERY_FAILED when the database is not sound, or records are missing, or its
+        application says that it is apart from what it indexes."""
         settings = self.settings_of(data)
         ends = time.monotonic() + seconds
-        _recovered(data, component, seconds)
-        if not settings.start_command:
+        _, records = _recovered(data, component, seconds)
+        if settings.start_command:
+            run_command(settings.start_command, ends - time.monotonic(), FAILED)
+            wait_for_service(data, lambda: _problem(settings, data), ends - time.monotonic(), cancelled)
+        else:
             LOG.info("the files of %s are back and sound; start its server", data)
-            return
-        run_command(settings.start_command, ends - time.monotonic(), FAILED)
-        wait_for_service(data, lambda: _problem(settings, data), ends - time.monotonic(), cancelled)
+        if settings.agree_command:
+            told = {"SHADOWSET_RECORDS": records}
+            check_agreement(settings.agree_command, data, told, ends - time.monotonic())
 
 
-def _recovered(database: str, component: Component, seconds: float) -> str:
-    """Recovers a database and compares its records with those at the cut; what had to be done. Errors: VssError."""
+def _recovered(database: str, component: Component, seconds: float) -> tuple[str, str]:
+    """Recovers a database and compares its records with those at the cut.
+
+    Returns what had to be done, and the number of records of each table. Errors: VssError.
+    """
     done, records = recover(database, seconds)
     if component.backup_stamp and records != component.backup_stamp:
         message = f"{database} has other records than at the cut: {records} instead of {component.backup_stamp}"
         raise VssError(FAILED, f"{message}; use another backup")
-    return done
+    return done, records
 
 
 def _problem(settings: GroongaServer, data: str) -> str:

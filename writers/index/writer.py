@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import time
 
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
 from shadowset.vss.enums import SourceType
+from shadowset.writers.agreement import check_agreement
 from shadowset.writers.index.held import HeldIndex
-from shadowset.writers.index.library import Library, Reading, library_of
+from shadowset.writers.index.library import Library, library_of
 from shadowset.writers.index.settings import IndexSettings, Settings
 from shadowset.writers.server_writer import FileSet, Held, ServerWriter, found_servers
 from shadowset.writers.service import Cancelled, run_command
@@ -20,7 +20,6 @@ LOG = logging.getLogger("shadowset.writer.index")
 INDEX_WRITER_ID = "f2b8a1de-6c3b-4b0e-8b8c-3f6d2a94e771"
 INDEX_WRITER_NAME = "Search Index Writer"
 FAILED = Code.VSS_E_WRITERERROR_RECOVERY_FAILED
-LAST_WORDS = 300
 BUSY = -1
 
 
@@ -91,30 +90,8 @@ class IndexWriter(ServerWriter[IndexSettings]):
         if settings.start_command:
             run_command(settings.start_command, ends - time.monotonic(), FAILED)
         if settings.agree_command:
-            check_agreement(settings, found, ends - time.monotonic())
-
-
-def check_agreement(settings: IndexSettings, found: Reading, seconds: float) -> None:
-    """Asks the application whether the index goes with its database.
-
-    Errors: VSS_E_WRITERERROR_RECOVERY_FAILED with the command's last words.
-    """
-    told = {
-        "SHADOWSET_INDEX": settings.path,
-        "SHADOWSET_DOCUMENTS": str(found.documents),
-        "SHADOWSET_GENERATION": str(found.generation),
-    }
-    name = settings.agree_command[0]
-    try:
-        done = subprocess.run(
-            settings.agree_command, env={**os.environ, **told}, stdin=subprocess.DEVNULL, timeout=seconds,
-            capture_output=True, text=True, errors="replace", check=False, cwd="/",
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise VssError(
-            FAILED, f"{name} cannot say whether {settings.path} agrees with its database: {error}"
-        ) from error
-    if done.returncode:
-        words = " ".join((done.stdout + done.stderr).split())[-LAST_WORDS:]
-        message = f"the index {settings.path} and its database are apart ({words}); index again what is missing"
-        raise VssError(FAILED, message)
+            told = {
+                "SHADOWSET_DOCUMENTS": str(found.documents),
+                "SHADOWSET_GENERATION": str(found.generation),
+            }
+            check_agreement(settings.agree_command, settings.path, told, ends - time.monotonic())
