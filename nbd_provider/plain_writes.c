@@ -86,7 +86,7 @@ static int find(const Py_buffer *buffer, Py_ssize_t *at, Py_ssize_t end, uint64_
         if (!take((const char *)buffer->buf + *at, end - *at, &write) || write.offset > size
             || write.length > size - write.offset)
             return 0;
-        if (kept->words) {
+        if (kept->pages != Py_None) {
             int found = is_kept(kept, &write);
             if (found <= 0)
                 return found;

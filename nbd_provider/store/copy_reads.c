@@ -19,6 +19,7 @@
 #define MOST_STEPS 1024
 #define MOST_ROW 256
 #define MOST_REPLIES 64
+#define MOST_LENGTH UINT32_MAX
 #define SLOT_BITS 40
 #define SLOT_MASK ((UINT64_C(1) << SLOT_BITS) - 1)
 #define SEGMENT_SLOTS (UINT64_C(1) << 20)
@@ -81,6 +82,8 @@ static int find_slot(const struct copy *copy, uint64_t word, uint64_t *slot, int
             return 0;
         if (word < copy->limit)
             return 1;
+        if ((word & SLOT_MASK) > *slot) /* slots are taken in order */
+            return 0;
     }
     return 0;
 }
@@ -243,7 +246,8 @@ static void send_all(struct copy *copy, struct part part, struct outgoing *out)
             return;
         out->done += out->piece;
         part.offset += part.length;
-        part.mapped += part.mapped ? part.length : 0;
+        if (part.mapped)
+            part.mapped += part.length;
     }
     out->piece = 0;
 }
@@ -278,9 +282,10 @@ static int take_mapped(struct arguments *given, PyObject *mapped, Py_ssize_t at,
     else if (mapped == Py_None)
         return 1;
     else if (!PyObject_GetBuffer(mapped, &given->window, PyBUF_SIMPLE)) {
-        given->part.mapped = (const char *)given->window.buf + at;
-        if (at >= 0 && at <= given->window.len && length <= (uint64_t)(given->window.len - at))
+        if (at >= 0 && at <= given->window.len && length <= (uint64_t)(given->window.len - at)) {
+            given->part.mapped = (const char *)given->window.buf + at;
             return 1;
+        }
         PyErr_SetString(PyExc_ValueError, "the range is not in the window");
     }
     return 0;
@@ -339,9 +344,13 @@ static int take_replies(struct outgoing *out, PyObject *list, uint64_t *length)
         struct reply *reply = &out->replies[out->many];
         PyObject *pair = PyList_GetItem(list, out->many), *header;
         unsigned long long count;
-        if (!PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "SK", &header, &count)
+        if (!pair || !PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "SK", &header, &count)
             || PyBytes_AsStringAndSize(header, &reply->header, &reply->header_length))
             break;
+        if (!count || count > MOST_LENGTH) {
+            PyErr_SetString(PyExc_ValueError, "a reply has some bytes, and no more than a request can ask for");
+            break;
+        }
         reply->length = count;
         *length += count;
     }

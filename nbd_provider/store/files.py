@@ -10,7 +10,7 @@ from typing import Final
 
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.mapped import Mapped
-from shadowset.nbd_provider.store.slots import find_slot
+from shadowset.nbd_provider.store.slots import find_slot, lower
 from shadowset.vss.codes import Code, VssError
 
 ALLOCATION_STEP: Final = 64 * 1024
@@ -168,9 +168,9 @@ class Segments:
         return segment
 
     def previous_head(self, slot: int) -> int:
-        """The head word that the slot replaced."""
+        """The head word that the slot replaced. Errors: OSError."""
         number, index = divmod(slot, layout.SEGMENT_SLOTS)
-        return self.get(number).words.get(index * layout.SLOT_WORDS + layout.WORD_PREVIOUS)
+        return lower(self.get(number).words.get(index * layout.SLOT_WORDS + layout.WORD_PREVIOUS), slot)
 
     def set_previous_head(self, slot: int, word: int) -> None:
         """Let the slot's chain go on elsewhere. Errors: OSError."""

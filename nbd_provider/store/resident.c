@@ -122,7 +122,7 @@ static Py_ssize_t read_ranges(int fd, const struct range *ranges, Py_ssize_t man
             *error = read_whole(fd, target, ranges);
         else {
             ssize_t count = read_now(fd, target, ranges[done].length, ranges[done].offset);
-            if (count < 0 && errno != EAGAIN && errno != EOPNOTSUPP)
+            if (count < 0 && errno != EAGAIN && errno != EOPNOTSUPP && errno != EINTR)
                 *error = errno;
             else if (count < ranges[done].length)
                 return done;
@@ -145,7 +145,7 @@ static struct range *take_ranges(PyObject *list, Py_ssize_t *many, Py_ssize_t ro
     for (Py_ssize_t each = 0; each < *many; each++) {
         struct range *range = &ranges[each];
         PyObject *pair = PyList_GetItem(list, each);
-        if (!PyTuple_Check(pair))
+        if (!pair || !PyTuple_Check(pair))
             PyErr_SetString(PyExc_TypeError, "a range is a tuple of offset and length");
         else if (PyArg_ParseTuple(pair, "Ln", &range->offset, &range->length) && range->length >= 0
                  && (room -= range->length) >= 0)

@@ -42,11 +42,26 @@ def stable_words(fd: int, first: int, count: int) -> bytes:
     return before
 
 
+def lower(word: int, slot: int) -> int:
+    """``word``, which the record of a slot says to be the older one. Slots are taken in order, so every way back ends.
+
+    Errors: OSError (EIO) where it does not lead to a lower slot.
+    """
+    if word and not 0 <= layout.head_slot(word) < slot:
+        raise OSError(errno.EIO, f"shadow storage is damaged: slot {slot} leads back to slot {layout.head_slot(word)}")
+    return word
+
+
 def find_slot(word: int, copy: int, previous_head: Callable[[int], int]) -> int | None:
-    """The slot that holds what copy number ``copy`` saw, walking back from a head word; None means the origin."""
+    """The slot that holds what copy number ``copy`` saw, walking back from a head word; None means the origin.
+
+    What is behind the copy's own is not looked at. Errors: as ``lower`` and ``previous_head``.
+    """
     found = None
     while word >> layout.SLOT_BITS >= copy and word:
-        found = layout.head_slot(word)
+        found = layout.head_slot(word if found is None else lower(word, found))
+        if word >> layout.SLOT_BITS == copy:
+            break
         word = previous_head(found)
     return found
 

@@ -18,7 +18,7 @@ import pytest
 
 from shadowset.nbd_provider.store import layout, mapped, resident
 from shadowset.nbd_provider.store.changes import changed_runs
-from shadowset.nbd_provider.store.files import Segment
+from shadowset.nbd_provider.store.files import Segment, Segments
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.store.reclaim import Reclaimer
 from shadowset.nbd_provider.store.segment_check import SegmentView
@@ -34,7 +34,7 @@ compiled = pytest.mark.skipif(not resident.COMPILED, reason="the module in C was
 READ = """
 import sys
 from uuid import UUID
-from shadowset.nbd_provider.store.files import Segment
+from shadowset.nbd_provider.store.files import Segment, Segments
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.store.reclaim import Reclaimer
 from shadowset.nbd_provider.store.segment_check import SegmentView
@@ -244,6 +244,25 @@ def test_a_segment_whose_records_went_is_not_given_back(workdir: str, monkeypatc
     assert os.path.exists(f"{storage}/{layout.segment_name(0)}")
     store.close(clean=False)
     os.close(fd)
+
+
+def test_a_way_back_that_would_never_end(kept: tuple[str, str, bytes]) -> None:
+    """Damaged records that lead to each other, for readers and for what walks with the writer's lock."""
+    storage, origin, _ = kept
+    fd = os.open(f"{storage}/{layout.segment_name(0)}", os.O_RDWR)
+    for slot in (0, 1):
+        at = slot * layout.SLOT_RECORD_SIZE + layout.WORD_PREVIOUS * layout.WORD
+        os.pwrite(fd, layout.pack_head(2, 1 - slot).to_bytes(8, "little"), at)
+    os.close(fd)
+    with open(f"{storage}/head", "r+b") as head:
+        head.seek(5 * layout.WORD)
+        head.write(layout.pack_head(2, 0).to_bytes(8, "little"))
+    assert read_in_process(storage, origin, 5, LATE, 6) == [errno.EIO, CHUNK, CHUNK]
+    segments = Segments(storage, CHUNK)
+    with pytest.raises(OSError, match="damaged: slot 0 leads back to slot 1"):
+        segments.find(layout.pack_head(2, 0), 1)
+    assert segments.find(layout.pack_head(1, 1), 1) == 1, "its own is not looked behind"
+    segments.close()
 
 
 @compiled
