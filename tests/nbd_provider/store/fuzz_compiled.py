@@ -231,6 +231,7 @@ class Fuzz:
         if undo:
             with open(undo[0], "r+b", buffering=0) as file:
                 os.pwrite(file.fileno(), undo[2], undo[1])
+            files._slots.look_again()  # it keeps pages
         self.filled += got is True
 
     def sent(self) -> None:
