@@ -190,8 +190,10 @@ class Reads:
         outgoing = [(header(cookie, at, size), size) for _, _, cookie, at, size, _ in run]
         target = replies.space.take(min(length, max(STREAM_PIECE, run[0].length)))
         done, unsent = sender.send_now(replies.socket, start, outgoing, holes, target)
-        replies.space.give_back()
-        replies.in_part(unsent)
+        if unsent:
+            replies.in_part(unsent)
+        else:
+            replies.space.give_back()
         if done:
             self._stream.saw(start, run[done - 1].offset + run[done - 1].length - start)
         return done

@@ -160,11 +160,10 @@ class Replies:
         magic, done, kind = p.STRUCTURED_REPLY_MAGIC, p.REPLY_FLAG_DONE, p.REPLY_OFFSET_DATA
         return p.DATA_CHUNK.pack(magic, done, kind, cookie, length + 8, offset)
 
-    def in_part(self, unsent: bytes) -> None:
+    def in_part(self, unsent: Sequence[Data]) -> None:
         """What is left of replies that somebody else has begun to send, while there were no others."""
-        if unsent:
-            self._out.append(unsent)
-            self.unsent += len(unsent)
+        self._out += unsent
+        self.unsent += sum(map(len, unsent))
 
     def pieces(self, cookie: int, pieces: Sequence[Piece]) -> None:
         """Data and holes of a read, which together are what was asked for; needs structured replies."""

@@ -138,10 +138,13 @@ class CopyFiles:
 
     def send_at_once(
         self, socket: int, offset: int, replies: Sequence[Outgoing], holes: bool, target: memoryview
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, list[memoryview]]:
         """As ``CopyReader.send_now``."""
         place = self._place(offset, sum([length for _, length in replies]), target)
-        return (0, b"") if place is None else resident.send_copy(socket, list(replies), holes, place)
+        if place is None:
+            return 0, []
+        done, piece, unsent = resident.send_copy(socket, list(replies), holes, place)
+        return done, last_bytes(replies[done - piece : done], target, unsent) if unsent else []
 
     def _place(self, offset: int, length: int, target: memoryview) -> Place | None:
         """What the module in C has to know; None where it cannot say anything."""
@@ -222,6 +225,20 @@ def origin_runs(kept: Sequence[int], count: int, bridge: int = BRIDGE) -> list[t
             else:
                 runs.append((before + 1, after))
     return runs
+
+
+def last_bytes(replies: Sequence[Outgoing], target: memoryview, count: int) -> list[memoryview]:
+    """The last ``count`` bytes of replies whose data lies in ``target``, without copying them."""
+    parts: list[memoryview] = []
+    at = 0
+    for header, length in replies:
+        parts += [memoryview(header), target[at : at + length]]
+        at += length
+    skip = sum(map(len, parts)) - count
+    while skip >= len(parts[0]):
+        skip -= len(parts.pop(0))
+    parts[0] = parts[0][skip:]
+    return parts
 
 
 def _differences(before: bytes, after: bytes) -> list[tuple[int, int]]:

@@ -116,18 +116,19 @@ static enum outcome fill_run(const struct copy *copy, const struct part *part, u
         stop = part->length;
     if (!part->mapped)
         return plain(copy->origin, part->target + start, stop - start, part->offset + start);
-    return copy_mapped(part->target + start, part->mapped + start, stop - start) ? FILLED : NOT_CACHED;
+    return copy_while_there(part->target + start, part->mapped + start, stop - start) ? FILLED : NOT_CACHED;
 }
 
-/* Few kept chunks within a run are read along, since that costs less than another read. */
+/* Few kept chunks within a run are read along where that costs less than another read. */
 static enum outcome fill_origin(const struct copy *copy, const struct part *part, const uint64_t *words, size_t count)
 {
-    enum outcome outcome = FILLED;
+    const size_t bridge = part->mapped ? 0 : BRIDGE;
+    enum outcome outcome = part->mapped && !is_resident(part->mapped, part->length) ? NOT_CACHED : FILLED;
     for (size_t first = 0, end; outcome == FILLED && first < count; first = end) {
         size_t look = end = first + 1;
         if (words[first] >= copy->limit)
             continue;
-        for (; look < count && look - end <= BRIDGE; look++)
+        for (; look < count && look - end <= bridge; look++)
             if (words[look] < copy->limit)
                 end = look + 1;
         outcome = fill_run(copy, part, first, end);
@@ -252,21 +253,6 @@ static void send_all(struct copy *copy, struct part part, struct outgoing *out)
     out->piece = 0;
 }
 
-/* What was filled and is not sent. */
-static PyObject *rest(const struct outgoing *out)
-{
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, out->left);
-    char *end = bytes ? PyBytes_AsString(bytes) + out->left : NULL;
-    Py_ssize_t left = bytes ? out->left : 0;
-    for (Py_ssize_t each = 2 * out->piece; left; ) {
-        const struct iovec *piece = &out->vector[--each];
-        Py_ssize_t length = (Py_ssize_t)piece->iov_len < left ? (Py_ssize_t)piece->iov_len : left;
-        end -= length;
-        memcpy(end, (char *)piece->iov_base + piece->iov_len - length, length);
-        left -= length;
-    }
-    return bytes;
-}
 /* ---- from Python ---- */
 
 struct arguments {
@@ -373,7 +359,7 @@ PyObject *send_copy(PyObject *self, PyObject *arguments)
         Py_BEGIN_ALLOW_THREADS
         send_all(&given.copy, given.part, &out);
         Py_END_ALLOW_THREADS
-        result = Py_BuildValue("nN", out.done + out.piece, rest(&out));
+        result = Py_BuildValue("nnn", out.done + out.piece, out.piece, out.left);
     }
     let_go(&given);
     return result;

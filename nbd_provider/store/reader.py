@@ -83,12 +83,13 @@ class CopyReader:
 
     def send_now(
         self, socket: int, offset: int, replies: Sequence[Outgoing], holes: bool, target: memoryview
-    ) -> tuple[int, bytes]:
+    ) -> tuple[int, list[memoryview]]:
         """Send replies without waiting, reading through ``target``: of each its header and so many bytes from
         ``offset`` on, one after the other.
 
-        Returns how many are done, and what of these the socket has not taken. All from the first one on that needs a
-        closer look, or that ``target`` is too small for, are left; with ``holes`` also from the first that is zeros.
+        Returns how many are done, and what of these the socket has not taken, which may lie in ``target``. All from the
+        first one on that needs a closer look, or that ``target`` is too small for, are left; with ``holes`` also from
+        the first that is zeros.
         """
         return self._files.send_at_once(socket, offset, replies, holes, target)
 

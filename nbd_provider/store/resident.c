@@ -21,7 +21,7 @@
 
 static size_t page;
 
-static int is_resident(const char *start, size_t length)
+int is_resident(const char *start, size_t length)
 {
     unsigned char pages[ASKED];
     char *first = (char *)((uintptr_t)start & ~(page - 1));
@@ -39,11 +39,6 @@ static int is_resident(const char *start, size_t length)
     return 1;
 }
 
-int copy_mapped(char *target, const char *source, size_t length)
-{
-    return is_resident(source, length) && copy_while_there(target, source, length);
-}
-
 static PyObject *copy_resident(PyObject *self, PyObject *arguments)
 {
     Py_buffer target, window;
@@ -56,7 +51,7 @@ static PyObject *copy_resident(PyObject *self, PyObject *arguments)
     else {
         Py_BEGIN_ALLOW_THREADS
         const char *source = (const char *)window.buf + offset;
-        copied = (ask ? copy_mapped : copy_while_there)(target.buf, source, target.len);
+        copied = (!ask || is_resident(source, target.len)) && copy_while_there(target.buf, source, target.len);
         Py_END_ALLOW_THREADS
     }
     PyBuffer_Release(&target);
@@ -188,8 +183,8 @@ static PyMethodDef methods[] = {
     {"send_copy", send_copy, METH_VARARGS,
      "send_copy(socket, replies, holes, place, /)\n\n"
      "Send replies, which are headers and lengths of what follows from an offset on, as fill_copy fills them; place\n"
-     "are its arguments, target the memory for each piece. Returns how many are done, and the bytes of these that the\n"
-     "socket has not taken. With holes, what is all zeros is left to others, as is what fill_copy does not fill."},
+     "are its arguments, target the memory for each piece. Returns how many are done, how many of these were in the last\n"
+     "piece, and how many bytes of it the socket has not taken. With holes, what is all zeros is left to others, as is what fill_copy does not fill."},
     {"guard", guard, METH_VARARGS,
      "guard(memory, lost, /)\n\n"
      "From now on a page of memory, a mapped file, that its file has lost or its disk does not give or take is replaced by\n"

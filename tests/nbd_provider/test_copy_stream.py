@@ -104,7 +104,7 @@ def streamed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many replies each call has done."""
     counts: list[int] = []
 
-    def send_copy(*arguments: Any) -> tuple[int, bytes]:
+    def send_copy(*arguments: Any) -> tuple[int, int, int]:
         result = real(*arguments)
         counts.append(result[0])
         return result

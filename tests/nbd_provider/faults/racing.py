@@ -85,7 +85,7 @@ def send(reader: CopyReader, offset: int, length: int, chance: random.Random) ->
     with theirs:
         with ours:
             done, rest = reader.send_now(ours.fileno(), offset, replies, False, piece)
-        stream = b"".join(iter(partial(theirs.recv, 1 << 20), b"")) + rest
+        stream = b"".join(iter(partial(theirs.recv, 1 << 20), b"")) + b"".join(rest)
     content, at = b"", 0
     for header, count in replies[:done]:
         assert stream[at : at + len(header)] == header

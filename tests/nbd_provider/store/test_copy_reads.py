@@ -167,7 +167,8 @@ class Client:
     def send(self, offset: int, lengths: list[int], piece: int, holes: bool = False) -> tuple[int, bytes]:
         replies = [(b"%4d" % number, length) for number, length in enumerate(lengths)]
         target = memoryview(bytearray(piece))
-        return self.reader.send_now(self.ours.fileno(), offset, replies, holes, target)
+        done, rest = self.reader.send_now(self.ours.fileno(), offset, replies, holes, target)
+        return done, b"".join(rest)
 
     def received(self) -> bytes:
         """All that has come; the socket ends here."""
