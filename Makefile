@@ -26,6 +26,7 @@ test: check
 	@$(BIN)/python tests/side_by_side.py $(PYTEST_ARGS)
 
 test-long: check
+	@PYTHON=$(PYTHON) tests/install.sh long || true
 	@test -x .venv-s3/bin/moto_server || { $(PYTHON) -m venv .venv-s3 && .venv-s3/bin/pip install -q 'moto[server,s3]'; }
 	@sh tests/fetch_mysql.sh || true
 	@$(BIN)/python -m pytest --long $(PYTEST_ARGS)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Install what `make demo`, `make test`, `make test-boot`, `make bench` or `make deb` needs: Debian packages (as root) and a virtual environment.
-# Usage: PYTHON=/usr/bin/python3 tests/install.sh demo|test|farm|boot|bench|deb
+# Install what `make demo`, `make test`, `make test-long`, `make test-boot`, `make bench` or `make deb` needs: Debian packages (as root) and a virtual environment.
+# Usage: PYTHON=/usr/bin/python3 tests/install.sh demo|test|long|farm|boot|bench|deb
 # Exit status 2 with one sentence when something is missing that cannot be installed.
 set -eu
 
@@ -16,11 +16,12 @@ samba="samba smbclient samba-common-bin samba-vfs-modules samba-testsuite"
 case $lane in
 demo) packages=$common extras=farm ;;
 test) packages="$common $compiler $tests $samba $browser" extras=farm,index,manual,mariadb,metrics,postgresql,redis,test ;;
+long) packages="libvirt-daemon libvirt-daemon-driver-qemu" extras=farm,index,manual,mariadb,metrics,postgresql,redis,test ;;
 farm) packages="$common $compiler $tests" extras=farm,index,manual,mariadb,metrics,postgresql,redis,test ;;
 boot) packages="$common $compiler groff-base openssl user-mode-linux debootstrap" extras=manual,mariadb,metrics,redis,test ;;
 deb) packages="python3-venv groff-base $compiler" extras=manual,mariadb,metrics,redis,test ;;
 bench) packages="$common $compiler $tests qemu-system-common" extras=farm,index,manual,mariadb,metrics,postgresql,redis,test,bench ;;
-*) echo "install.sh: $lane is none of demo, test, farm, boot, bench and deb" >&2; exit 2 ;;
+*) echo "install.sh: $lane is none of demo, test, long, farm, boot, bench and deb" >&2; exit 2 ;;
 esac
 
 fail() {

@@ -119,10 +119,16 @@ class Guest:
         first = self.count()
         end = time.monotonic() + BOOT_SECONDS
         while self.count() < first + number:
-            assert self.process is not None and self.process.poll() is None, Path(f"{self.runtime}/log").read_text()
+            assert not self.problem(), self.problem()
             assert time.monotonic() < end, f"the guest stands still; it last said {self.said()[-2000:]}"
             time.sleep(0.05)
         return self.count()
+
+    def problem(self) -> str:
+        """Why it cannot write any more; empty while it runs."""
+        if self.process is not None and self.process.poll() is None:
+            return ""
+        return f"the guest has ended: {Path(f'{self.runtime}/log').read_text()}"
 
     def count(self) -> int:
         numbers = re.findall(r"wrote (\d+)\r?\n", self.said())

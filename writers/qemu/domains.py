@@ -31,6 +31,7 @@ from shadowset.writers.qemu.wire import Agent, Lines
 
 LOG = logging.getLogger("shadowset.writer.qemu")
 CLOSE_SECONDS = 1.0
+REST_SECONDS = 0.2
 IMAGE_SECONDS = 10.0
 LAYERED = ("qcow2", "qed")
 T = TypeVar("T")
@@ -159,7 +160,14 @@ class Opened:
         return self._run(lambda: int(self._domain().fsFreeze(mount_points or None)))
 
     def thaw(self) -> int:
-        return self._run(lambda: int(self._domain().fsThaw()))
+        """A daemon that has just been started again needs a moment until it is connected to its guests' agents."""
+        while True:
+            try:
+                return self._run(lambda: int(self._domain().fsThaw()))
+            except VssError as error:
+                if error.code != Code.VSS_E_WRITERERROR_RETRYABLE or time.monotonic() + REST_SECONDS >= self._end:
+                    raise
+            time.sleep(REST_SECONDS)
 
     def state(self) -> str:
         return self._run(lambda: _state(self._libvirt, self._domain()))
