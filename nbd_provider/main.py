@@ -78,6 +78,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="BYTES",
         help="bytes copied out at a time, a power of two; only for new storage (default: %(default)s)",
     )
+    parser.add_argument(
+        "--max-copies",
+        type=int,
+        default=layout.DEFAULT_CAPACITY,
+        metavar="NUMBER",
+        help="most copies that the volume can have; only for new storage (default: %(default)s)",
+    )
     parser.add_argument("--max-size", metavar="BYTES", type=int, help="most that the storage may take, 0: unlimited")
     parser.add_argument("--policy", choices=[policy.text for policy in Policy], help="when the storage is full")
     parser.add_argument("--warn-at", metavar="PERCENT", type=int, help="warn when the storage is as full as this")

@@ -100,7 +100,8 @@ class Service:
 
     def _volume(self, kept: handover.Kept | None = None) -> Volume:
         options = self._options
-        return Volume(options.name, options.origin, options.storage, options.chunk_size, options.losses, kept)
+        new = options.chunk_size, options.losses, kept, options.max_copies
+        return Volume(options.name, options.origin, options.storage, *new)
 
     def _make_server(self, volume: Volume, nbd: socket.socket, keep: bool, control: socket.socket) -> LiveDirectory:
         options = self._options

@@ -111,16 +111,19 @@ class Volume:
         chunk_size: int = layout.DEFAULT_CHUNK_SIZE,
         losses: str | None = "",
         kept: Kept | None = None,
+        copies: int | None = None,
     ) -> None:
-        """``losses`` as for ``loss_places``; empty: the storage's own. ``kept`` by another process."""
+        """``losses`` as for ``loss_places``; empty: the storage's own. ``kept`` by another process.
+        ``copies``: the most that a new storage can have."""
         self.name = name
         self.origin = Origin(origin, kept.origin if kept else -1)
         try:
             check_storage_place(origin, locate(storage))
             places = loss_places(origin, losses) if losses != "" else []
             mark = partial(changed_since, origin=self.origin)
-            left = (kept.lock, kept.next_slot) if kept else ()
-            self.store = ShadowStore(storage, self.origin.fd, self.origin.size, chunk_size, mark, places, *left)
+            left = (kept.lock, kept.next_slot) if kept else (-1, -1)
+            size = self.origin.size
+            self.store = ShadowStore(storage, self.origin.fd, size, chunk_size, mark, places, *left, copies)
         except BaseException:
             self.origin.close()
             raise

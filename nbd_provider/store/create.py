@@ -12,8 +12,15 @@ from shadowset.nbd_provider.store.session import session_id
 from shadowset.vss.codes import Code, VssError
 
 
-def create_storage(storage: str, size: int, chunk_size: int, capacity: int = layout.DEFAULT_CAPACITY) -> None:
-    """Make an empty shadow storage for a volume of ``size`` bytes in a new or empty directory."""
+def create_storage(storage: str, size: int, chunk_size: int, copies: int | None = None) -> None:
+    """Make an empty shadow storage for a volume of ``size`` bytes and so many copies in a new or empty directory.
+
+    Errors: E_INVALIDARG, OSError.
+    """
+    capacity = layout.DEFAULT_CAPACITY if copies is None else copies
+    if not 0 < capacity <= layout.MAX_CAPACITY:
+        message = f"a volume cannot have {capacity} shadow copies; give a number from 1 to {layout.MAX_CAPACITY}"
+        raise VssError(Code.E_INVALIDARG, message)
     if not layout.MIN_CHUNK_SIZE <= chunk_size <= layout.MAX_CHUNK_SIZE or chunk_size & (chunk_size - 1):
         raise VssError(
             Code.E_INVALIDARG,

@@ -52,9 +52,10 @@ class ShadowStore:
         losses: Sequence[str] = (),
         lock: int = -1,
         next_slot: int = -1,
+        copies: int | None = None,
     ) -> None:
         """``lock`` is the descriptor of the storage's lock, and ``next_slot`` the first that was never taken, when
-        another process has left them. The descriptor is taken over."""
+        another process has left them. The descriptor is taken over. ``copies``: the most in a new storage."""
         storage = locate(storage)
         os.makedirs(storage, mode=0o700, exist_ok=True)
         self.storage = storage
@@ -73,7 +74,7 @@ class ShadowStore:
             settle(storage)
             self.moving = read_note(storage, MOVING) is not None
             if not os.path.exists(f"{storage}/table"):
-                create_storage(storage, size, chunk_size)
+                create_storage(storage, size, chunk_size, copies)
             header = read_header(storage)
             check_size(storage, header, size, self._changed_since)
             self._open(header, next_slot)

@@ -115,13 +115,30 @@ def test_chunk_sizes(workdir: str, chunk_size: int) -> None:
         Volume("a", image(f"{workdir}/a"), f"{workdir}/storage", chunk_size)
 
 
-def test_command_says_one_sentence(workdir: str) -> None:
-    image(f"{workdir}/odd", 1000)
-    command = [sys.executable, "-m", "shadowset.nbd_provider.main", "v", "--origin", f"{workdir}/odd"]
+@pytest.mark.parametrize("copies", [-1, 0, 65537])
+def test_numbers_of_copies(workdir: str, copies: int) -> None:
+    with pytest.raises(VssError, match="give a number from 1 to 65536"):
+        Volume("a", image(f"{workdir}/a"), f"{workdir}/storage", copies=copies)
+    assert not os.path.exists(f"{workdir}/storage/table")
+
+
+def run_provider(workdir: str, origin: str, *options: str) -> str:
+    """What the command says when it cannot serve."""
+    command = [sys.executable, "-m", "shadowset.nbd_provider.main", "v", "--origin", origin, *options]
     command += ["--storage", f"{workdir}/s", "--nbd", f"{workdir}/n", "--control", f"{workdir}/c"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 1 and "no multiple of 512" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_command_says_one_sentence(workdir: str) -> None:
+    odd = image(f"{workdir}/odd", 1000)
+    assert "no multiple of 512" in run_provider(workdir, odd)
     assert sorted(os.listdir(workdir)) == ["odd"]
+
+
+def test_the_command_takes_the_number_of_copies(workdir: str) -> None:
+    assert "cannot have 0 shadow copies" in run_provider(workdir, image(f"{workdir}/a"), "--max-copies", "0")
 
 
 def test_locked_image_is_refused_whoever_locked_it(workdir: str) -> None:

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from crash_disk import abandon
 
-from shadowset.nbd_provider.store import create, layout, loss_record, reclaim
+from shadowset.nbd_provider.store import layout, loss_record, reclaim
 from shadowset.nbd_provider.store.reader import CopyLost, CopyReader
 from shadowset.nbd_provider.store.room import WriteRefused
 from shadowset.nbd_provider.store.rows import list_copies
@@ -203,7 +203,7 @@ class Run:
 def test_every_call_fails_in_turn(
     memory_directory: str, small_segments: None, monkeypatch: pytest.MonkeyPatch, how: str, where: str
 ) -> None:
-    monkeypatch.setattr(create.create_storage, "__defaults__", (16,))
+    monkeypatch.setattr(layout, "DEFAULT_CAPACITY", 16)
     monkeypatch.setattr(loss_record, "VOLATILE", ())
     logging.disable(logging.CRITICAL)
     errors = refused = nth = 0

@@ -135,6 +135,32 @@ def test_512_copies_and_no_more(lab: Lab) -> None:
     assert {number: lab.read(number) for number in before} == before
 
 
+def test_a_storage_for_few_copies_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "origin").write_bytes(bytes(SIZE))
+    for copies, made in ((3, 3), (None, 0), (9, 0)):
+        volume = Volume("vol", f"{tmp_path}/origin", f"{tmp_path}/storage", copies=copies)
+        for number in range(1, made + 1):
+            volume.store.commit(UUID(int=number), SET, 1, False)
+        with pytest.raises(VssError, match="maximum of 3 shadow copies"):
+            volume.store.commit(UUID(int=9), SET, 1, False)
+        volume.close()
+    assert len(list_copies(f"{tmp_path}/storage")) == 3
+
+
+def test_what_adjoins_or_not_is_copied_out_by_few_calls(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One write of data, one of records and one sync for all chunks of a batch."""
+    expected = lab.cut(1, persistent=True)
+    lab.write(0, b"room and words are there")
+    calls: list[str] = []
+    for name in ("pwritev", "pwrite", "fdatasync"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, real=real: (calls.append(name), real(*a))[1])
+    lab.store.prepare_write([(chunk * CHUNK, 1) for chunk in range(2, 62, 2)])
+    lab.store.prepare_write([(100 * CHUNK, 30 * CHUNK)])
+    assert calls == ["pwritev", "pwrite", "fdatasync"] * 2
+    assert lab.read(1) == expected
+
+
 @pytest.mark.vss(92)
 def test_trimmed_and_zeroed_ranges_are_as_they_were_in_the_copy(lab: Lab) -> None:
     expected = lab.cut(1)
