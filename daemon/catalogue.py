@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import msgspec
 
 from shadowset.vss.codes import Code, VssError
-from shadowset.vss.enums import SnapshotState
+from shadowset.vss.enums import Attribute, SnapshotState
 from shadowset.vss.requester_protocol import DeletedCopy, EventRecord, SetRecord, SnapshotProperties
 
 SCHEMA_VERSION = 2
@@ -224,6 +224,10 @@ class Catalogue:
             message = f"there is no shadow copy {snapshot_id[:80]!r}; 'shadowset list' shows what there is"
             raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, message)
         return found[0]
+
+    def attributes_of(self, snapshot_id: str) -> int:
+        """Those that the copy was made with; 0 when it does not stand here."""
+        return sum(copy.attributes & ~Attribute.EXPOSED_LOCALLY for copy in self.snapshots(snapshot_id=snapshot_id))
 
     def deleting(self, volume: str) -> list[str]:
         """Copies of a volume that its provider must still delete."""

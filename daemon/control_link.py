@@ -84,9 +84,9 @@ class ControlLink:
         """Let writes flow."""
         return await self._call(Release(self._seq()), Released)
 
-    async def finish(self, copy_id: str) -> None:
-        """A pending copy belongs to a set that exists."""
-        await self._call(Finish(self._seq(), copy_id), None)
+    async def finish(self, copy_id: str, attributes: int = 0) -> None:
+        """A pending copy belongs to a set that exists; its ``attributes`` are kept with it."""
+        await self._call(Finish(self._seq(), copy_id, attributes), None)
 
     async def delete(self, copy_id: str) -> None:
         """Delete a copy, also one that is held: whether it may go is the coordinator's business."""

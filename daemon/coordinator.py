@@ -88,7 +88,9 @@ class Coordinator:
             catalogue=catalogue,
             registry=Registry(limits, ExpressWriters(paths.express_writers, self._event).links),
             volumes=volumes,
-            providers=Providers(paths, catalogue, NbdProvider(paths, volumes, commands), self._volume_event),
+            providers=Providers(
+                paths, catalogue, NbdProvider(paths, volumes, commands, catalogue.attributes_of), self._volume_event
+            ),
             event=self._event,
             scratch=ScratchCopies(paths, commands),
             copy_devices=CopyDevices(paths, commands, limits.command_ms),

@@ -23,6 +23,9 @@ from shadowset.vss.requester_protocol import SetRecord, SnapshotProperties
 
 log = logging.getLogger(__name__)
 
+LEAST = Context.NAS_ROLLBACK | Attribute.DIFFERENTIAL
+"""What a copy of which nothing else is known is said to be: persistent, and not consistent for any application."""
+
 
 def properties(info: CopyInfo, volume: str, provider: Provider, device_number: int, count: int) -> SnapshotProperties:
     """What is known of a copy by its storage alone. Pure.
@@ -40,7 +43,7 @@ def properties(info: CopyInfo, volume: str, provider: Provider, device_number: i
         exposed_name="",
         exposed_path="",
         provider_id=provider.info.provider_id,
-        attributes=Context.NAS_ROLLBACK | Attribute.DIFFERENTIAL | Attribute.IMPORTED,
+        attributes=(info.attributes | Attribute.PERSISTENT if info.attributes else LEAST) | Attribute.IMPORTED,
         created_ns=info.created_ns,
         status=SnapshotState.CREATED,
         size=info.size,
@@ -54,7 +57,7 @@ def properties(info: CopyInfo, volume: str, provider: Provider, device_number: i
 
 def set_record(copy: SnapshotProperties) -> SetRecord:
     """The record of a set of which nothing is left but its copies. Pure."""
-    made_in = copy.attributes & ~(Attribute.DIFFERENTIAL | Attribute.IMPORTED)
+    made_in = copy.attributes & ~(Attribute.DIFFERENTIAL | Attribute.IMPORTED | Attribute.AUTORECOVER)
     return SetRecord(copy.snapshot_set_id, "", copy.created_ns, made_in, copy.status, 0.0, [copy], [], [], [])
 
 

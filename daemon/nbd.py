@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from uuid import UUID, uuid5
 
 from shadowset import __version__
@@ -36,7 +37,10 @@ class NbdProvider:
 
     info = INFO
 
-    def __init__(self, paths: Paths, volumes: Volumes, commands: Commands) -> None:
+    def __init__(
+        self, paths: Paths, volumes: Volumes, commands: Commands, attributes_of: Callable[[str], int] = lambda _: 0
+    ) -> None:
+        """``attributes_of`` tells those of a recorded copy, which are kept in its storage too."""
         self._paths = paths
         self._volumes = volumes
         self._link_of = volumes.link_of
@@ -44,6 +48,7 @@ class NbdProvider:
         self._layers = NbdLayers(paths.layer_servers, commands)
         self._prepared: dict[str, ControlLink] = {}
         self._committing: set[str] = set()
+        self._attributes_of = attributes_of
 
     async def start(self, copies: list[SnapshotProperties]) -> None:
         """Describe the device objects of these copies and no others; what was open to writers is not used again."""
@@ -152,7 +157,7 @@ class NbdProvider:
     async def post_final_commit(self, volume: str, snapshot_id: str) -> None:
         """Tell it that the set exists."""
         self._committing.discard(snapshot_id)
-        await self._link_of(volume).finish(snapshot_id)
+        await self._link_of(volume).finish(snapshot_id, self._attributes_of(snapshot_id))
 
     async def abort(self, volume: str, snapshot_id: str) -> None:
         """Delete the pending copy, if there can be one: a process that hangs would be waited for."""

@@ -132,7 +132,7 @@ class ControlClient:
             case m.Commit() if volume.store.short:
                 work = volume.look  # a refusal counts only after another look
             case m.Finish(copy_id=copy_id):
-                work = partial(volume.store.finish, parse_id(copy_id))
+                work = partial(volume.store.finish, parse_id(copy_id), call.attributes)
             case m.Delete(copy_id=copy_id):
                 work = partial(volume.delete, copy_id, call.force)
             case m.SetCopy(copy_id=copy_id):

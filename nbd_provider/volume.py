@@ -397,4 +397,5 @@ def _copy_info(entry: layout.Entry) -> CopyInfo:
         priority=entry.priority,
         hold_until_ns=entry.hold_until_ns,
         lost_bytes=entry.lost_bytes,
+        attributes=entry.attributes,
     )

@@ -19,7 +19,8 @@ class CopyInfo(msgspec.Struct):
 
     ``number`` is its generation. ``lost`` says that it cannot be read, for ``cause``: storage-full, error, damaged or
     origin-changed. Of copies that must be lost, the lowest ``priority`` (0 to 255) goes first, then the oldest; never
-    one that is held.
+    one that is held. ``attributes`` are those that the coordinator gave with ``finish``, without persistent, 0 when it
+    gave none.
     """
 
     copy_id: str
@@ -34,6 +35,7 @@ class CopyInfo(msgspec.Struct):
     priority: int = 128
     hold_until_ns: int = 0
     lost_bytes: int = 0
+    attributes: int = 0
 
 
 class RevertInfo(msgspec.Struct):
@@ -182,10 +184,14 @@ class Release(Message, tag="release"):
 
 
 class Finish(Message, tag="finish"):
-    """A pending copy belongs to a set that exists as a whole; answered with null."""
+    """A pending copy belongs to a set that exists as a whole; answered with null.
+
+    The provider keeps ``attributes`` (VSS_VOLUME_SNAPSHOT_ATTRIBUTES) for a coordinator that has lost its catalogue.
+    """
 
     seq: int
     copy_id: str
+    attributes: int = 0
 
 
 class Delete(Message, tag="delete"):

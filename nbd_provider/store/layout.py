@@ -50,6 +50,8 @@ ENTRY_EXTRA = struct.Struct("<IIQQQI")
 ENTRY_EXTRA_OFFSET = 72
 ENTRY_SIZE = 128
 ENTRY_PERSISTENT = 1
+ENTRY_ATTRIBUTES = 0x7FFFFFFE
+"""Flags of a row that are the copy's attributes, as the coordinator gave them; zeros where it gave none."""
 DEFAULT_CAPACITY = 512
 MAX_CAPACITY = 65536
 DEFAULT_PRIORITY = 128
@@ -157,10 +159,11 @@ class Entry:
     hold_until_ns: int = 0
     lost_ns: int = 0
     lost_bytes: int = 0
+    attributes: int = 0
 
     def pack(self) -> bytes:
         """The row."""
-        flags = ENTRY_PERSISTENT if self.persistent else 0
+        flags = self.attributes & ENTRY_ATTRIBUTES | (ENTRY_PERSISTENT if self.persistent else 0)
         fields = (self.state, flags, self.number, self.created_ns, self.size, self.copy_id.bytes, self.set_id.bytes)
         row = ENTRY.pack(*fields, 0)
         row = row[:-4] + struct.pack("<I", zlib.crc32(row[:-4])) + bytes(ENTRY_EXTRA_OFFSET - ENTRY.size)
@@ -181,7 +184,8 @@ class Entry:
         if state == STATE_FREE:
             return None
         ids = UUID(bytes=copy_id), UUID(bytes=set_id)
-        return cls(state, bool(flags & 1), number, created, size, *ids, *cls._unpack_extra(row))
+        kept = *cls._unpack_extra(row), flags & ENTRY_ATTRIBUTES
+        return cls(state, bool(flags & ENTRY_PERSISTENT), number, created, size, *ids, *kept)
 
     @staticmethod
     def _unpack_extra(row: bytes) -> tuple[int, int, int, int, int]:

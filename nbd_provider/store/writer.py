@@ -155,9 +155,10 @@ class ShadowStore:
         self._update()
         return entry
 
-    def finish(self, copy_id: UUID) -> None:
+    def finish(self, copy_id: UUID, attributes: int = 0) -> None:
         """The copy's set exists as a whole; a persistent copy is durable when this returns.
 
+        ``attributes`` are kept for a coordinator that does not know the copy any more.
         What a persistent copy takes from the origin has to be on the origin's disk too. Errors: OSError.
         """
         entry = self.table.find(copy_id)
@@ -166,7 +167,8 @@ class ShadowStore:
         with self.work:
             with self.lock:
                 if entry.state == layout.STATE_PENDING:
-                    self.table.change(entry, state=layout.STATE_CREATED)
+                    kept = attributes & layout.ENTRY_ATTRIBUTES
+                    self.table.change(entry, state=layout.STATE_CREATED, attributes=kept)
             if entry.persistent:
                 self.write_header()
 

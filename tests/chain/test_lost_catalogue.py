@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-KEPT = ("--context", "nas-rollback")
+KEPT = ("--context", "client-accessible")
 
 
 def digest(path: str) -> str:
@@ -44,7 +44,7 @@ def device(chain: Any) -> str:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_copies_come_back_with_their_volume(chain: Any, device: str) -> None:
+def test_copies_come_back_with_their_volume(chain: Any, device: str, wait_until: Any) -> None:
     storage = f"{chain.directory}/storage"
     chain.cli("volume", "add", "one", device, "--storage", storage)
     live = chain.cli("volume", "attach", "one")["device"]
@@ -69,6 +69,10 @@ def test_copies_come_back_with_their_volume(chain: Any, device: str) -> None:
     assert (added["device"], added["copies"], added["mount_points"]) == (live, 2, [place])
     found = {copy["snapshot_id"]: copy for copy in chain.cli("list")}
     assert {key: digest(copy["device_object"]) for key, copy in found.items()} == before
+    for copy in made:
+        (more,) = set(found[copy["snapshot_id"]]["attributes"]) - set(copy["attributes"])
+        assert more.lower() == "imported"
+    wait_until("the previous versions", lambda: len(os.listdir(f"{chain.runtime}/previous/one")) == 2)
     assert "Imported" in chain.raw("list").stdout
 
     mounted = chain.cli("mount", made[0]["snapshot_id"])["path"]

@@ -122,7 +122,8 @@ class FakeProvider:
         return pp.Released((time.monotonic() - self.hold_started) * 1000, 0)
 
     async def finish(self, call: pp.Finish, me: object) -> None:
-        self.known(call.copy_id).pending = False
+        info = self.known(call.copy_id)
+        info.pending, info.attributes = False, call.attributes & ~1
         self.save()
 
     async def delete(self, call: pp.Delete, me: object) -> None:

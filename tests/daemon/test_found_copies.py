@@ -84,7 +84,7 @@ def test_copies_are_there_again_when_their_volumes_are(plain: Any, backup: Any) 
         assert (copy.snapshot_set_id, copy.created_ns, copy.size, copy.number, copy.original_volume) == (
             was.snapshot_set_id, was.created_ns, was.size, was.number, was.original_volume,
         )  # fmt: skip
-        assert copy.attributes == FOUND and copy.status is SnapshotState.CREATED
+        assert copy.attributes == was.attributes | Attribute.IMPORTED and copy.status is SnapshotState.CREATED
         assert copy.snapshots_count == 2 and copy.mount_points == []
         assert copy.device_number > max(each.device_number for each in before.values()), "no number is given twice"
         with open(f"{plain.paths.objects}/{copy.device_number}.json") as file:
@@ -122,10 +122,13 @@ def test_only_whole_and_persistent_copies_come_back(plain: Any, backup: Any) -> 
     end_providers(plain)
     edit(plain, "one", pending.snapshot_id, pending=True)
     edit(plain, "one", released.snapshot_id, persistent=False)
+    edit(plain, "one", whole.snapshot_id, attributes=0, priority=7)
     lose_catalogue(plain)
     plain.start()
     add(plain, "one")
-    assert copies(plain).keys() == {whole.snapshot_id} == stored(plain, "one").keys()
+    (found,) = copies(plain).values()
+    assert {found.snapshot_id} == {whole.snapshot_id} == stored(plain, "one").keys()
+    assert found.attributes == FOUND and found.priority == 7, "without attributes it promises as little as can be"
     (deleted,) = events(plain, "snapshot-deleted")
     assert released.snapshot_id in deleted and "session" in deleted
 

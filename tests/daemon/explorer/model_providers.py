@@ -53,7 +53,7 @@ class ModelLink:
     async def release(self) -> Released:
         return await self._call("release", self.volume.release)  # type: ignore[no-any-return]
 
-    async def finish(self, copy_id: str) -> None:
+    async def finish(self, copy_id: str, attributes: int = 0) -> None:
         await self._call("finish", lambda: self.volume.finish(copy_id))
 
     async def delete(self, copy_id: str) -> None:

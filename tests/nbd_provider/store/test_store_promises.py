@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +68,21 @@ def lab(workdir: str) -> Iterator[Lab]:
     made = Lab(workdir)
     yield made
     made.volume.close()
+
+
+def test_attributes_stay_with_their_copy(lab: Lab) -> None:
+    """Whatever else of its row changes; an earlier version of the program reads the row as before."""
+    copy = UUID(int=1)
+    lab.store.commit(copy, SET, 1, True)
+    lab.store.finish(copy, 0x0002001D)
+    lab.store.set_copy(copy, 7, None)
+    lab.store.finish(copy)
+    entry = lab.store.table.find(copy)
+    assert struct.unpack_from("<II", entry.pack()) == (layout.STATE_CREATED, 0x0002001D)
+    lab.volume.close()
+    lab.open()
+    (told,) = lab.volume.describe(None).copies
+    assert (told.attributes, told.persistent, told.priority) == (0x0002001C, True, 7), "bit 0 says persistent"
 
 
 @pytest.mark.vss(88)
