@@ -1,4 +1,4 @@
-"""A sync of slots that fails leaves nothing behind that a recovery would take for damage."""
+"""A batch that was never durable, by an error or a power loss, is not taken for damage by any later recovery."""
 
 from __future__ import annotations
 
@@ -39,19 +39,45 @@ def test_the_slots_are_taken_again_and_the_copy_survives_a_power_loss(
         with pytest.raises(OSError, match="injected"):
             store.prepare_write([(4 * CHUNK, 6 * CHUNK)])
     assert store.missing([(0, SIZE)]) == set(range(1, 16)), "what is not durable counts as kept"
-    segment = Path(storage, "segments", "00000000")
-    scribble(segment)
+    scribble(storage)
     overwrite(store, origin, 12, 1)
+    again = after_power_loss(store, origin)
+    check(tmp_path, again, before)
+    again.close()
+    os.close(origin)
+
+
+def test_a_torn_batch_is_no_damage_when_the_power_is_lost_once_more(tmp_path: Path) -> None:
+    before = os.urandom(SIZE)
+    (tmp_path / "origin").write_bytes(before)
+    origin, storage = os.open(tmp_path / "origin", os.O_RDWR), f"{tmp_path}/storage"
+    store = ShadowStore(storage, origin, SIZE, CHUNK)
+    store.commit(COPY, UUID(int=2), 1, True)
+    store.finish(COPY)
+    overwrite(store, origin, 0, 1)
+    store.prepare_write([(4 * CHUNK, 6 * CHUNK)])
+    scribble(storage)
+    for chunk in (12, 5, 6):
+        store = after_power_loss(store, origin)
+        check(tmp_path, store, before)
+        overwrite(store, origin, chunk, 1)
+    check(tmp_path, store, before)
+    store.close()
+    os.close(origin)
+
+
+def after_power_loss(store: ShadowStore, origin: int) -> ShadowStore:
     store.header.boot_id = UUID(int=77)
     store.table.write_header()
     store.close(clean=False)
-    again = ShadowStore(storage, origin, SIZE, CHUNK)
-    assert [entry.copy_id for entry in again.table.entries] == [COPY] and not again.room.events
-    reader = CopyReader(storage, f"{tmp_path}/origin", COPY)
-    assert reader.read(0, SIZE) == before
+    return ShadowStore(store.storage, origin, SIZE, CHUNK)
+
+
+def check(directory: Path, store: ShadowStore, expected: bytes) -> None:
+    assert [entry.copy_id for entry in store.table.entries] == [COPY] and not store.room.events
+    reader = CopyReader(store.storage, f"{directory}/origin", COPY)
+    assert reader.read(0, SIZE) == expected
     reader.close()
-    again.close()
-    os.close(origin)
 
 
 def overwrite(store: ShadowStore, origin: int, chunk: int, count: int) -> None:
@@ -59,10 +85,9 @@ def overwrite(store: ShadowStore, origin: int, chunk: int, count: int) -> None:
     os.pwrite(origin, os.urandom(count * CHUNK), chunk * CHUNK)
 
 
-def scribble(segment: Path) -> None:
-    """What the sync that failed left of the data: slots 1 to 6."""
-
-    with open(segment, "r+b") as file:
+def scribble(storage: str) -> None:
+    """What is left of data that was not synced: slots 1 to 6."""
+    with open(f"{storage}/segments/00000000", "r+b") as file:
         for slot in range(1, 7):
             file.seek(layout.slot_position(slot, CHUNK)[2])
             file.write(os.urandom(CHUNK))
