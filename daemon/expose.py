@@ -60,11 +60,34 @@ def is_mount_point(path: str) -> bool:
     return any(mount.path == path for mount in read_mounts())
 
 
+def check_empty(directory: str) -> None:
+    """Errors: VSS_E_OBJECT_ALREADY_EXISTS when something is mounted there, or lies in it."""
+    if is_mount_point(directory):
+        raise _occupied(f"something is mounted at {directory} already")
+    if os.listdir(directory):
+        raise _occupied(f"directory {directory} is not empty")
+
+
+def _occupied(what: str) -> VssError:
+    return VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"{what}; give an empty directory")
+
+
 def is_dead(copy: SnapshotProperties, mount: Mount | None) -> bool:
     """Whether a mount of this copy reads from a device object whose server has died: the kernel has lost its path."""
     directory, name = os.path.split(copy.device_object)
     backing = loop_backing(mount.device) if mount else ""
     return os.path.basename(backing) == name and backing != f"{os.path.realpath(directory)}/{name}"
+
+
+def is_mounted(copy: SnapshotProperties, mounts: list[Mount]) -> bool:
+    """Whether the copy can be what is mounted where it was exposed: somebody may have unmounted it by hand."""
+    there = [mount for mount in mounts if mount.path == copy.exposed_name]
+    if not there or there[-1].fs_type == "tmpfs":
+        return False
+    backing = loop_backing(there[-1].device)
+    name = os.path.basename(backing)
+    objects = os.path.realpath(os.path.dirname(copy.device_object))
+    return os.path.dirname(backing) != objects or name == os.path.basename(copy.device_object)
 
 
 class Exposer:
@@ -86,8 +109,7 @@ class Exposer:
                 Code.E_INVALIDARG, f"there is no directory {path}; make it, or give another one by its absolute path"
             )
         place = os.path.realpath(path)
-        if is_mount_point(place) or os.listdir(place):
-            raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"{path} is in use; give an empty directory")
+        check_empty(place)
         return place
 
     async def mount(self, copy: SnapshotProperties, place: str, row: VolumeRow | None) -> None:
@@ -144,7 +166,8 @@ class Exposer:
             options = ["--lazy"] if lazy else []
             status, _, complaint = await run_command(["umount", *options, place], self._limits.command_ms)
             if status != 0:
-                message = f"the copy at {place} cannot be unmounted: {complaint}; end what uses it and try again"
+                cause = complaint.removeprefix("umount: ").removeprefix(f"{place}: ").rstrip(".")
+                message = f"the copy at {place} cannot be unmounted: {cause}; end what uses it and try again"
                 raise VssError(Code.VSS_E_VOLUME_IN_USE, message)
             await self._scratch.release()
         if place.startswith(f"{self._paths.mounts}/"):

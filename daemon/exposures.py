@@ -7,10 +7,10 @@ import asyncio
 import msgspec
 
 from shadowset.daemon.catalogue import VolumeRow
-from shadowset.daemon.expose import Exposer, is_dead, is_mount_point, logical_sector_size
+from shadowset.daemon.expose import Exposer, is_dead, is_mount_point, is_mounted, logical_sector_size
 from shadowset.daemon.house import House
 from shadowset.daemon.mounts import read_mounts
-from shadowset.daemon.one_root import Tree, Trees, parts_of
+from shadowset.daemon.one_root import Tree, Trees, is_ours, parts_of
 from shadowset.daemon.process import despite_cancel
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.enums import Attribute
@@ -29,6 +29,7 @@ class Exposures:
     async def expose(self, snapshot_id: str, path: str) -> str:
         """Mount a copy; the mount point. Errors: VSS_E_OBJECT_ALREADY_EXISTS when it is exposed, and mounting's."""
         async with self._changing:
+            await self.notice()
             copy = self._house.catalogue.snapshot(snapshot_id)
             if copy.exposed_name:
                 raise VssError(
@@ -59,6 +60,7 @@ class Exposures:
     async def unexpose(self, snapshot_id: str) -> None:
         """Unmount a copy. Errors: VSS_E_BAD_STATE when it is not exposed, VSS_E_VOLUME_IN_USE."""
         async with self._changing:
+            await self.notice(but=snapshot_id)
             copy = self._house.catalogue.snapshot(snapshot_id)
             if not copy.exposed_name:
                 message = f"shadow copy {snapshot_id} is not mounted; 'shadowset list' shows which are"
@@ -70,7 +72,12 @@ class Exposures:
             await despite_cancel(self._unexpose(copy))
 
     async def _unexpose(self, copy: SnapshotProperties) -> None:
-        await self.exposer.unmount(copy.exposed_name, lazy=False)
+        await self._unmount(copy, lazy=False)
+
+    async def _unmount(self, copy: SnapshotProperties, lazy: bool) -> None:
+        """What somebody else has mounted in its place stays."""
+        if is_mounted(copy, read_mounts()) or not is_mount_point(copy.exposed_name):
+            await self.exposer.unmount(copy.exposed_name, lazy)
         await self._store_exposed(copy, "")
 
     async def expose_set(self, set_id: str, root: str) -> dict[str, str]:
@@ -79,6 +86,7 @@ class Exposures:
         Errors: VSS_E_OBJECT_NOT_FOUND, VSS_E_OBJECT_ALREADY_EXISTS, E_INVALIDARG, and mounting's.
         """
         async with self._changing:
+            await self.notice()
             copies = self._house.catalogue.snapshots(set_id=set_id) if set_id else []
             if not copies:
                 raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"there is no shadow copy in a set {set_id[:80]!r}")
@@ -103,6 +111,7 @@ class Exposures:
         Errors: VSS_E_BAD_STATE when there is nothing; VSS_E_VOLUME_IN_USE, and what was not unmounted stays.
         """
         async with self._changing:
+            await self.notice(but=where)
             sets = {copy.snapshot_set_id for copy in self._house.catalogue.snapshots()}
             found = [each for each in sets if (tree := self._trees.of(each)) and where in (each, tree.root)]
             if not found:
@@ -119,8 +128,7 @@ class Exposures:
         for snapshot_id in snapshot_ids:
             for copy in self._house.catalogue.snapshots(snapshot_id=snapshot_id):
                 if copy.exposed_name:
-                    await self.exposer.unmount(copy.exposed_name, lazy)
-                    await self._store_exposed(copy, "")
+                    await self._unmount(copy, lazy)
 
     async def take_away(self, copy: SnapshotProperties) -> None:
         """Whoever reads files of it goes on with what is open; nobody finds it any more."""
@@ -149,6 +157,7 @@ class Exposures:
     async def mend(self) -> None:
         """Copies whose device objects have died under their mounts are mounted once more, in the same places."""
         async with self._changing:
+            await self.notice()
             mounted = {mount.path: mount for mount in read_mounts()}
             for copy in self._house.catalogue.snapshots():
                 if copy.exposed_name and is_dead(copy, mounted.get(copy.exposed_name)):
@@ -186,11 +195,32 @@ class Exposures:
         if self._house.catalogue.snapshot(copy.snapshot_id).exposed_name:
             await self.unexpose(copy.snapshot_id)
 
+    def as_mounted(self, copies: list[SnapshotProperties]) -> list[SnapshotProperties]:
+        """The same copies, with those as not exposed that somebody has unmounted by hand."""
+        mounts = read_mounts()
+        return [
+            msgspec.structs.replace(copy, exposed_name="", attributes=copy.attributes & ~Attribute.EXPOSED_LOCALLY)
+            if copy.exposed_name and not is_mounted(copy, mounts)
+            else copy
+            for copy in copies
+        ]
+
+    async def notice(self, but: str = "") -> None:
+        """Record what was unmounted by hand, but for what is unmounted next anyway; ``changing`` is held."""
+        copies, mounts = self._house.catalogue.snapshots(), read_mounts()
+        for copy in copies:
+            if copy.exposed_name and not is_mounted(copy, mounts) and copy.snapshot_id != but:
+                await despite_cancel(self._unmount(copy, lazy=True))
+        for set_id in {copy.snapshot_set_id for copy in copies}:
+            tree = self._trees.of(set_id)
+            if tree and but not in (set_id, tree.root) and not any(is_ours(point) for point in tree.points):
+                await despite_cancel(self._unexpose_set(set_id, lazy=True))
+
     async def correct(self) -> None:
         """After a restart: devices of copies that are no more go, and what is not mounted any more is recorded so."""
         await self._house.copy_devices.keep_only(self._house.catalogue.snapshots())
         for set_id in {copy.snapshot_set_id for copy in self._house.catalogue.snapshots()}:
             self._trees.prune(set_id)
         for copy in self._house.catalogue.snapshots():
-            if copy.exposed_name and not is_mount_point(copy.exposed_name):
-                await self._unexpose_all([copy.snapshot_id], lazy=True)
+            if copy.exposed_name and not is_mounted(copy, read_mounts()):
+                await self._unmount(copy, lazy=True)

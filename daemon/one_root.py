@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import msgspec
 
 from shadowset.daemon.catalogue import Catalogue
+from shadowset.daemon.expose import check_empty
 from shadowset.daemon.mounts import read_mounts
 from shadowset.daemon.process import run_command
 from shadowset.vss.codes import Code, VssError
@@ -77,8 +78,7 @@ class Trees:
                 Code.E_INVALIDARG, f"there is no directory {root}; make it, or give another one by its absolute path"
             )
         real = os.path.realpath(root)
-        if any(mount.path == real for mount in read_mounts()) or os.listdir(real):
-            raise VssError(Code.VSS_E_OBJECT_ALREADY_EXISTS, f"{root} is in use; give an empty directory")
+        check_empty(real)
         return real
 
     async def mount(self, set_id: str, tree: Tree, parts: list[Part], places: dict[str, str]) -> dict[str, str]:
@@ -140,7 +140,9 @@ class Trees:
                 status, _, complaint = await run_command(["umount", *options, point], self._timeout_ms)
                 if status:
                     self.store(set_id, tree)
-                    raise VssError(Code.VSS_E_VOLUME_IN_USE, f"{point} cannot be unmounted: {complaint}")
+                    cause = complaint.removeprefix("umount: ").removeprefix(f"{point}: ").rstrip(".")
+                    message = f"{point} cannot be unmounted: {cause}; end what uses it and try again"
+                    raise VssError(Code.VSS_E_VOLUME_IN_USE, message)
             tree.points.pop()
         self.store(set_id, tree)
         return tree

@@ -69,7 +69,7 @@ class Snapshots:
     async def query(self, snapshot_id: str, set_id: str, volume: str) -> list[SnapshotProperties]:
         """Copies by id, set and volume (name, device or path); empty matches all. Errors: an unknown volume."""
         name = await self._name(volume) if volume else ""
-        return self._house.catalogue.snapshots(snapshot_id, set_id, name)
+        return self.exposures.as_mounted(self._house.catalogue.snapshots(snapshot_id, set_id, name))
 
     async def _name(self, volume: str) -> str:
         chosen = await self._house.providers.choose(volume)
@@ -108,6 +108,9 @@ class Snapshots:
         async with self._changing:
             refuse_held(copy)
             refuse_reverting(self._house, copy)
+            await self.exposures.notice()
+            for found in self._house.catalogue.snapshots(snapshot_id=copy.snapshot_id):
+                copy = found
             if copy.exposed_name and not force:
                 raise VssError(
                     Code.VSS_E_VOLUME_IN_USE,

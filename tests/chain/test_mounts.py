@@ -168,6 +168,37 @@ def test_a_set_below_one_root_looks_as_it_did(nested: Any) -> None:
     subprocess.run(["umount", root], check=True)
 
 
+def test_what_somebody_unmounts_by_hand_is_mounted_no_longer(chain: Any) -> None:
+    """Whoever types ``umount`` from habit can mount and delete as before, and nothing of his own is unmounted."""
+    chain.add_volumes((("vol", "ext4", 64 << 20),))
+    first, second = (chain.cli("create", "--persistent", "--no-writers", "vol")["snapshots"][0] for _ in range(2))
+    place = f"{chain.runtime}/old"
+    os.mkdir(place)
+    chain.cli("mount", first["snapshot_id"], place)
+    subprocess.run(["umount", place], check=True)
+    assert [copy["exposed_name"] for copy in chain.cli("list")] == ["", ""]
+    chain.cli("mount", second["snapshot_id"], place)
+    assert chain.raw("umount", first["snapshot_id"]).returncode == 1
+    assert [copy["exposed_name"] for copy in chain.cli("list")] == ["", place]
+    subprocess.run(["umount", place], check=True)
+    chain.cli("mount", "--all", place)
+    chain.cli("umount", place)
+    assert mounted_below(place) == [] and os.listdir(chain.paths.mounts) == []
+    chain.cli("mount", "--all", place)
+    subprocess.run(["umount", "--recursive", place], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "mine", place], check=True)
+    chain.cli("delete", second["snapshot_id"], "--yes")
+    chain.cli("mount", first["snapshot_id"])
+    chain.cli("umount", first["snapshot_id"])
+    refused = chain.raw("mount", first["snapshot_id"], place)
+    assert refused.returncode == 1 and f"something is mounted at {place} already" in refused.stderr
+    subprocess.run(["umount", place], check=True)
+    Path(f"{place}/file").touch()
+    assert "is not empty" in chain.raw("mount", first["snapshot_id"], place).stderr
+    chain.cli("delete", first["snapshot_id"], "--yes")
+    assert chain.cli("list") == [] and os.listdir(chain.paths.mounts) == []
+
+
 @pytest.mark.parametrize("instant", ["before", pytest.param("after", marks=pytest.mark.long)])
 def test_a_coordinator_killed_while_it_mounts_leaves_nothing_unknown(
     chain: Any, monkeypatch: pytest.MonkeyPatch, wait_until: Any, loops: Any, instant: str
