@@ -188,8 +188,10 @@ class Cut:
     def _failed(self, each: PlannedSnapshot, phase: str, started: float, error: VssError) -> VssError:
         error = translated(error, each.volume)
         self._timeline.add(f"volume {each.volume}", phase, started, error.code, error.message)
-        elapsed = (now() - started) * 1000
-        return VssError(error.code, f"volume {each.volume} failed in {phase} after {elapsed:.0f} ms: {error.message}")
+        elapsed, cause = (now() - started) * 1000, error.message
+        while cause.startswith(f"volume {each.volume}: "):
+            cause = cause.removeprefix(f"volume {each.volume}: ")
+        return VssError(error.code, f"volume {each.volume} failed in {phase} after {elapsed:.0f} ms: {cause}")
 
     async def _commit(self) -> None:
         self.created_ns = time.time_ns()

@@ -34,10 +34,15 @@ def check_origin(origin: str, volumes: Iterable[VolumeRow], ours: bool = False) 
     try:
         status = os.stat(origin)
     except OSError as error:
-        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"the origin {origin} cannot be used: {error.strerror}") from None
+        raise VssError(
+            Code.VSS_E_OBJECT_NOT_FOUND,
+            f"{origin} cannot be protected: {error.strerror}; name a block device or an image file",
+        ) from None
     if not (stat.S_ISBLK(status.st_mode) or stat.S_ISREG(status.st_mode)):
         raise VssError(
-            Code.VSS_E_VOLUME_NOT_SUPPORTED, f"the origin {origin} is neither a block device nor a regular file"
+            Code.VSS_E_VOLUME_NOT_SUPPORTED,
+            f"{origin} is neither a block device nor an image file; name the device that holds the file system, "
+            "which 'findmnt' shows",
         )
     _check_not_taken(origin, status, volumes)
     if not ours:
@@ -100,9 +105,10 @@ def check_unused(origin: str, is_device: bool) -> None:
     users = [mount.path for mount in mounts_of(origin)] if is_device else loops_on(origin)
     if users:
         how = "mounted at" if is_device else "used by"
+        release = f"unmount it ('umount {users[0]}')" if is_device else "release it"
         raise VssError(
             Code.VSS_E_VOLUME_IN_USE,
-            f"the origin {origin} is {how} {users[0]}; release it first, then mount the volume through its own device",
+            f"{origin} is {how} {users[0]}; {release} first, then mount the volume through its own device",
         )
 
 

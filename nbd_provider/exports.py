@@ -102,6 +102,14 @@ class Directory(Protocol):
 
 
 @runtime_checkable
+class DescribedDirectory(Directory, Protocol):
+    """A directory that says in words what each export is."""
+
+    def descriptions(self) -> list[tuple[str, str]]:
+        """Names as ``names`` gives them, each with its words."""
+
+
+@runtime_checkable
 class GuardedDirectory(Directory, Protocol):
     """A directory that is another one to each client."""
 

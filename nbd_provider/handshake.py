@@ -8,7 +8,7 @@ import struct
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Context
-from shadowset.nbd_provider.exports import Directory, Export, GuardedDirectory
+from shadowset.nbd_provider.exports import DescribedDirectory, Directory, Export, GuardedDirectory
 from shadowset.nbd_provider.handover_state import NegotiationState
 from shadowset.nbd_provider.requests import ProtocolError
 from shadowset.vss.codes import VssError
@@ -193,7 +193,7 @@ class Negotiation:
         except UnicodeDecodeError:
             return None
         except (VssError, OSError) as error:
-            log.warning("the export %r cannot be opened: %s", name[:80], error)
+            log.warning("the export %r cannot be opened: %s", name[:80].decode(errors="replace"), error)
             self._refusal = str(error)
             return None
 
@@ -223,10 +223,15 @@ class Negotiation:
         if body:
             return reply(p.OPT_LIST, p.REP_ERR_INVALID, b"this option takes no data")
         answer = bytearray()
-        for name in self._directory.names():
+        for name, words in self._described():
             encoded = name.encode()
-            answer += reply(p.OPT_LIST, p.REP_SERVER, struct.pack(">I", len(encoded)) + encoded)
+            answer += reply(p.OPT_LIST, p.REP_SERVER, struct.pack(">I", len(encoded)) + encoded + words.encode())
         return bytes(answer) + reply(p.OPT_LIST, p.REP_ACK)
+
+    def _described(self) -> list[tuple[str, str]]:
+        if isinstance(self._directory, DescribedDirectory):
+            return self._directory.descriptions()
+        return [(name, "") for name in self._directory.names()]
 
     def _info(self, option: int, body: bytes) -> bytes:
         try:

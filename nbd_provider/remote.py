@@ -16,6 +16,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -136,6 +137,11 @@ def described(objects: str) -> list[DeviceObject]:
     return sorted(found, key=lambda copy: copy.device_number)
 
 
+def _words(copy: DeviceObject) -> str:
+    made = datetime.fromtimestamp(copy.created_ns // 1_000_000_000, UTC)
+    return f"{DEVICE_PREFIX}{copy.device_number} of volume {copy.volume}, made {made:%Y-%m-%d %H:%M:%S} UTC"
+
+
 class RemoteDirectory:
     """The copies that one client may read; for one that is not known by any ``names``, none."""
 
@@ -155,11 +161,28 @@ class RemoteDirectory:
 
     def names(self) -> list[str]:
         """Copy ids, oldest first."""
+        return [name for name, _ in self.descriptions()]
+
+    def descriptions(self) -> list[tuple[str, str]]:
+        """Copy ids, oldest first, each with its device name, volume and time; an empty list is explained in the log."""
         try:
-            return [copy.snapshot_id for copy in self._allowed()]
+            found = [(copy.snapshot_id, _words(copy)) for copy in self._allowed()]
+            if not found:
+                log.warning("%s is shown no shadow copy: %s", self._who(), self._why_none())
         except VssError as error:
             log.error("%s", error)
             return []
+        return found
+
+    def _why_none(self) -> str:
+        mine = [client for client in load(self._path).clients if client.name in self._names]
+        if not mine:
+            return f"{self._path} has no [[client]] of this name"
+        volumes = ", ".join(sorted(repr(volume) for client in mine for volume in client.volumes)) or "none"
+        return (
+            f"{self._path} allows it the volumes {volumes}, and of these there is no copy; "
+            "'shadowset list' on this host shows what there is"
+        )
 
     def find(self, name: str) -> CopyExport | None:
         """A copy by id or device name; the newest one by default. Errors: E_ACCESSDENIED, VssError."""
@@ -169,7 +192,8 @@ class RemoteDirectory:
                 log.info("%s reads shadow copy %s of volume %s", self._who(), copy.snapshot_id, copy.volume)
                 return CopyExport(copy.storage, copy.origin, UUID(copy.copy_id), copy.snapshot_id)
         what = f"shadow copy {name[:80]!r}" if name else "any shadow copy"
-        raise VssError(Code.E_ACCESSDENIED, f"{self._who()} may not read {what}; {self._path} of the server allows it")
+        sentence = f"{self._who()} may not read {what}, or it is not there; the list of exports shows what is"
+        raise VssError(Code.E_ACCESSDENIED, f"{sentence}, and {self._path} on the server says who may read what")
 
     def _who(self) -> str:
         return f"client {', '.join(map(repr, sorted(self._names)))}" if self._names else "a client without a name"

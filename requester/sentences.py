@@ -82,6 +82,15 @@ def time_text(nanoseconds: int) -> str:
     return datetime.fromtimestamp(nanoseconds // 1_000_000_000).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
+def moment_text(text: str) -> str:
+    """A moment that is written as in ISO 8601, as ``time_text`` shows it; any other text as it is."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
 def attribute_names(attributes: int) -> list[str]:
     """The names of the bits that are set; unknown bits in hexadecimal."""
     names = [flag.name for flag in Attribute if attributes & flag and flag.name]

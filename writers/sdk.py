@@ -186,7 +186,10 @@ class Writer:
                 raise
             return False
         except PermissionError:
-            sentence = "%s: user %s may not open %s; run it as another user, or let a rule in access.d say who may"
+            sentence = (
+                "%s: user %s may not open %s; run it as another user, or add a rule ('shadowset setup --writer USER') "
+                "and restart the coordinator, which reads the rules when it starts"
+            )
             LOG.warning(sentence, self.name, os.geteuid(), self.socket_path)
             return False
         except (OSError, VssError) as error:

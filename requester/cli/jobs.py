@@ -80,7 +80,7 @@ def run_list(options: argparse.Namespace) -> int:
     from shadowset.requester.jobs.definition import job_names, load_job
     from shadowset.requester.jobs.runner import last_run
     from shadowset.requester.jobs.timer import is_scheduled
-    from shadowset.requester.sentences import table
+    from shadowset.requester.sentences import moment_text, table
     from shadowset.vss.codes import VssError
     from shadowset.vss.paths import Paths
 
@@ -99,7 +99,9 @@ def run_list(options: argparse.Namespace) -> int:
         scheduled = is_scheduled(name)
         told.append({"job": job, "scheduled": scheduled, "last": last})
         when = job.schedule if scheduled else "by hand"
-        rows.append([name, job.target, when, last.started if last else "", last.status if last else "never ran"])
+        rows.append(
+            [name, job.target, when, moment_text(last.started) if last else "", last.status if last else "never ran"]
+        )
     answer(options.json, told, table(["JOB", "TARGET", "SCHEDULE", "LAST RUN", "RESULT"], rows))
     return status
 
@@ -137,13 +139,21 @@ def run_status(options: argparse.Namespace) -> int:
     from shadowset.requester.jobs.history import SUCCEEDED, runs
     from shadowset.requester.jobs.runner import last_run
     from shadowset.requester.progress import size_text
-    from shadowset.requester.sentences import table
+    from shadowset.requester.sentences import moment_text, table
 
     paths, job = _job(options)
     found, last = runs(paths, job.name), last_run(paths, job)
     found = [*found, *([last] if last is not None and last not in found else [])][-10:]
     rows = [
-        [run.started, run.ended, _status(run), run.kind, run.version, size_text(run.bytes), "; ".join(run.sentences)]
+        [
+            moment_text(run.started),
+            moment_text(run.ended),
+            _status(run),
+            run.kind,
+            run.version,
+            size_text(run.bytes),
+            "; ".join(run.sentences),
+        ]
         for run in found
     ]
     headings = ["STARTED", "ENDED", "RESULT", "TYPE", "VERSION", "SIZE", "REASONS"]
@@ -162,7 +172,7 @@ def run_versions(options: argparse.Namespace) -> int:
     from shadowset.requester.jobs.store import open_store
     from shadowset.requester.observer import Silent
     from shadowset.requester.progress import size_text
-    from shadowset.requester.sentences import table
+    from shadowset.requester.sentences import moment_text, table
 
     paths, job = _job(options)
     versions = open_store(job, paths, Silent()).versions()
@@ -170,7 +180,7 @@ def run_versions(options: argparse.Namespace) -> int:
     rows = [
         [
             version.id,
-            version.created,
+            moment_text(version.created),
             version.kind,
             "yes" if version.complete else "no",
             size_text(version.bytes),

@@ -39,7 +39,7 @@ def register(commands: Commands) -> None:
         "what when.",
         "shadowset show 3f2a --timeline\nshadowset show HarddiskVolumeShadowCopy3",
     )
-    show.add_argument("object", metavar="SET|COPY", help="a set's id, or a copy's id, device name or number")
+    show.add_argument("object", metavar="SET|COPY", help="a set's id, or 'last', or a copy's id, device name or number")
     show.add_argument("--timeline", action="store_true", help="draw the timeline of the set, in milliseconds")
     add_json(show)
 
@@ -102,7 +102,8 @@ def run_show(options: argparse.Namespace) -> int:
 
     with Administration(client="shadowset show") as administration:
         copies = administration.query()
-        kind, object_id = _find(options.object, copies)
+        last = find_record(administration, "last").set_id if options.object == "last" else ""
+        kind, object_id = _find(last or options.object, copies)
         set_id = find_copy(object_id, copies).snapshot_set_id if kind == ObjectType.SNAPSHOT else object_id
         record = administration.get_set(set_id) if kind == ObjectType.SNAPSHOT_SET or options.timeline else None
     if kind == ObjectType.SNAPSHOT and not options.timeline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from shadowset.requester.cli.backup import add_selection, selection
@@ -96,7 +97,9 @@ def run(options: argparse.Namespace) -> int:
     job = RestoreJob(options.source, wanted=wanted, excluded=excluded, observer=TerminalObserver(), wishes=wishes)
     if options.dry_run:
         found = job.simulate()
-        answer(options.json, found, "\n".join(line for one in found for line in simulated_lines(one)))
+        answer(
+            options.json, found, "\n".join([*(line for one in found for line in simulated_lines(one)), in_all(found)])
+        )
         return 1 if any(one.reason for one in found) else 0
     report = job.run_to(options.to) if options.to else job.run()
     answer(options.json, report, report_text(report))
@@ -105,6 +108,18 @@ def run(options: argparse.Namespace) -> int:
     if not report.succeeded:
         note("shadowset: the restore is not complete; the reasons stand with the components")
     return 0 if report.succeeded else 1
+
+
+def in_all(found: list[SimulatedComponent]) -> str:
+    """What would become of how many files."""
+    from shadowset.requester.progress import size_text
+
+    files = [file for one in found if not one.reason for file in one.files]
+    number = Counter(file.action for file in files)
+    removed = sum(len(one.removed) for one in found if not one.reason)
+    parts = [f"{number['create']} to create", f"{number['replace']} to replace", f"{number['change']} to change"]
+    size = size_text(sum(file.bytes for file in files))
+    return f"In all {len(files)} files of {size}: {', '.join(parts)}; {removed} to remove."
 
 
 def simulated_lines(found: SimulatedComponent) -> list[str]:

@@ -109,12 +109,15 @@ def _root(given: str) -> str:
 
 
 def _make(options: argparse.Namespace, tree: Tree, paths: Paths, tell: Tell) -> int:
+    from shadowset.requester.cli.output import note
     from shadowset.requester.setup import plan, run
 
     steps = plan.plan(tree, paths, options.programs or plan.programs_here(), options.writer)
     run.apply(tree, run.record_of(tree, paths), steps, options.dry_run, tell)
     if not options.dry_run and not options.no_start:
         run.start(tree, tell)
+    if options.writer and not options.dry_run:
+        note("shadowset: the coordinator reads new rules when it starts: 'systemctl restart shadowsetd'")
     return 0
 
 

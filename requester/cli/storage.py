@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 POLICIES = ("delete-oldest", "refuse-new", "protect-copies")
 NEVER = 101
+LEAST = 1 << 20
 POLL_S = 0.2
 
 
@@ -174,7 +175,8 @@ def run_set(options: argparse.Namespace) -> int:
     """Change limits."""
     from shadowset.requester.administration import Administration
     from shadowset.requester.cli import UsageError
-    from shadowset.requester.cli.output import answer
+    from shadowset.requester.cli.output import answer, note
+    from shadowset.requester.progress import size_text
 
     if options.max_size is None and options.policy is None and options.warn_at is None:
         raise UsageError("say what to change: --max-size, --policy or --warn-at")
@@ -182,9 +184,23 @@ def run_set(options: argparse.Namespace) -> int:
         limit = options.max_size
         if isinstance(limit, Share):
             limit = limit.of(administration.storage_list(options.volume)[0].storage)
+        if limit is not None and 0 < limit < LEAST:
+            raise UsageError(f"{size_text(limit)} is too little for any shadow copy; give 1M or more, or 'unlimited'")
         storage = administration.storage_configure(options.volume, limit, options.policy, options.warn_at)
     answer(options.json, storage, _table([storage]))
+    if storage.copies and 0 < storage.max_size < storage.used:
+        note(_too_small(storage))
     return 0
+
+
+def _too_small(storage: StorageInfo) -> str:
+    from shadowset.requester.progress import size_text
+
+    then = "writes to it fail soon" if storage.policy == "protect-copies" else "shadow copies are lost soon"
+    return (
+        f"shadowset: the shadow copies of volume {storage.volume} take {size_text(storage.used)} already, more than "
+        f"{size_text(storage.max_size)}: {then}; give it more, or delete copies yourself"
+    )
 
 
 def run_move(options: argparse.Namespace) -> int:

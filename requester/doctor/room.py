@@ -11,6 +11,8 @@ from shadowset.requester.sentences import time_text
 from shadowset.vss.requester_protocol import SnapshotProperties, StorageInfo
 
 FULL, NEARLY = 95, 80
+LEAST_MIB = 64
+"""A new copy alone wants some MiB; advice to give less would have to be taken again at once."""
 PROTECTING = "protect-copies"
 WRITES_FAIL = "writes to the volume fail next"
 CONSEQUENCE = {
@@ -50,7 +52,7 @@ def more_room(storage: StorageInfo) -> str:
     """The command that gives more."""
     name = storage.volume
     if storage.max_size:
-        limit = f"{-(-storage.max_size * 2 >> 20)}M"
+        limit = f"{max(-(-storage.max_size * 2 >> 20), LEAST_MIB)}M"
         return f"give it more room: 'shadowset storage set {name} --max-size {limit}'"
     return f"free space on the file system of {storage.storage}, or move it: 'shadowset storage move {name} DIR'"
 

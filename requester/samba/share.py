@@ -94,7 +94,8 @@ def configured(share: str, smb_conf: str) -> dict[str, str]:
         if separator:
             found[name.strip().lower()] = value.strip()
     if done.returncode or not found:
-        message = f"Samba has no share {share} in {smb_conf or 'its configuration'}; add the stanza of samba config"
+        where = smb_conf or "its configuration"
+        message = f"Samba has no share {share} in {where}; put there what 'shadowset samba config' prints"
         raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, message)
     return found
 

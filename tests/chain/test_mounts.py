@@ -172,6 +172,7 @@ def test_what_somebody_unmounts_by_hand_is_mounted_no_longer(chain: Any) -> None
     """Whoever types ``umount`` from habit can mount and delete as before, and nothing of his own is unmounted."""
     chain.add_volumes((("vol", "ext4", 64 << 20),))
     first, second = (chain.cli("create", "--persistent", "--no-writers", "vol")["snapshots"][0] for _ in range(2))
+    assert chain.cli("show", "last")["set_id"] == second["snapshot_set_id"]
     place = f"{chain.runtime}/old"
     os.mkdir(place)
     chain.cli("mount", first["snapshot_id"], place)

@@ -117,6 +117,7 @@ def test_a_storage_that_is_to_shrink_gives_up_its_oldest_copies(chain: Any, volu
         (("storage", "set", "v", "--max-size", "0"), "keeps no copies"),
         (("storage", "set", "v", "--warn-at", "0"), "give 1 to 100"),
         (("storage", "set", "v", "--max-size", "101%"), "give 1 to 100"),
+        (("storage", "set", "v", "--max-size", "100"), "is too little for any shadow copy"),
         (("hold", "1", "--for", "soon"), "give a number with s, m, h, d or w"),
         (("hold", "1", "--until", "2001-01-01"), "that time has passed"),
         (("priority", "1", "256"), "give 0 to 255"),

@@ -122,7 +122,9 @@ def test_each_client_sees_the_copies_of_its_name(remote: Remote, tools: Any) -> 
     remote.start()
     assert remote.listed("alice") == [remote.first, remote.second]
     assert remote.listed("bob") == [remote.first], "by the DNS name of its certificate"
+    assert "HarddiskVolumeShadowCopy1 of volume " in remote.info("bob", "", "--list").stdout, "which is which"
     assert remote.listed("mallory") == []
+    assert "has no [[client]] of this name" in Path(f"{remote.directory}/remote.log").read_text()
     for who, export in (("bob", remote.second), ("mallory", remote.first), ("mallory", ""), ("alice", "x" * 100)):
         refused = remote.info(who, export)
         assert refused.returncode and f"client '{who}'" in refused.stderr and "may not read" in refused.stderr, refused
@@ -217,9 +219,12 @@ def test_refusals_at_the_start(remote: Remote, tmp_path: Path) -> None:
     assert "it says who may read which copies" in start()
 
 
-def test_a_client_that_nothing_is_known_of_sees_nothing(remote: Remote) -> None:
+def test_a_client_that_nothing_is_known_of_sees_nothing(remote: Remote, caplog: pytest.LogCaptureFixture) -> None:
     directory = RemoteDirectory(remote.config, remote.objects)
     assert directory.names() == []
+    Path(remote.config).write_text('listen = "x:1"\ntls-psk = "a"\n[[client]]\nname = "eve"\nvolumes = ["mial"]\n')
+    assert directory.seen_by(frozenset({"eve"})).names() == []
+    assert "allows it the volumes 'mial', and of these there is no copy" in caplog.text
     with pytest.raises(VssError, match="a client without a name may not read"):
         directory.find(remote.first)
 

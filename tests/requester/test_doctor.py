@@ -288,7 +288,7 @@ def test_storage_that_runs_full(sound: Patient) -> None:
     sound.told.storages = [room(used=97, available=1000, max_size=100, policy="protect-copies")]
     found = only(storage.storages, sound)
     assert found.level == "problem" and "97 %" in found.cause and "writes to the volume fail next" in found.cause
-    assert found.next.startswith("give it more room: 'shadowset storage set data --max-size 1M', or delete")
+    assert found.next.startswith("give it more room: 'shadowset storage set data --max-size 64M', or delete")
     sound.told.storages = [room(used=0, available=0)]
     assert not list(storage.storages(sound))
 

@@ -191,7 +191,7 @@ def test_units_of_a_package_are_left_to_it(host: Path) -> None:
 
 
 def test_a_writer_gets_its_rule(host: Path) -> None:
-    setup(host, "--writer", "postgres")
+    assert "'systemctl restart shadowsetd'" in setup(host, "--writer", "postgres").stderr
     assert 'user = "postgres"' in (host / "etc/shadowset/access.d/writer-postgres.toml").read_text()
     assert "there is no user 'nobody-here'" in setup(host, "--writer", "nobody-here", status=1).stderr
 

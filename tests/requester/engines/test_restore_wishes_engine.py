@@ -296,6 +296,7 @@ def test_a_simulated_restore(service: Any, capsys: pytest.CaptureFixture[str]) -
     assert found.removed == [str(service.data / "stale")] and found.events and not found.reason
     assert main(["restore", source, "--dry-run"]) == 0
     told = capsys.readouterr().out
+    assert told.endswith("In all 2 files of 8 B: 1 to create, 1 to replace, 0 to change; 1 to remove.\n")
     assert f"  create {service.data}/lost" in told and f"  remove {service.data}/stale" in told
     assert not heard and sorted(path.name for path in service.data.iterdir()) == ["same", "stale"]
 
