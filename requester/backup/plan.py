@@ -193,7 +193,8 @@ def _nothing_left(dropped: tuple[Dropped, ...]) -> str:
     if not dropped:
         return (
             "there is nothing to back up: no application here says what it has ('shadowset writers'); "
-            "start its writer, or back up plain files with 'shadowset run -- PROGRAM', or by a job whose target is restic or images"
+            "start its writer, or back up plain files with 'shadowset run -- PROGRAM', or by a job whose target "
+            "is restic or images"
         )
     reasons = "; ".join(dropped_text(one) for one in dropped[:3])
     return f"there is nothing to back up: {reasons}"
