@@ -191,14 +191,19 @@ class Connection:
             self.flush()
 
     def close(self) -> None:
-        """End the connection; what threads still do for it is dropped."""
+        """End the connection; what threads still do for it is dropped.
+
+        It lets go of the transmission, which calls it back: the memory of both would else wait for Python's search for
+        rings, which hundreds of connections with some MiB each may precede.
+        """
         if not self.closed:
             self.closed = True
             if self._tls is not None:
                 self._tls.close()
             self.sock.close()
-            if self._transmission is not None:
-                self._transmission.close()
+            transmission, self._transmission = self._transmission, None
+            if transmission is not None:
+                transmission.close()
 
     # ---- from one process to another ----
 

@@ -55,6 +55,7 @@ class _Lane:
     def _run(self) -> None:
         while (job := self._work.get()) is not None:
             self._do(*job)
+            del job  # a thread that waits keeps no connection that has ended meanwhile
 
     def end(self) -> None:
         """End the threads."""
@@ -98,6 +99,7 @@ class Threads:
             except Exception as error:
                 result = error
             self._results.append((lane, done, result))
+            result = None  # else an error and its traceback, which names this frame, would keep each other and ``done``
             # After the append: who finds the flag set is sure that ``finish`` has yet to look.
             if not self._signalled:
                 self._signalled = True

@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Context, Extent, first_extents
@@ -44,6 +44,9 @@ def allowed_flags(export_flags: int, structured: bool) -> dict[int, int]:
     }
 
 
+Action = Callable[["Transmission", Request], None]
+
+
 class Transmission:
     """One client of one export.
 
@@ -74,15 +77,6 @@ class Transmission:
         self._reads = Reads(export, replies, self._under_way, self._allowed[p.CMD_READ])
         self.most_answer = self._reads.most_answer
         self.leaving = False
-        self._actions = {
-            p.CMD_READ: self._reads.read,
-            p.CMD_WRITE: self._write,
-            p.CMD_FLUSH: self._flush,
-            p.CMD_TRIM: self._trim,
-            p.CMD_CACHE: self._cache,
-            p.CMD_WRITE_ZEROES: self._zero,
-            p.CMD_BLOCK_STATUS: self._status,
-        }
 
     @property
     def export_name(self) -> str:
@@ -129,13 +123,13 @@ class Transmission:
             if kind in actions and not flags & ~allowed[kind] and length and offset + length <= size:
                 self._do(actions[kind], request)
             elif kind == p.CMD_FLUSH and not flags & ~allowed[kind]:
-                self._do(self._flush, request)
+                self._do(Transmission._flush, request)
             else:
                 self._refuse(cookie, *self._problem(request))
 
-    def _do(self, action: Callable[[Request], None], request: Request) -> None:
+    def _do(self, action: Action, request: Request) -> None:
         try:
-            action(request)
+            action(self, request)
         except OSError as error:
             self._failed(request, error)
 
@@ -253,6 +247,9 @@ class Transmission:
                 self._failed(request, error)
         self.process([request for request, error in zip(requests, errors, strict=True) if error is None])
 
+    def _read(self, request: Request) -> None:
+        self._reads.read(request)
+
     def _write(self, request: Request) -> None:
         self._export.write(request.offset, request.data)
         self._changed(request)
@@ -317,6 +314,16 @@ class Transmission:
     def _reply_status(self, request: Request, answers: list[tuple[int, list[Extent]]]) -> None:
         self._replies.status(request.cookie, answers)
 
+    _actions: ClassVar[dict[int, Action]] = {
+        p.CMD_READ: _read,
+        p.CMD_WRITE: _write,
+        p.CMD_FLUSH: _flush,
+        p.CMD_TRIM: _trim,
+        p.CMD_CACHE: _cache,
+        p.CMD_WRITE_ZEROES: _zero,
+        p.CMD_BLOCK_STATUS: _status,
+    }
+
     # ---- the end ----
 
     def _after(self) -> None:
@@ -334,6 +341,7 @@ class Transmission:
 
     def _let_go(self) -> None:
         if not self._under_way.count:
+            self._under_way.forget()
             self._export.close()
             for _, context in self._contexts:
                 context.close()
