@@ -161,14 +161,14 @@ def cut(copy: str) -> int:
     return value
 
 
-def play_round(provider: int, number: int, count: int) -> tuple[float, float]:
-    """Seconds of the writing, and the most MiB that were dirty."""
+def play_round(provider: int, number: int, count: int) -> tuple[float, float, float]:
+    """Seconds of the writing, the most MiB that were dirty, and the provider's own MiB."""
     started = time.monotonic()
     most = write(number * count, count)
     seconds = time.monotonic() - started
     print(f"figure: round {number + 1}: {who_has_what(provider)}", flush=True)
     read_back(number * count, count)
-    return seconds, most / 256
+    return seconds, most / 256, table(f"/proc/{provider}/status")["RssAnon"] / 1024
 
 
 def everything() -> None:
@@ -197,9 +197,12 @@ def everything() -> None:
     peaks.append(attach("detach"))
     os.kill(provider, 15)
     assert os.waitpid(provider, 0)[1] == 0
+    grown = times[-1][2] - times[0][2]
+    assert grown < 2, f"the provider grew by {grown:.1f} MiB"
     for copy, value in copies.items():
         assert output(sys.executable, __file__, "digest", copy) == str(value), f"copy {copy} is not what it was"
     print(f"figure: {rounds} x {count} MiB written, the slowest in {max(each[0] for each in times):.1f} s;")
+    print(f"figure: the provider grew by {grown:.1f} MiB from the first copy to the last")
     print(f"figure: {max(each[1] for each in times):.1f} MiB dirty at once, shadowset-attach {mib(max(peaks))} MiB")
     print("all is well", flush=True)
 
