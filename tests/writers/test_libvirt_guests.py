@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import tempfile
@@ -19,7 +20,7 @@ from qemu_peers import AgentPeer
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.components import Component
 from shadowset.vss.enums import ComponentType, WriterEvent
-from shadowset.writers.qemu import guard, processes
+from shadowset.writers.qemu import domains, guard, processes
 from shadowset.writers.qemu.calls import Calls
 from shadowset.writers.qemu.disks import Disk
 from shadowset.writers.qemu.domain_xml import Description
@@ -27,6 +28,8 @@ from shadowset.writers.qemu.domains import Opened, discover, load
 from shadowset.writers.qemu.guest import HeldGuest, look
 from shadowset.writers.qemu.restore import define_again
 from shadowset.writers.qemu.settings import GuestSettings, Settings
+from shadowset.writers.qemu.writer import QemuWriter
+from shadowset.writers.sdk import MetadataBuilder
 from shadowset.writers.server_settings import read_settings
 
 try:
@@ -128,7 +131,7 @@ def test_a_guest_is_frozen_and_thawed_by_libvirt(domain: Make) -> None:
     held.thaw(30)
     assert (running.fsThaw(), held.held) == (0, False)
     facts = held.facts()
-    assert (facts["method"], facts["hidden"]) == ("agent", False)
+    assert (facts["method"], facts["passwords_left_out"]) == ("agent", False)
     assert settings.name in str(facts["definition"])
 
 
@@ -236,6 +239,19 @@ def test_a_writer_of_libvirts_guests(processes: Any, coordinator: Any, tmp_path:
     assert (info.name, info.caption) == ("test", "QEMU guest test, vda: /guest/diskimage1")
 
 
+def test_a_definition_without_its_disk_is_left_out(domain: Make, tmp_path: Path) -> None:
+    image = tmp_path / "a.qcow2"
+    image.touch()
+    _, whole = domain(str(image), start=False)
+    _, lost = domain(str(tmp_path / "lost.qcow2"), start=False)
+    writer = QemuWriter(Settings(libvirt=URI))
+    metadata = MetadataBuilder(writer.identity())
+    writer.on_identify(metadata)
+    names = {component.name for component in metadata.build().components}
+    assert whole.name in names
+    assert lost.name not in names
+
+
 # --- libvirt gone, or hanging
 
 
@@ -249,11 +265,15 @@ def gone(runtime: str, **more: Any) -> GuestSettings:
     return GuestSettings(name="web", libvirt=f"qemu:///system?socket={runtime}/none", **more)
 
 
-def test_a_libvirt_that_is_gone_is_named(runtime: str) -> None:
+def test_a_libvirt_that_is_gone_is_named(runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domains, "STARTED", f"{runtime}/*.pid")
     with pytest.raises(VssError, match="cannot be reached at qemu:///system") as caught:
         HeldGuest(gone(runtime)).prepare(30)
     assert caught.value.code == Code.VSS_E_WRITERERROR_RETRYABLE
     assert discover(gone(runtime).libvirt, "refuse", 30) == []
+    Path(f"{runtime}/web.pid").write_text(f"{os.getpid()}\n")  # a guest runs on
+    with pytest.raises(VssError, match="cannot be reached at qemu:///system"):
+        discover(gone(runtime).libvirt, "refuse", 30)
     assert discover("", "refuse", 30) == []
 
 

@@ -6,14 +6,17 @@ no longer thaw is thawed there, as one that was started without libvirt.
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
+import os
 import shutil
 import subprocess
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -32,6 +35,7 @@ from shadowset.writers.qemu.wire import Agent, Lines
 LOG = logging.getLogger("shadowset.writer.qemu")
 CLOSE_SECONDS = 1.0
 REST_SECONDS = 0.2
+STARTED = "/run/libvirt/qemu/*.pid"
 IMAGE_SECONDS = 10.0
 LAYERED = ("qcow2", "qed")
 T = TypeVar("T")
@@ -247,19 +251,31 @@ def with_backing(disk: Disk) -> Disk:
 
 
 def discover(uri: str, without_agent: Fallback, seconds: float) -> list[GuestSettings]:
-    """All guests that libvirt knows, also those that are off; none where there is no libvirt."""
+    """All guests that libvirt knows, also those that are off; none where there is no libvirt.
+
+    Errors: VssError when there is one that does not tell: its guests would be cut while they write.
+    """
     if not uri:
         return []
     try:
         names = Calls(f"libvirt at {uri}").run(lambda: _names(uri), time.monotonic() + seconds)
     except VssError as error:
-        LOG.log(logging.DEBUG if isinstance(error, GoneError) else logging.WARNING, "%s", error.message)
+        absent = isinstance(error, GoneError) or error.code == Code.VSS_E_NOT_SUPPORTED
+        if not absent or _guests_run():
+            raise
+        LOG.debug("%s", error.message)
         return []
     found = [GuestSettings(name=name, libvirt=uri, without_agent=without_agent) for name in sorted(names)]
     for guest in found:
         if problem := guest.problem():
             LOG.warning("libvirt's guest %s %s: it is left out", guest.name, problem)
     return [guest for guest in found if not guest.problem()]
+
+
+def _guests_run() -> bool:
+    """Whether guests that libvirt started run on, as its own directory tells, which is root's."""
+    pids = [Path(path).read_text().strip() for path in glob.glob(STARTED)]
+    return any(pid.isdecimal() and os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
 def _names(uri: str) -> list[str]:

@@ -173,7 +173,7 @@ class HeldGuest:
         if self.why:
             facts["why"] = self.why
         if self.seen.definition:
-            facts |= {"definition": self.seen.definition, "hidden": self.seen.hidden}
+            facts |= {"definition": self.seen.definition, "passwords_left_out": self.seen.hidden}
         return facts | {"disks": msgspec.to_builtins(self.seen.disks)}
 
 

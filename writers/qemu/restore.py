@@ -86,7 +86,7 @@ def define_again(component: Component, uri: str) -> None:
     if not uri or not isinstance(definition, str):
         return
     try:
-        define_missing(guest, definition, bool(facts.get("hidden")), LOOK_SECONDS)
+        define_missing(guest, definition, bool(facts.get("passwords_left_out")), LOOK_SECONDS)
     except VssError as error:
         message = f"the disks of the guest {guest.name} are restored, but it is not defined: {error.message}"
         raise VssError(FAILED, message) from error

@@ -83,6 +83,9 @@ class QemuWriter(ConfiguredWriter[Settings, GuestSettings]):
             except VssError as error:
                 LOG.warning("%s: the guest is left out", error.message)
                 continue
+            if not self.settings.guest and (lost := _lost(seen)):
+                LOG.warning("the guest %s is off, and %s is not there: it is left out", name, lost)
+                continue
             if seen.gone:
                 LOG.warning("libvirt at %s knows no guest %s: it is left out", guest.libvirt, name)
                 continue
@@ -212,6 +215,12 @@ class QemuWriter(ConfiguredWriter[Settings, GuestSettings]):
 
     def _seconds(self, event: CurrentEvent) -> float:
         return min(self.settings.command_seconds, event.remaining)
+
+
+def _lost(seen: Seen) -> str:
+    """A disk of a guest that is off for good: only its definition is left. Empty when there is none."""
+    places = [disk.place for disk in seen.disks if disk.kind == "file"] if seen.state == "off" else []
+    return next((place for place in places if not os.path.exists(place)), "")
 
 
 def _add_files(component: ComponentBuilder, guest: GuestSettings, seen: Seen) -> None:
