@@ -160,6 +160,14 @@ class Catalogue:
         """Store a text."""
         self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
 
+    def frozen_ms(self, writer_id: str, instance_name: str) -> float:
+        """How long a writer was frozen the last time, 0 when that is not known."""
+        return float(self.setting(_frozen_setting(writer_id, instance_name)) or 0)
+
+    def set_frozen_ms(self, writer_id: str, instance_name: str, milliseconds: float) -> None:
+        """Store how long a writer was frozen."""
+        self.set_setting(_frozen_setting(writer_id, instance_name), f"{milliseconds:.3f}")
+
     # ---- sets and copies ----
 
     def put_set(self, record: SetRecord) -> None:
@@ -323,3 +331,7 @@ class _Transaction:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._db.execute("ROLLBACK" if kind else "COMMIT")
+
+
+def _frozen_setting(writer_id: str, instance_name: str) -> str:
+    return f"frozen-ms {writer_id} {instance_name}".rstrip()

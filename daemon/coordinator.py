@@ -86,7 +86,7 @@ class Coordinator:
             limits=limits,
             quiet=quiet,
             catalogue=catalogue,
-            registry=Registry(limits, ExpressWriters(paths.express_writers, self._event).links),
+            registry=Registry(limits, ExpressWriters(paths.express_writers, self._event).links, catalogue.frozen_ms),
             volumes=volumes,
             providers=Providers(
                 paths, catalogue, NbdProvider(paths, volumes, commands, catalogue.attributes_of), self._volume_event

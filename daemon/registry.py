@@ -84,9 +84,15 @@ def _lost(progress: WriterProgress) -> WriterState:
 class Registry:
     """All connected writers, and the express writers."""
 
-    def __init__(self, limits: Limits, express: Callable[[], list[ExpressLink]] = list) -> None:
-        """``express`` gives the writers that have no process."""
+    def __init__(
+        self,
+        limits: Limits,
+        express: Callable[[], list[ExpressLink]] = list,
+        frozen_ms: Callable[[str, str], float] = lambda _writer_id, _instance_name: 0.0,
+    ) -> None:
+        """``express`` gives the writers that have no process; ``frozen_ms`` tells a writer's last time."""
         self._limits = limits
+        self._frozen_ms = frozen_ms
         self._express = express
         self._writers: dict[tuple[str, str], RegisteredWriter] = {}
         self._silent: dict[ExpressLink, RegisteredWriter] = {}
@@ -119,7 +125,10 @@ class Registry:
                 f"(pid {self._writers[key].link.peer.pid}); use a new instance id for each process",
             )
         writer = RegisteredWriter(WriterLink(hello, connection), self._limits)
-        writer.history = self._histories.setdefault((hello.writer_id, hello.instance_name), writer.history)
+        name = (hello.writer_id, hello.instance_name)
+        if name not in self._histories:
+            self._histories[name] = WriterHistory(frozen_ms=self._frozen_ms(*name))
+        writer.history = self._histories[name]
         self._writers[key] = writer
         return writer
 

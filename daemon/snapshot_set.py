@@ -255,7 +255,18 @@ class SnapshotSetMaker:
             )
             raise VssError(Code.VSS_E_UNEXPECTED, message) from None
         self.committed = True
+        self._record_writers()
         return record
+
+    def _record_writers(self) -> None:
+        """How long each was frozen is known after a restart, too."""
+        try:
+            for each in self._cast.participants:
+                hello, frozen_ms = each.writer.link.hello, each.writer.history.frozen_ms
+                if frozen_ms:
+                    self._house.catalogue.set_frozen_ms(hello.writer_id, hello.instance_name, frozen_ms)
+        except sqlite3.Error as error:
+            log.warning("how long the writers were frozen cannot be recorded: %s", error)
 
     async def _publish(self, record: SetRecord) -> None:
         for each, copy in zip(self.plan.snapshots, record.snapshots, strict=True):
@@ -283,6 +294,7 @@ class SnapshotSetMaker:
             self._house.catalogue.put_set(self._describe(SnapshotState.ABORTED, failure))
         except sqlite3.Error as error:
             log.error("the failed set %s cannot be recorded: %s", self.plan.set_id, error)
+        self._record_writers()
         self._house.event("set-failed", str(cause), set_id=self.plan.set_id)
 
     async def _delete_pending(self, each: PlannedSnapshot) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import unicodedata
 from datetime import UTC, datetime
 from enum import Enum
@@ -115,12 +116,15 @@ def context_name(context: int) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A protocol value as JSON sees it: enums and codes by name, attributes as lists of names, times as ISO 8601."""
+    """A protocol value as JSON sees it: enums and codes by name, attributes as lists of names, times as ISO 8601,
+    bytes in base 64."""
     if isinstance(value, msgspec.Struct):
         pairs = (_plain_field(name, getattr(value, name)) for name in value.__struct_fields__)
         return dict(pairs)
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, bytes):
+        return binascii.b2a_base64(value, newline=False).decode()
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, dict):

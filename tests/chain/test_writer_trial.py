@@ -9,6 +9,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from shadowset.daemon.config import limit_options
 from shadowset.vss.paths import Paths
 
@@ -27,6 +29,16 @@ def test_one_writer_is_frozen_and_thawed_alone(chain: Any, database: str, wait_u
     with contextlib.closing(sqlite3.connect(database, timeout=20)) as connection:
         connection.execute("insert into t values(2)")
         connection.commit()
+
+    last = {each["instance_name"]: each["last_frozen_ms"] for each in chain.cli("writers")}
+    chain.daemon.terminate()
+    chain.daemon.wait(20)
+    chain.start_daemon()  # it knows what was, before anybody is frozen again
+    wait_until("both writers", lambda: len([each for each in chain.cli("writers") if each["connected"]]) == 2)
+    again = {each["instance_name"]: each["last_frozen_ms"] for each in chain.cli("writers")}
+    assert again == pytest.approx(last, abs=0.001)
+    assert [document["icon"] for document in chain.cli("writers", "--components")] == ["", ""]
+    (busy,) = [entry["instance_id"] for entry in chain.cli("writers") if not entry["instance_name"]]
 
     shown = {each["instance_name"]: (each["components"], each["last_frozen_ms"] > 0) for each in chain.cli("writers")}
     assert shown == {"": (1, True), "idle": (-1, False)}
