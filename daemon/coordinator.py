@@ -27,7 +27,7 @@ from shadowset.daemon.journal import event_fields, event_level
 from shadowset.daemon.layers import clear_all
 from shadowset.daemon.limits import Limits
 from shadowset.daemon.nbd import NbdProvider
-from shadowset.daemon.objects import DeviceObjects
+from shadowset.daemon.objects import last_number
 from shadowset.daemon.providers import Providers
 from shadowset.daemon.quiet import Quiet
 from shadowset.daemon.registry import Registry
@@ -124,7 +124,7 @@ class Coordinator:
         for sentence in thaw_leftovers(self._paths.frozen):
             self._event("thawed-leftover", sentence)
         await clear_all(self._paths, self.house.limits.command_ms)
-        self.house.catalogue.skip_device_numbers(DeviceObjects(self._paths).last())
+        self.house.catalogue.skip_device_numbers(last_number(self._paths))
         await self._snapshots.clean_up(self._rebooted())
         await self.house.volumes.start()
         check_own_files({"the state directory": self._paths.state}, self.house.volumes.rows())

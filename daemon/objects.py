@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 
 import msgspec
 
 from shadowset.daemon.catalogue import VolumeRow
 from shadowset.vss.objects import DeviceObject
-from shadowset.vss.paths import Paths
+from shadowset.vss.paths import DEVICE_PREFIX, Paths
 from shadowset.vss.requester_protocol import SnapshotProperties
+
+NUMBER_OF_OBJECT = re.compile(r"([0-9]{1,18})\.json")
+NUMBER_OF_TREE = re.compile(rf"{DEVICE_PREFIX}([0-9]{{1,18}})")
 
 
 def device_object(copy: SnapshotProperties, volume: VolumeRow) -> DeviceObject:
@@ -30,16 +34,18 @@ def device_object(copy: SnapshotProperties, volume: VolumeRow) -> DeviceObject:
     )
 
 
+def last_number(paths: Paths) -> int:
+    """The highest device number that is taken on the running host, by an object or a tree; 0 when none is."""
+    places = {paths.objects: NUMBER_OF_OBJECT, paths.trees: NUMBER_OF_TREE}
+    names = ((pattern, name) for place, pattern in places.items() if os.path.isdir(place) for name in os.listdir(place))
+    return max((int(found[1]) for pattern, name in names if (found := pattern.fullmatch(name))), default=0)
+
+
 class DeviceObjects:
     """The directory of descriptions."""
 
     def __init__(self, paths: Paths) -> None:
         self._directory = paths.objects
-
-    def last(self) -> int:
-        """The highest number that is described, 0 when none is."""
-        names = os.listdir(self._directory) if os.path.isdir(self._directory) else []
-        return max((int(name[:-5]) for name in names if name.endswith(".json") and name[:-5].isdecimal()), default=0)
 
     def write(self, device: DeviceObject) -> None:
         """Whole, and renamed into place."""

@@ -169,6 +169,30 @@ def test_copies_survive_a_restart_and_follow_their_file_system(
     assert not tree.exists()
 
 
+def test_copies_come_back_after_the_catalogue_was_lost(
+    chain: Any, subvolumes: Subvolumes, wait_until: Callable[..., Any]
+) -> None:
+    """As soon as the provider has to do with their file system again; no tree takes the place of another one."""
+    file = subvolumes.data / "file"
+    file.write_text("old")
+    (old,) = chain.cli("create", "--persistent", str(subvolumes.data))["snapshots"]
+    chain.daemon.kill()
+    chain.daemon.wait()
+    shutil.rmtree(chain.paths.state)
+    chain.start_daemon()
+    file.write_text("new")
+    (new,) = chain.cli("create", "--persistent", str(subvolumes.data))["snapshots"]
+    wait_until("the old copy", lambda: len(chain.cli("list")) == 2)
+    trees = {copy["snapshot_id"]: Path(copy["device_object"]) for copy in chain.cli("list")}
+    assert (trees[old["snapshot_id"]] / "file").read_text() == "old"
+    assert (trees[new["snapshot_id"]] / "file").read_text() == "new"
+    assert old["device_object"] not in map(str, trees.values())
+    for snapshot_id, tree in trees.items():
+        chain.cli("delete", snapshot_id, "--yes")
+        assert not tree.exists()
+    assert list((subvolumes.top(chain) / ".shadowset").iterdir()) == []
+
+
 def test_what_cannot_be_copied_is_said(chain: Any, subvolumes: Subvolumes) -> None:
     run("btrfs", "subvolume", "create", str(subvolumes.data / "inner"))
     done = chain.raw("create", "--no-writers", str(subvolumes.data), str(subvolumes.data / "inner"))
