@@ -47,11 +47,13 @@ class Farm:
     def __init__(self, cluster: Cluster, top: str) -> None:
         self.cluster, self.top = cluster, top
         self.blobs, self.config = f"{top}/blobs", ""
+        cluster.sql("CREATE ROLE farm LOGIN")  # with the rights of the page
         for name in ("main", "c1"):
             cluster.sql(f"CREATE DATABASE plone_{name}")
             cluster.sql(TABLES, f"plone_{name}")
+            cluster.sql("GRANT SELECT ON object_state TO farm", f"plone_{name}")
             cluster.sql("INSERT INTO object_state VALUES (0, 100, NULL)", f"plone_{name}")
-        cluster.sql("CREATE DATABASE farm_config")
+        cluster.sql("CREATE DATABASE farm_config OWNER farm")
         os.makedirs(self.blobs)
         self.add_blob(7, 100)
 
@@ -117,7 +119,7 @@ def whole_farm() -> Iterator[Farm]:
 
 
 def config_file(farm: Farm, port: int) -> str:
-    connection = farm.cluster.connection.replace("dbname=postgres", "dbname=farm_config")
+    connection = farm.cluster.connection.replace("user=postgres dbname=postgres", "user=farm dbname=farm_config")
     Path(f"{farm.top}/plone.toml").write_text(
         f'command_seconds = 5\n[farm]\nconnection = "{connection}"\nurl = "http://127.0.0.1:{port}"\n'
         f'stop_command = ["touch", "{farm.top}/stopped"]\nstart_command = ["rm", "{farm.top}/stopped"]\n'
