@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from libvirt_host import LibvirtGuest, LibvirtHost, lacking
 from qemu_guest import count_in, make_data_disk, missing, unpack
@@ -20,7 +21,10 @@ from qemu_guest import count_in, make_data_disk, missing, unpack
 from shadowset.vss.codes import Code
 from shadowset.vss.components import Component
 from shadowset.vss.enums import ComponentType, WriterEvent
-from shadowset.writers.qemu.domains import load
+from shadowset.writers.qemu import guard
+from shadowset.writers.qemu.calls import Calls
+from shadowset.writers.qemu.domains import GoneError, Opened, load
+from shadowset.writers.qemu.settings import GuestSettings
 from shadowset.writers.qemu.writer import LOGICAL_PATH
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
@@ -172,6 +176,16 @@ def test_libvirt_is_restarted_while_a_guest_is_frozen(start: Callable[..., Any],
     count = guest.count()
     side.ok(E.THAW)
     assert guest.wait_for_writes() > count
+
+
+def test_libvirt_ends_amid_a_dialogue(guest: LibvirtGuest) -> None:
+    settings, end = GuestSettings(name="web", libvirt=guest.host.uri), time.monotonic() + SECONDS
+    with Opened(settings, Calls("libvirt"), end) as opened:
+        assert opened.freeze([]) == 1
+        guest.host.kill()
+        with pytest.raises(GoneError, match="did not do its work for the guest web"):
+            opened.thaw()
+    assert guard.thawed(guard.Guarded(msgspec.structs.replace(settings, agent=guest.agent)))
 
 
 @pytest.mark.parametrize("who", ["libvirt", "guest"])

@@ -7,11 +7,8 @@ no longer thaw is thawed there, as one that was started without libvirt.
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import os
-import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -20,24 +17,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-import msgspec
-
 from shadowset.vss.codes import Code, VssError
 from shadowset.writers import debian_modules
 from shadowset.writers.qemu.calls import Calls
-from shadowset.writers.qemu.disks import Disk, locate
-from shadowset.writers.qemu.domain_xml import Description, locked
+from shadowset.writers.qemu.domain_look import seen_of, state_of
+from shadowset.writers.qemu.domain_xml import locked
 from shadowset.writers.qemu.reach import Inside, Seen
 from shadowset.writers.qemu.settings import Fallback, GuestSettings
-from shadowset.writers.qemu.sockets import volume_behind
 from shadowset.writers.qemu.wire import Agent, Lines
 
 LOG = logging.getLogger("shadowset.writer.qemu")
 CLOSE_SECONDS = 1.0
 REST_SECONDS = 0.2
 STARTED = "/run/libvirt/qemu/*.pid"
-IMAGE_SECONDS = 10.0
-LAYERED = ("qcow2", "qed")
 T = TypeVar("T")
 
 
@@ -129,8 +121,10 @@ class Opened:
             advice = "give its domain a channel org.qemu.guest_agent.0, and run qemu-guest-agent in it"
             message = f"libvirt cannot ask an agent of the guest {name} ({error}); {advice}"
             return VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message)
-        if error.get_error_domain() == libvirt.VIR_FROM_RPC or code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
-            message = f"libvirt did not do its work for the guest {name} ({error}); see whether it runs"
+        message = f"libvirt did not do its work for the guest {name} ({error}); see whether it runs"
+        if error.get_error_domain() == libvirt.VIR_FROM_RPC:
+            return GoneError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
+        if code == libvirt.VIR_ERR_OPERATION_TIMEOUT:
             return VssError(Code.VSS_E_WRITERERROR_RETRYABLE, message)
         message = f"libvirt refuses its work for the guest {name} ({error}); see what it lacks"
         return VssError(Code.VSS_E_WRITERERROR_NONRETRYABLE, message)
@@ -140,7 +134,7 @@ class Opened:
 
     def look(self) -> Seen:
         """Errors: VssError."""
-        return self._run(lambda: _seen(self._libvirt, self._connection, self._settings.name))
+        return self._run(lambda: seen_of(self._libvirt, self._connection, self._settings.name))
 
     def define(self, xml: str) -> None:
         """Errors: VssError."""
@@ -168,13 +162,15 @@ class Opened:
         while True:
             try:
                 return self._run(lambda: int(self._domain().fsThaw()))
+            except GoneError:
+                raise
             except VssError as error:
                 if error.code != Code.VSS_E_WRITERERROR_RETRYABLE or time.monotonic() + REST_SECONDS >= self._end:
                     raise
             time.sleep(REST_SECONDS)
 
     def state(self) -> str:
-        return self._run(lambda: _state(self._libvirt, self._domain()))
+        return self._run(lambda: state_of(self._libvirt, self._domain()))
 
     def stop(self) -> None:
         self._run(lambda: self._domain().suspend())
@@ -199,55 +195,6 @@ def _close(libvirt: Any, connection: Any) -> None:
         connection.close()
     except libvirt.libvirtError:
         pass  # its daemon is gone
-
-
-def _seen(libvirt: Any, connection: Any, name: str) -> Seen:
-    try:
-        domain = connection.lookupByName(name)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return Seen("off", gone=True)
-        raise
-
-    def pool_path(pool: str, volume: str) -> str:
-        try:
-            return str(connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path())
-        except libvirt.libvirtError:
-            return ""
-
-    state, kept = _state(libvirt, domain), libvirt.VIR_DOMAIN_XML_INACTIVE
-    definition = domain.XMLDesc(kept)
-    tells = Description(definition if state == "off" else domain.XMLDesc(0), volume_behind, pool_path)
-    disks = [with_backing(disk) for disk in tells.disks()] if state == "off" else tells.disks()
-    hidden = domain.XMLDesc(kept | libvirt.VIR_DOMAIN_XML_SECURE) != definition
-    return Seen(state, disks, tells.agent(), tells.files(), definition, hidden)
-
-
-def _state(libvirt: Any, domain: Any) -> str:
-    if not domain.isActive():
-        return "off"
-    words = {
-        libvirt.VIR_DOMAIN_RUNNING: "running", libvirt.VIR_DOMAIN_BLOCKED: "running",
-        libvirt.VIR_DOMAIN_PAUSED: "paused", libvirt.VIR_DOMAIN_SHUTDOWN: "shutting down",
-        libvirt.VIR_DOMAIN_PMSUSPENDED: "suspended",
-    }  # fmt: skip
-    return words.get(domain.state()[0], "in no state that libvirt knows")
-
-
-def with_backing(disk: Disk) -> Disk:
-    """A disk of a guest that is off, with the images beneath it, which libvirt tells of running guests alone."""
-    program = shutil.which("qemu-img")
-    if program is None or disk.kind != "file" or disk.format not in LAYERED:
-        return disk
-    command = [program, "info", "--backing-chain", "--force-share", "--output=json", "-f", disk.format, disk.place]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=IMAGE_SECONDS, check=True)
-        beneath = [str(image["filename"]) for image in json.loads(done.stdout)[1:]]
-    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
-        LOG.warning("what lies beneath the image %s is not known (%s)", disk.place, error)
-        return disk
-    located = [locate(name, volume_behind) for name in beneath]
-    return msgspec.structs.replace(disk, backing=tuple(place for kind, place in located if kind == "file"))
 
 
 def discover(uri: str, without_agent: Fallback, seconds: float) -> list[GuestSettings]:
