@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +38,7 @@ class LiveExport:
         cache = PageCache(self._fd, volume.read)
         self.page_cache: PageCache | None = cache if cache.supported else None
         self._slow_modes: set[int] = set()
+        self._own = -1
         self.name = volume.name
         self.description = f"live volume {volume.name}"
         self.flags = COMMON_FLAGS | WRITE_FLAGS
@@ -130,11 +133,25 @@ class LiveExport:
         return True
 
     def flush(self) -> None:
-        """fdatasync of the origin; all connections write through one descriptor, so it covers them all."""
-        self._volume.flush()
+        """fdatasync of the origin, which covers the writes of all connections. Errors: OSError."""
+        if self._own < 0:
+            self._volume.flush()
+        else:
+            os.fdatasync(self._own)
+
+    def for_client(self) -> LiveExport:
+        """The same with a description of its own of the open file: the kernel tells each of them once that writes were
+        lost, so no client's flush, nor anybody else's sync, takes that from another client."""
+        own = copy.copy(self)
+        with contextlib.suppress(OSError):
+            own._own = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+        return own
 
     def close(self) -> None:
-        """Nothing: the volume outlives its connections."""
+        """Nothing but what is the client's: the volume outlives its connections."""
+        own, self._own = self._own, -1
+        if own >= 0:
+            os.close(own)
 
 
 class LiveDirectory:
@@ -151,4 +168,4 @@ class LiveDirectory:
     def find(self, name: str) -> LiveExport | None:
         """The live volume. Errors: VSS_E_REVERT_IN_PROGRESS."""
         self._volume.check_usable()
-        return self._export if name in ("", self._export.name) else None
+        return self._export.for_client() if name in ("", self._export.name) else None
