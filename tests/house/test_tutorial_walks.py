@@ -1,4 +1,4 @@
-"""The tutorials for a file server and a database server, typed on hosts that have just those.
+"""The tutorials for a file server, a database server and a backup host, typed on hosts that have just those.
 
 Only what a reader would replace is replaced: the disk, names of copies. No systemd runs there, so a stand-in does what
 systemctl is told, with the commands and users that the installed units have.
@@ -96,6 +96,8 @@ class Walk(NamedTuple):
     host: str
     around: dict[str, tuple[str, str]]
     replaced: tuple[tuple[str, str], ...]
+    shown: int = 2
+    """How many files the page shows."""
 
 
 SAMBA = Walk(
@@ -185,9 +187,62 @@ is_registered() { shadowset writers | grep -q '\\[1\\] stable'; }
 )
 
 
+IN_SHELL = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def in_shell(page: str) -> str:
+    """What a page gives to the shell as a whole."""
+    return "".join(IN_SHELL.findall(page))
+
+
+REMOTE = Walk(
+    "remote.md",
+    'place=/srv/mail volume=mail port=$(python3 -c \'import socket; s = socket.create_server(("127.0.0.1", 0)); '
+    "print(s.getsockname()[1])')",
+    f"""\
+umount /srv/mail
+systemctl start shadowsetd
+{READY}
+shadowset volume add mail "$disk"
+shadowset volume attach mail
+mount /dev/shadowset/mail /srv/mail
+echo then >/srv/mail/inbox
+echo '127.0.0.1 mail' >>/etc/hosts
+mkdir -p /root/vault /etc/shadowset/tls /etc/pki/backup
+cd /root/vault
+{in_shell((ROOT / "docs/tutorials/remote.md").read_text())}
+cp ca-cert.pem server-cert.pem server-key.pem /etc/shadowset/tls
+cp ca-cert.pem client-cert.pem client-key.pem /etc/pki/backup
+vault='?tls-certificates=/etc/pki/backup'
+""",
+    {
+        "systemctl enable --now shadowset-remote": (
+            'sed -i "s/0.0.0.0:10809/127.0.0.1:$port/" /etc/shadowset/remote.toml',
+            'services=shadowset-remote; until_ready nbdinfo --list "nbds://mail:$port/$vault"',
+        ),
+        "shadowset create mail --tries 3": ("", "echo later >/srv/mail/inbox"),
+        "nbdinfo --list 'nbds://mail/?tls-certificates=/etc/pki/backup'": (
+            "",
+            "grep -q 'HarddiskVolumeShadowCopy1 of volume mail, made ' /tmp/said; "
+            '! nbdinfo --list "nbds://mail:$port/" >/dev/null 2>&1',
+        ),
+        "nbdcopy 'nbds://mail/HarddiskVolumeShadowCopy7?tls-certificates=/etc/pki/backup' mail-monday.img": (
+            "",
+            "mount -o ro,loop mail-monday.img /mnt; grep -qx then /mnt/inbox; umount /mnt",
+        ),
+    },
+    (
+        ("apt install libnbd-bin", "command -v nbdinfo nbdcopy"),
+        ("nbds://mail/", "nbds://mail:'\"$port\"'/"),
+        ("HarddiskVolumeShadowCopy7", "HarddiskVolumeShadowCopy1"),
+    ),
+    shown=1,
+)
+
+
 def files(page: str) -> Iterator[tuple[str, str]]:
     """The files that a page shows with their paths, and the one that its text names."""
-    for block in re.findall(r"^```(?:toml)?\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```(?:toml)?\n(.*?)^```", IN_SHELL.sub("", page), re.MULTILINE | re.DOTALL):
         parts = re.split(r"^# (/etc/\S+)\n", block, flags=re.MULTILINE)
         if not parts[0]:
             yield from zip(parts[1::2], parts[2::2], strict=True)
@@ -218,15 +273,15 @@ def script(one: Walk) -> str:
 
 def commands(page: str) -> list[str]:
     """What a page says to type, without its remarks."""
-    return [re.sub(r"\s+# .*$", "", line) for line in re.findall(r"^    (\S.*)$", page, re.MULTILINE)]
+    return [re.sub(r"\s+# .*$", "", line) for line in re.findall(r"^    (\S.*)$", IN_SHELL.sub("", page), re.MULTILINE)]
 
 
-@pytest.mark.parametrize("one", [SAMBA, POSTGRESQL], ids=lambda one: one.page)
+@pytest.mark.parametrize("one", [SAMBA, POSTGRESQL, REMOTE], ids=lambda one: one.page)
 def test_everything_of_a_tutorial_is_typed(one: Walk) -> None:
     page = (ROOT / "docs/tutorials" / one.page).read_text()
     found = commands(page)
-    assert len(found) > 12 and set(one.around) <= set(found), set(one.around) - set(found)
-    assert len(list(files(page))) == 2
+    assert len(found) > 4 and set(one.around) <= set(found), set(one.around) - set(found)
+    assert len(list(files(page))) == one.shown
     subprocess.run(["sh", "-nc", script(one)], check=True, timeout=60)
 
 
@@ -238,7 +293,8 @@ needs_host = pytest.mark.skipif(os.geteuid() != 0 or not os.path.exists("/dev/fu
 @needs_host
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("one", "program"), [(SAMBA, "/usr/sbin/smbd"), (POSTGRESQL, "/usr/lib/postgresql/15/bin/initdb")]
+    ("one", "program"),
+    [(SAMBA, "/usr/sbin/smbd"), (POSTGRESQL, "/usr/lib/postgresql/15/bin/initdb"), (REMOTE, "nbdcopy")],
 )
 def test_a_tutorial_can_be_followed(one: Walk, program: str, tmp_path: Path) -> None:
     if shutil.which(program) is None:
