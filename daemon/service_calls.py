@@ -199,7 +199,9 @@ class ServiceCalls:
             refuse_held(copy)
         if copies and not call.force:
             number = number_of(len(copies), "shadow copy", "shadow copies")
-            message = f"volume {call.name} has {number}, which would be lost; delete them first, or force the removal"
+            message = (
+                f"volume {call.name} has {number}, which would be lost; delete them first, or force it ('--force')"
+            )
             raise VssError(Code.VSS_E_VOLUME_IN_USE, message)
         if copies:
             require_may_delete(f"volume {call.name} is not removed")

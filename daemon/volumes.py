@@ -375,7 +375,7 @@ class Volumes:
             if runtime.row.attached and not force:
                 raise VssError(
                     Code.VSS_E_VOLUME_IN_USE,
-                    f"volume {name} is attached as {runtime.row.device}; detach it first, or force the removal",
+                    f"volume {name} is attached as {runtime.row.device}; detach it first, or force it ('--force')",
                 )
             await self._detach(runtime)
             await despite_cancel(self._remove(runtime))

@@ -37,6 +37,7 @@ def find_copy(text: str, copies: list[SnapshotProperties]) -> SnapshotProperties
     matches = {copy.snapshot_id: copy for copy in copies if normal_id(copy.snapshot_id).startswith(normal_id(text))}
     if not matches:
         _refuse_set(text, copies)
+        _refuse_volume(text, copies)
     return matches[_only(text, list(matches), "shadow copy")]
 
 
@@ -48,6 +49,13 @@ def _refuse_set(text: str, copies: list[SnapshotProperties]) -> None:
         short = short_ids(copy.snapshot_id for copy in copies)
         names = ", ".join(f"{short[copy.snapshot_id]} ({copy.original_volume})" for copy in inside)
         raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, f"{text!r} is a shadow copy set; name one of its copies: {names}")
+
+
+def _refuse_volume(text: str, copies: list[SnapshotProperties]) -> None:
+    """Errors: VSS_E_OBJECT_NOT_FOUND that says how to find the copies, when a volume is meant."""
+    if any(text == copy.original_volume or text in copy.mount_points for copy in copies):
+        message = f"{text!r} is a volume, not a shadow copy; 'shadowset list --volume {text}' shows its copies"
+        raise VssError(Code.VSS_E_OBJECT_NOT_FOUND, message)
 
 
 def find_set(text: str, copies: list[SnapshotProperties]) -> str:
@@ -66,6 +74,8 @@ def find_object(
     found = {(ObjectType.SNAPSHOT_SET, copy.snapshot_set_id) for copy in copies}
     found |= {(ObjectType.SNAPSHOT, copy.snapshot_id) for copy in copies}
     matches = {known: kind for kind, known in found if normal_id(known).startswith(wanted)}
+    if not matches and listing == "shadowset list":
+        _refuse_volume(text, copies)
     only = _only(text, list(matches), what, listing)
     return matches[only], only
 

@@ -116,6 +116,8 @@ def _make(options: argparse.Namespace, tree: Tree, paths: Paths, tell: Tell) -> 
     run.apply(tree, run.record_of(tree, paths), steps, options.dry_run, tell)
     if not options.dry_run and not options.no_start:
         run.start(tree, tell)
+        if not tree.root and not tree.live:
+            note("shadowset: systemd does not run here, so nothing was started; 'shadowset serve' is the coordinator")
     if options.writer and not options.dry_run:
         note("shadowset: the coordinator reads new rules when it starts: 'systemctl restart shadowsetd'")
     return 0

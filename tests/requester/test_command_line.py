@@ -298,6 +298,9 @@ def test_ids_that_mean_nothing_or_too_much(run: Any, two: Any) -> None:
         two.copies[copy_id] = copy
     status, _, err = run("show", "zzz")
     assert status == 1 and "there is no shadow copy or set 'zzz'; 'shadowset list' shows what there is" in err
+    for command in (("delete", "data"), ("show", "data"), ("hold", "data", "--for", "1d")):
+        status, _, err = run(*command)
+        assert status == 1 and "'data' is a volume, not a shadow copy; 'shadowset list --volume data' shows" in err
     status, _, err = run("mount", "abc")
     assert status == 1 and "'abc' is the beginning of 2 ids" in err
     set_id = next(iter(two.records))
