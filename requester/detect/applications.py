@@ -126,6 +126,20 @@ def _libvirt_guest(process: Process) -> str:
     return process.option("-name").partition(",")[0].removeprefix("guest=")
 
 
+def plone(host: Host) -> list[Proposal]:
+    """Zope by its configuration on the command line; what belongs to its farm nobody but its administrator knows."""
+    signs, programs = {"zope.conf", "zope.ini"}, ("python", "runwsgi")
+    servers = [process for process in host.processes if process.name.startswith(programs)]
+    found = [process for process in servers if signs & {os.path.basename(word) for word in process.words}]
+    if not found:
+        return []
+    numbers = ", ".join(str(process.pid) for process in found)
+    advice = "where RelStorage keeps its databases in PostgreSQL, describe its farm: docs/writers/plone.md"
+    return [
+        Proposal("Plone Farm Writer", f"Zope (process {numbers})", "plone.toml", "shadowset-writer-plone", "", advice)
+    ]
+
+
 def oracle(host: Host) -> list[Proposal]:
     """A database by its process monitor."""
     sign = "ora_pmon_"
@@ -201,7 +215,7 @@ def system(_host: Host) -> list[Proposal]:
 
 
 KINDS: tuple[Callable[[Host], list[Proposal]], ...] = (
-    postgresql, mariadb, redis, groonga, sqlite, index, qemu, oracle, hooks, system
+    postgresql, mariadb, redis, groonga, sqlite, index, plone, qemu, oracle, hooks, system
 )  # fmt: skip
 
 

@@ -121,6 +121,14 @@ def test_a_server_that_cannot_be_reached_is_told(made: MadeHost) -> None:
     assert "set unixsocket in its redis.conf" in proposal.advice
 
 
+def test_a_farm_has_to_be_described(made: MadeHost) -> None:
+    made.add("python3", "/srv/zope/bin/runwsgi", "/srv/zope/etc/zope.ini")
+    made.add("vi", "/srv/zope/etc/zope.ini")
+    (proposal,) = applications.plone(made.look())
+    assert (proposal.text, proposal.unit) == ("", "shadowset-writer-plone")
+    assert "docs/writers/plone.md" in proposal.advice and proposal.found.count("process") == 1
+
+
 def test_an_idle_host_has_its_system_alone(made: MadeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(applications, "HOOKS", (str(made.top / "none"),))
     monkeypatch.setattr(applications, "LIBVIRT_GUESTS", str(made.top / "none" / "*.xml"))
