@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -14,9 +15,10 @@ import pytest
 from shadowset.nbd_provider import block_status
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Allocation, Changes, copy_ranges, first_extents, open_bitmap
-from shadowset.nbd_provider.store.changes import changed_runs
+from shadowset.nbd_provider.store.changes import ChangeReader, changed_runs
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.store.reclaim import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
+from shadowset.nbd_provider.store.slots import Slots
 from shadowset.nbd_provider.store.writer import ShadowStore
 
 CHUNK = 4096
@@ -87,6 +89,24 @@ def test_nothing_of_a_copy_is_told_as_a_hole(store: ShadowStore, tmp_path: Path,
     slots.close()
 
 
+def test_what_is_discarded_amid_the_question(
+    store: ShadowStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer comes just before the origin is looked at, so only a later look at the slots finds the data."""
+    real = block_status.file_ranges
+
+    def overtaken(*arguments: int) -> Iterator[tuple[int, int]]:
+        discard(store, tmp_path, 6)
+        return real(*arguments)
+
+    monkeypatch.setattr(block_status, "file_ranges", overtaken)
+    reader, slots = CopyReader(store.storage, f"{tmp_path}/origin", COPY), Changes(store.storage, COPY)
+    found = list(copy_ranges(reader.origin_fd, slots, 6 * CHUNK, 7 * CHUNK))
+    assert found == [(6 * CHUNK, 7 * CHUNK)] and any(reader.read(6 * CHUNK, CHUNK))
+    reader.close()
+    slots.close()
+
+
 def test_a_copy_that_is_gone_has_no_answer_however_short(store: ShadowStore) -> None:
     context = open_bitmap(f"{p.CONTEXT_DIRTY}{COPY}", store.storage)
     assert next(context.extents(0, SIZE))
@@ -108,3 +128,32 @@ def test_changes_far_apart(tmp_path: Path) -> None:
     assert [chunk * CHUNK for run in found for chunk in range(run.first, run.end)] == places
     store.close()
     os.close(origin)
+
+
+def test_an_open_map_takes_in_what_the_volume_gained(store: ShadowStore) -> None:
+    larger, changes = SIZE + 5 * CHUNK, Changes(store.storage, COPY)
+    assert changes.ranges(SIZE - CHUNK, SIZE)
+    store.grow(larger)
+    assert changes.ranges(SIZE, larger) == [(SIZE, larger)]
+    changes.close()
+
+
+def test_a_segment_that_goes_amid_the_question_hides_no_change(
+    store: ShadowStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chunk that changed between two copies, and again after the second one."""
+    later = UUID(int=3)
+    store.commit(later, UUID(int=2), 1, False)
+    store.prepare_write([(CHANGED[0] * CHUNK, 1)])
+    reader, gone = ChangeReader(store.storage, COPY, later), [True]
+    real = Slots.previous_head
+
+    def previous_head(slots: Slots, slot: int) -> int:
+        if gone:
+            gone.clear()
+            raise FileNotFoundError(errno.ENOENT, "the segment has just been given back")
+        return real(slots, slot)
+
+    monkeypatch.setattr(Slots, "previous_head", previous_head)
+    assert [chunk for run in reader.runs() for chunk in range(run.first, run.end)] == CHANGED and not gone
+    reader.close()

@@ -155,6 +155,35 @@ def test_a_flush_covers_what_others_were_answered(disk: Disk, persistent: bool |
     assert other.answers() == {cookie: 0} and disk.durable == disk.content
 
 
+def test_a_clean_end_leaves_nothing_to_the_cache(disk: Disk) -> None:
+    client = Client(disk)
+    client.ask(p.CMD_WRITE)
+    assert disk.durable != disk.content
+    disk.volume.close()
+    assert disk.durable == disk.content
+    disk.volume = Volume("vol", str(disk.path), disk.volume.store.storage)
+
+
+def test_old_data_that_is_in_memory_in_part_is_read_whole(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for without waiting, the kernel gives what it has."""
+    client, copy, before = Client(disk), disk.cut(False), disk.content
+    client.ask(p.CMD_WRITE, 0, 20 * CHUNK, 1)  # room for slots is taken now
+    disk.do_jobs()
+    real, short = os.preadv, []
+
+    def preadv(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        if fd == disk.volume.origin.fd and flags & os.RWF_NOWAIT:
+            short.append(offset)
+            buffers = [buffers[0][: len(buffers[0]) // 2]]
+        return real(fd, buffers, offset, flags)
+
+    monkeypatch.setattr(os, "preadv", preadv)
+    client.ask(p.CMD_WRITE)
+    disk.do_jobs()
+    assert short and len(client.answers()) == 2
+    assert disk.copy(copy) == before
+
+
 @pytest.mark.parametrize("kind", [*CHANGES, p.CMD_FLUSH])
 def test_what_could_not_be_synced_is_an_error(disk: Disk, kind: int) -> None:
     client, disk.failing = Client(disk), True

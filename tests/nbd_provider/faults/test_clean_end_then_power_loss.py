@@ -1,4 +1,4 @@
-"""A provider that ended well is trusted at the next start, so a power loss after its end must not take anything."""
+"""What the header says is trusted at the next start: a clean end, and a larger size."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class Machine:
         self.disk.recording = False
 
 
-def found(image: str, copy: UUID) -> bytes:
+def found(image: str, copy: UUID, size: int = SIZE) -> bytes:
     """What a copy holds at the next start."""
     fd = os.open(f"{image}/origin", os.O_RDWR)
-    store = ShadowStore(f"{image}/storage", fd, SIZE, CHUNK)
+    store = ShadowStore(f"{image}/storage", fd, size, CHUNK)
     try:
         reader = CopyReader(f"{image}/storage", f"{image}/origin", copy)
-        content = reader.read(0, SIZE)
+        content = reader.read(0, size)
         reader.close()
         return content
     finally:
@@ -94,3 +94,37 @@ def test_every_copy_is_exact(
         shutil.rmtree(image)
     machine.disk.close()
     os.close(machine.fd)
+
+
+def test_a_volume_that_grows_amid_a_power_loss(
+    memory_directory: str, small_segments: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each durable step; its words need more than one page then."""
+    boots, larger, images = [1], SIZE + 700 * CHUNK, []
+    monkeypatch.setattr(writer, "session_id", lambda _: UUID(int=boots[0]))
+    machine = Machine(memory_directory, monkeypatch)
+    expected = machine.cut(SECOND, True)
+    machine.write(0, 30)
+    os.ftruncate(machine.fd, larger)
+    os.fsync(machine.fd)
+
+    def crash() -> None:
+        machine.disk.look()
+        machine.disk.recording = False
+        boots[0] += 1
+        for storage in ("none", "all", "some", "some"):
+            image = f"{memory_directory}/image"
+            machine.disk.write_image(image, machine.chance, storage, "all")
+            assert found(image, SECOND, larger) == expected
+            shutil.rmtree(image)
+            images.append(storage)
+        boots[0] -= 1
+        machine.disk.recording = True
+
+    machine.disk.on_step = crash
+    machine.store.grow(larger)
+    crash()
+    machine.stop()
+    machine.disk.close()
+    os.close(machine.fd)
+    assert len(images) > 16
