@@ -273,6 +273,12 @@ def wait_until() -> Callable[..., Any]:
 
 
 @pytest.fixture
+def processes_of(chain: Chain) -> Callable[[], list[int]]:
+    """Those whose command line names the installation."""
+    return lambda: processes_with(chain.runtime)
+
+
+@pytest.fixture
 def loops() -> Callable[..., list[str]]:
     return loops_made_with
 
