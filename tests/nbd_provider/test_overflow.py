@@ -88,6 +88,10 @@ def test_delete_oldest_loses_the_oldest(lab: Lab) -> None:
     assert (lost.copy_id, lost.cause) == (str(first), "storage-full") and 3 * MIB < lost.freed < 5 * MIB
     assert lab.store.used <= 6.1 * MIB
     assert lab.events("storage-warning")
+    lab.store.close()
+    lab.store = ShadowStore(lab.path, lab.fd, SIZE)
+    [again] = lab.events("copy-lost")
+    assert (again.copy_id, again.cause, again.freed) == (lost.copy_id, lost.cause, lost.freed), "the next run tells too"
 
 
 @pytest.mark.vss(101)

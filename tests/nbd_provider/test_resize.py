@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from shadowset.nbd_provider.store.changes import Run, changed_runs
+from shadowset.nbd_provider.store.files import Words
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.codes import Code
@@ -93,3 +94,18 @@ def test_a_smaller_origin_is_refused(provider: Any, nbd_module: Any) -> None:
     assert control.call(m.Resize).code == Code.VSS_E_BAD_STATE
     control.value(m.Release)
     assert client_of(nbd_module, provider).get_size() == provider.size
+
+
+def test_words_that_were_gained_get_disk_space_of_their_own(tmp_path: Path) -> None:
+    """They lie in the step for which it was taken when the file was shorter."""
+    head = tmp_path / "head"
+    head.write_bytes(b"")
+    os.truncate(head, 100 * 8)
+    words = Words(str(head), 100)
+    words.reserve((0,))
+    os.truncate(head, 8000 * 8)
+    words.enlarge(8000)
+    assert not words.reserved((7000,))
+    words.reserve((7000,))
+    words.close()
+    assert head.stat().st_blocks * 512 >= 8000 * 8

@@ -34,9 +34,9 @@ COPIES = (None, False, True)
 class Disk:
     """A volume on a disk that keeps what was synced only: ``durable``. Threads' work is done when asked for."""
 
-    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, size: int = SIZE) -> None:
         self.path = directory / "image"
-        self.path.write_bytes(os.urandom(SIZE).translate(OTHER))
+        self.path.write_bytes(os.urandom(size).translate(OTHER))
         self.volume = Volume("vol", str(self.path), str(directory / "storage"), CHUNK)
         self.jobs: list[tuple[Callable[[], Any], Callable[[object], None]]] = []
         self.volume.copies.submit = self.submit
@@ -205,6 +205,15 @@ def test_nothing_changes_while_writes_are_held(disk: Disk, kind: int, flags: int
     released = disk.volume.release(OWNER)
     disk.do_jobs()
     assert client.answers() == {cookie: 0} and disk.content != before and released.waited == 1
+
+
+def test_more_than_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(tmp_path, monkeypatch, p.MAXIMUM_PAYLOAD + CHUNK)
+    client = Client(disk)
+    cookie = client.ask(p.CMD_READ, 0, 0, p.MAXIMUM_PAYLOAD + 1)
+    disk.do_jobs()
+    assert client.answers() == {cookie: p.ERRORS[errno.EINVAL]}
+    disk.volume.close()
 
 
 EDGES = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1)

@@ -173,6 +173,31 @@ def test_a_loss_whose_row_cannot_be_synced_is_recorded_and_the_write_goes_on(lab
     assert os.listdir(lab.losses) and not store.newest
 
 
+def test_a_record_is_durable_before_it_gets_its_name_and_that_before_the_write(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = lab.open(lab.losses)
+    lab.cut(FIRST)
+    record, steps = f"{lab.losses}/{store.header.storage_id}", []
+    fsync, rename, pwrite = os.fsync, os.rename, os.pwrite
+
+    def see(step: str, path: str) -> None:
+        if path.startswith((lab.losses, lab.origin)):
+            steps.append((step, path))
+
+    def write(fd: int, *rest: Any) -> int:
+        see("write", os.readlink(f"/proc/self/fd/{fd}"))
+        return pwrite(fd, *rest)
+
+    monkeypatch.setattr(os, "fsync", lambda fd: (see("fsync", os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1])
+    monkeypatch.setattr(os, "rename", lambda *names: (see("rename", names[1]), rename(*names))[1])
+    monkeypatch.setattr(os, "pwrite", write)
+    lab.dead = True
+    lab.overwrite(0)
+    wanted = [("write", f"{record}.new"), ("fsync", f"{record}.new"), ("rename", record), ("fsync", lab.losses)]
+    assert steps == [*wanted, ("write", lab.origin)]
+
+
 def test_memory_is_no_place_for_the_loss_of_a_persistent_copy(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_record, "_is_volatile", lambda _: True)
     lab.open(lab.losses)
