@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterable
 from threading import Lock
 from typing import Final
@@ -26,6 +27,8 @@ def storage_error(path: str, reason: object, step: str) -> VssError:
 
 def read_header(storage: str) -> layout.Header:
     """The header of a storage directory. Errors: VssError naming the directory and the reason."""
+    if sys.byteorder != "little":
+        raise storage_error(storage, "this machine is big-endian and its words are not", "use a little-endian machine")
     path = f"{storage}/table"
     try:
         with open(path, "rb") as file:
@@ -56,12 +59,18 @@ class Words:
     """A file of 64-bit words in the writer's memory, which makes sure of disk space before it stores.
 
     Storing into a hole of a mapped file on a full file system would end the process with SIGBUS, so ``reserve``
-    allocates first, where the error is an exception.
+    allocates first, where the error is an exception. Errors: OSError, VssError when the file is too short.
     """
 
     def __init__(self, path: str, count: int) -> None:
         self._fd = os.open(path, os.O_RDWR)
-        self._mapped = Mapped(self._fd, max(count, 1), True, MOST_PAGES)
+        try:
+            self._mapped = Mapped(self._fd, max(count, 1), True, MOST_PAGES)
+        except ValueError:
+            os.close(self._fd)
+            storage, name = os.path.split(path)
+            reason = f"its file {name} was cut off: it has to have {count * layout.WORD} bytes"
+            raise storage_error(storage, reason, "restore it or start with an empty directory") from None
         self._take()
         self._reserved: set[int] = set()
 

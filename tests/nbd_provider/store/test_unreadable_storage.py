@@ -24,6 +24,7 @@ from shadowset.nbd_provider.store.reclaim import Reclaimer
 from shadowset.nbd_provider.store.segment_check import SegmentView
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss import provider_protocol as m
+from shadowset.vss.codes import VssError
 
 CHUNK = layout.DEFAULT_CHUNK_SIZE
 SIZE = 1024 * CHUNK
@@ -293,6 +294,27 @@ def test_pages_that_were_looked_at_stay_in_memory(workdir: str) -> None:
     assert words.get(mapped.PAGE_WORDS + 3) == 2
     words.close()
     os.close(fd)
+
+
+def test_a_head_that_is_too_short_is_told_at_the_start(kept: tuple[str, str, bytes]) -> None:
+    storage, origin, _ = kept
+    os.truncate(f"{storage}/head", layout.PAGE)
+    fd = os.open(origin, os.O_RDWR)
+    for _ in range(2):
+        with pytest.raises(VssError, match=f"{storage}: its file head was cut off: it has to have 8192 bytes; restore"):
+            ShadowStore(storage, fd, SIZE)
+    os.close(fd)
+
+
+def test_a_big_endian_machine_is_told_that_it_cannot(
+    kept: tuple[str, str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, origin, _ = kept
+    monkeypatch.setattr(sys, "byteorder", "big")
+    with pytest.raises(VssError, match="big-endian"):
+        CopyReader(storage, origin, COPY)
+    with pytest.raises(VssError, match="big-endian"):
+        ShadowStore(storage, -1, SIZE)
 
 
 def test_the_other_readers_of_a_storage(kept: tuple[str, str, bytes]) -> None:
