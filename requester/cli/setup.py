@@ -125,6 +125,7 @@ def _make(options: argparse.Namespace, tree: Tree, paths: Paths, tell: Tell) -> 
 
 def _undo(options: argparse.Namespace, tree: Tree, paths: Paths, tell: Tell) -> int:
     from shadowset.requester.cli.output import note
+    from shadowset.requester.jobs.timer import UNITS, scheduled_jobs
     from shadowset.requester.setup import leaving, run
 
     record = run.record_of(tree, paths)
@@ -135,6 +136,8 @@ def _undo(options: argparse.Namespace, tree: Tree, paths: Paths, tell: Tell) -> 
         run.refuse_undo_in_use(tree, paths)
         leaving.end_service(tree, paths)
     remains = run.undo(tree, record, options.dry_run, tell)
+    for job in scheduled_jobs(tree.at(UNITS)):
+        note(f"shadowset: the timer of job {job} stays; 'shadowset job unschedule {job}' takes it away")
     if remains:
         note(f"shadowset: {remains} of what setup made remains, for the reasons above; delete it by hand if you want")
     return 0

@@ -21,6 +21,15 @@ def unit_name(job: str) -> str:
     return f"shadowset-job@{job}.timer"
 
 
+def scheduled_jobs(units: str = UNITS) -> list[str]:
+    """The jobs that have a timer there."""
+    if not os.path.isdir(units):
+        return []
+    before, after = unit_name("\0").split("\0")
+    names = (name for name in sorted(os.listdir(units)) if name.startswith(before) and name.endswith(after))
+    return [name.removeprefix(before).removesuffix(after) for name in names]
+
+
 def timer_text(job: Job) -> str:
     """The unit. A run that was missed, since the host was off, is made up for. Errors: E_INVALIDARG."""
     if not job.schedule:

@@ -112,7 +112,11 @@ def test_what_somebody_changed_or_filled_remains_and_is_named(host: Path) -> Non
     storage.mkdir()
     (storage / "table").write_text("old blocks")
     (host / "etc/shadowset/shadowsetd.toml").write_text("[limit]\nhold_ms = 5000\n")
+    timer = host / "etc/systemd/system/shadowset-job@nightly.timer"
+    timer.touch()
     done = setup(host, "--undo")
+    assert "'shadowset job unschedule nightly' takes it away" in done.stderr
+    timer.unlink()
     assert f"remains  directory {host}/var/lib/shadowset/storage (mode 0700): it still holds data" in done.stdout
     assert f"remains  file {host}/etc/shadowset/shadowsetd.toml: it was changed" in done.stdout
     assert "remains, for the reasons above" in done.stderr
