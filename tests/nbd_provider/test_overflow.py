@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.revert import Phase, Reverter
 from shadowset.nbd_provider.store.settings import Limits, Policy
 from shadowset.nbd_provider.store.writer import ShadowStore
 from shadowset.vss import provider_protocol as m
@@ -187,6 +188,25 @@ def test_garbage_goes_before_copies(lab: Lab) -> None:
     lab.store.delete(second)
     lab.write(3, 5)
     assert lab.living() == [first]
+
+
+def test_a_revert_that_finds_no_room_stops_and_costs_no_copy(lab: Lab) -> None:
+    """There was enough when it began."""
+    target = lab.cut(persistent=True)
+    lab.write(0, 6)
+    newer = lab.cut()
+    reverter = Reverter(lab.store, lab.fd)
+    reverter.begin(target)
+    steps = reverter.work()
+    assert steps is not None and next(steps)
+    lab.limit(Policy.DELETE_OLDEST, lab.store.used / MIB)
+    assert not list(steps) and reverter.progress is not None and reverter.progress.phase is Phase.STOPPED
+    assert lab.living() == [target, newer] and not lab.events("copy-lost")
+    lab.limit(Policy.DELETE_OLDEST, 100)
+    reverter.begin(target)
+    for _ in reverter.work() or ():
+        pass
+    assert Path(lab.origin).read_bytes() == lab.expected[target] and lab.living() == [target, newer]
 
 
 def test_calls_and_clients(provider: Any, nbd_module: Any, random_image: bytes) -> None:

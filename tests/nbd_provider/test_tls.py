@@ -112,6 +112,20 @@ def test_wrong_client_certificates(keys: str, serve: Callable[..., int], nbd_mod
     connect(nbd_module, port, f"{keys}/client").shutdown()
 
 
+def test_a_revoked_certificate_is_refused(keys: str, serve: Callable[..., int], nbd_module: Any) -> None:
+    """And another one of the same authority is not."""
+    Path(f"{keys}/index").touch()
+    Path(f"{keys}/conf").write_text("[ca]\ndefault_ca = a\n[a]\ndatabase = index\ndefault_md = sha256\n")
+    authority = ["openssl", "ca", "-config", "conf", "-keyfile", "ca-key.pem", "-cert", "ca-cert.pem"]
+    for step in (["-revoke", "server-cert.pem"], ["-gencrl", "-crldays", "9", "-out", "server/ca-crl.pem"]):
+        subprocess.run([*authority, *step], cwd=keys, check=True, capture_output=True, timeout=60)
+    connect(nbd_module, serve("--tls-certificates", f"{keys}/server"), f"{keys}/client").shutdown()
+    subprocess.run([*authority, "-revoke", "client-cert.pem"], cwd=keys, check=True, capture_output=True, timeout=60)
+    subprocess.run([*authority, *step], cwd=keys, check=True, capture_output=True, timeout=60)
+    with pytest.raises(nbd_module.Error):
+        connect(nbd_module, serve("--tls-certificates", f"{keys}/server"), f"{keys}/client").pread(512, 0)
+
+
 def test_without_an_authority_clients_need_no_certificate(
     keys: str, serve: Callable[..., int], nbd_module: Any, random_image: bytes
 ) -> None:
