@@ -27,6 +27,7 @@ if len(sys.argv) > 3:
 from shadowset.nbd_provider import plain_writes
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.store import layout, resident
+from shadowset.nbd_provider.store.copy_files import last_bytes
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.store.writer import ShadowStore
 
@@ -262,7 +263,8 @@ class Fuzz:
             if isinstance(got, type):
                 assert got is ValueError
                 return
-            done, rest = got
+            done, piece, unsent = got
+            rest = b"".join(last_bytes(replies[done - piece : done], memoryview(room), unsent)) if unsent else b""
             parts = []
             while part := theirs.recv(1 << 20):
                 parts.append(part)
