@@ -128,3 +128,16 @@ def test_a_larger_other_image_is_refused_and_costs_no_copy(provider: Any, random
     with pytest.raises(VssError, match="not that volume grown: sampled places"):
         Volume("vol", provider.origin, provider.storage)
     assert len(list_copies(provider.storage)) == 1
+
+
+def test_a_write_where_nobody_samples_is_told_by_the_time(tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.touch()
+    os.truncate(path, 64 << 20)
+    os.utime(path, ns=(1, 1))
+    origin = Origin(str(path))
+    mark = take_mark(origin)
+    assert not changed_since(mark, origin)
+    os.pwrite(origin.fd, b"elsewhere", (1 << 20) - 8192)
+    assert take_mark(origin).digest == mark.digest and "modification time" in changed_since(mark, origin)
+    origin.close()

@@ -11,6 +11,7 @@ import pytest
 
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.reader import CopyReader
+from shadowset.nbd_provider.store.revert import Reverter
 from shadowset.nbd_provider.store.settings import Limits, Policy
 from shadowset.nbd_provider.store.writer import ShadowStore
 
@@ -62,6 +63,43 @@ def test_a_torn_batch_is_no_damage_when_the_power_is_lost_once_more(tmp_path: Pa
         check(tmp_path, store, before)
         overwrite(store, origin, chunk, 1)
     check(tmp_path, store, before)
+    store.close()
+    os.close(origin)
+
+
+def test_what_was_durable_and_is_damaged_costs_its_copy(tmp_path: Path) -> None:
+    (tmp_path / "origin").write_bytes(os.urandom(SIZE))
+    origin, storage = os.open(tmp_path / "origin", os.O_RDWR), f"{tmp_path}/storage"
+    store = ShadowStore(storage, origin, SIZE, CHUNK)
+    store.commit(COPY, UUID(int=2), 1, True)
+    store.finish(COPY)
+    overwrite(store, origin, 0, 1)
+    overwrite(store, origin, 4, 6)
+    overwrite(store, origin, 12, 1)
+    scribble(storage)
+    store = after_power_loss(store, origin)
+    assert [(entry.state, entry.cause) for entry in store.table.entries] == [(layout.STATE_LOST, layout.CAUSE_DAMAGED)]
+    store.close()
+    os.close(origin)
+
+
+def test_a_revert_leaves_what_lies_beyond_the_copy(tmp_path: Path) -> None:
+    """The copy ends within a chunk that was copied out when the volume had grown."""
+    (tmp_path / "origin").write_bytes(os.urandom(SIZE - 512))
+    origin, storage = os.open(tmp_path / "origin", os.O_RDWR), f"{tmp_path}/storage"
+    before = os.pread(origin, SIZE, 0)
+    store = ShadowStore(storage, origin, SIZE - 512, CHUNK)
+    store.commit(COPY, UUID(int=2), 1, True)
+    store.finish(COPY)
+    os.ftruncate(origin, SIZE)
+    store.grow(SIZE)
+    overwrite(store, origin, 15, 1)
+    beyond = os.pread(origin, 512, SIZE - 512)
+    reverter = Reverter(store, origin)
+    reverter.begin(COPY)
+    for _ in reverter.work() or ():
+        pass
+    assert os.pread(origin, SIZE, 0) == before + beyond and reverter.progress is None
     store.close()
     os.close(origin)
 
