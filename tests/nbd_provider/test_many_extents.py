@@ -15,6 +15,7 @@ import pytest
 from shadowset.nbd_provider import block_status
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Allocation, Changes, copy_ranges, first_extents, open_bitmap
+from shadowset.nbd_provider.store import slots
 from shadowset.nbd_provider.store.changes import ChangeReader, changed_runs
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.store.reclaim import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, fallocate
@@ -157,3 +158,9 @@ def test_a_segment_that_goes_amid_the_question_hides_no_change(
     monkeypatch.setattr(Slots, "previous_head", previous_head)
     assert [chunk for run in reader.runs() for chunk in range(run.first, run.end)] == CHANGED and not gone
     reader.close()
+
+
+def test_a_word_that_was_torn_is_read_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([b"half new", b"all new!", b"all new!"])
+    monkeypatch.setattr(slots, "read_words", lambda *_: next(looks))
+    assert slots.stable_words(-1, 0, 1) == b"all new!"
