@@ -172,7 +172,7 @@ class ServiceCalls:
         return self._house.catalogue.events(call.after)
 
     async def _volume_add(self, call: rp.VolumeAdd) -> rp.VolumeInfo:
-        return await self._house.volumes.add(call.name, call.origin, call.storage, call.chunk_size)
+        return await self._house.volumes.add(call.name, call.origin, call.storage, call.chunk_size, call.max_copies)
 
     async def _volume_attach(self, call: rp.VolumeAttach) -> rp.VolumeInfo:
         return await self._house.volumes.attach(call.name, call.via)

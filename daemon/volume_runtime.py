@@ -56,8 +56,10 @@ class Tools:
 class VolumeRuntime:
     """Supervision of one provider process. ``state`` is online, offline or failed; ``message`` says why."""
 
-    def __init__(self, row: VolumeRow, tools: Tools) -> None:
+    def __init__(self, row: VolumeRow, tools: Tools, max_copies: int | None = None) -> None:
+        """``max_copies`` for a storage that its first provider is to make."""
         self.row = row
+        self._max_copies = max_copies
         self.state = "offline"
         self.message = "the provider has not been started yet"
         self.link: ControlLink | None = None
@@ -324,6 +326,7 @@ class VolumeRuntime:
             *("--origin", self.row.origin, "--storage", self.row.storage),
             *("--nbd", paths.nbd_socket(self.name), "--control", paths.control_socket(self.name)),
             *("--chunk-size", str(self.row.chunk_size)),
+            *(("--max-copies", str(self._max_copies)) if self._max_copies is not None else ()),
             *("--group", f"shadowset-provider-{self.name}"),
             *(("--existing",) if self._task else ()),  # known volumes have storage, perhaps on a disk that comes late
         ]

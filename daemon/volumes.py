@@ -238,8 +238,13 @@ class Volumes:
 
     # ---- changes ----
 
-    async def add(self, name: str, origin: str, storage: str, chunk_size: int) -> VolumeInfo:
-        """Protect a volume and start its provider, or go on with one that was left. Errors: VssError saying why not."""
+    async def add(
+        self, name: str, origin: str, storage: str, chunk_size: int, max_copies: int | None = None
+    ) -> VolumeInfo:
+        """Protect a volume and start its provider, or go on with one that was left. ``max_copies`` is for new storage.
+
+        Errors: VssError saying why not.
+        """
         async with self._changing:
             check_name(name)
             rows = self.rows()
@@ -250,7 +255,7 @@ class Volumes:
             row = VolumeRow(name, os.path.abspath(origin), check_storage(storage, name, rows), chunk_size)
             await self._quiet.writable()
             os.makedirs(row.storage, mode=0o700, exist_ok=True)
-            await despite_cancel(self._add(row))
+            await despite_cancel(self._add(row, max_copies))
             if left and was_attached(self._paths, name):
                 await self._find_device(self.get(name))
         await self._meet(name)
@@ -272,8 +277,8 @@ class Volumes:
         except VssError as error:
             log.warning("%s", error)
 
-    async def _add(self, row: VolumeRow) -> None:
-        runtime = VolumeRuntime(row, self._tools)
+    async def _add(self, row: VolumeRow, max_copies: int | None) -> None:
+        runtime = VolumeRuntime(row, self._tools, max_copies)
         try:
             await runtime.bring_up()
         except VssError:

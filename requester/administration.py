@@ -14,6 +14,7 @@ from shadowset.vss.paths import Paths
 from shadowset.vss.provider_protocol import ChangedRanges
 
 DEFAULT_CHUNK = 16384
+DEFAULT_COPIES = 512
 
 
 class Administration:
@@ -39,9 +40,21 @@ class Administration:
         """The coordinator's version and what it looks after, as it stood when this connection began."""
         return self.connection.service
 
-    def volume_add(self, name: str, origin: str, storage: str, chunk_size: int = DEFAULT_CHUNK) -> protocol.VolumeInfo:
-        """Protect the block device or image file ``origin``, with shadow storage in the directory ``storage``."""
-        return self._volume(protocol.VolumeAdd, name=name, origin=origin, storage=storage, chunk_size=chunk_size)
+    def volume_add(
+        self, name: str, origin: str, storage: str, chunk_size: int = DEFAULT_CHUNK, max_copies: int = DEFAULT_COPIES
+    ) -> protocol.VolumeInfo:
+        """Protect the block device or image file ``origin``, with shadow storage in the directory ``storage``.
+
+        ``chunk_size`` in bytes and the number of copies that it can have are for a storage that is not there yet.
+        """
+        return self._volume(
+            protocol.VolumeAdd,
+            name=name,
+            origin=origin,
+            storage=storage,
+            chunk_size=chunk_size,
+            max_copies=max_copies,
+        )
 
     def volume_attach(self, name: str, via: str = "auto") -> protocol.VolumeInfo:
         """Make a block device of the live volume, over ``nbd`` or ``fuse``; ``auto`` takes what the kernel has."""

@@ -59,6 +59,13 @@ def _register_add(actions: Commands) -> None:
         metavar="BYTES",
         help="unit of copy-on-write, a power of two; K, M, G and T are understood (default: 16K)",
     )
+    add.add_argument(
+        "--max-copies",
+        type=int,
+        default=512,
+        metavar="NUMBER",
+        help="most shadow copies that the volume can have, for a new shadow storage (default: 512)",
+    )
     add_json(add)
 
 
@@ -173,7 +180,9 @@ def run_add(options: argparse.Namespace) -> int:
     paths = Paths.from_environment(os.environ)
     storage = os.path.abspath(options.storage) if options.storage else default_storage(paths.state, options.name)
     with Administration(paths, client="shadowset volume add") as administration:
-        volume = administration.volume_add(options.name, os.path.abspath(options.origin), storage, options.chunk_size)
+        volume = administration.volume_add(
+            options.name, os.path.abspath(options.origin), storage, options.chunk_size, options.max_copies
+        )
     _tell(options, volume, f"Volume {volume.name} is protected; 'shadowset volume attach {volume.name}' comes next.")
     return 0
 

@@ -126,3 +126,23 @@ def test_a_storage_that_is_to_shrink_gives_up_its_oldest_copies(chain: Any, volu
 def test_what_makes_no_sense_is_refused_before_anybody_is_asked(chain: Any, arguments: Any, sentence: str) -> None:
     done = chain.raw(*arguments)
     assert done.returncode == 2 and sentence in done.stderr
+
+
+def test_a_volume_for_few_copies(chain: Any) -> None:
+    """The number belongs to the storage: whoever says another one later does not change it."""
+    image = f"{chain.directory}/few.img"
+    Path(image).write_bytes(os.urandom(8 << 20))
+    storage = f"{chain.directory}/few"
+    refused(chain.raw("volume", "add", "few", image, "--storage", storage, "--max-copies", "0"), "0 shadow copies")
+    chain.cli("volume", "add", "few", image, "--storage", storage, "--max-copies", "2")
+    for _ in range(2):
+        chain.cli("create", "few")
+    refused(chain.raw("create", "few"), "VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED")
+    chain.cli("delete", chain.cli("list")[0]["snapshot_id"])
+    chain.cli("create", "few")
+    chain.cli("delete", "--all", "--yes")
+    chain.cli("volume", "remove", "few")
+    chain.cli("volume", "add", "few", image, "--storage", storage)
+    for _ in range(2):
+        chain.cli("create", "few")
+    refused(chain.raw("create", "few"), "VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED")

@@ -178,6 +178,7 @@ def main() -> None:
     for name in ("origin", "storage", "nbd", "control"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--chunk-size", type=int, default=16384)
+    parser.add_argument("--max-copies", type=int)
     parser.add_argument("--existing", action="store_true")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--group")

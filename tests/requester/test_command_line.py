@@ -378,10 +378,10 @@ def test_volumes(run: Any, two: Any) -> None:
     out = run("volume", "list")[1]
     assert out.splitlines()[0].split()[:3] == ["VOLUME", "STATE", "DEVICE"] and "64 MiB" in out
     assert json.loads(run("volume", "list", "--json")[1])[0]["name"] == "data"
-    assert "attach more" in run("volume", "add", "more", "image", "--chunk-size", "64K")[1]
+    assert "attach more" in run("volume", "add", "more", "image", "--chunk-size", "64K", "--max-copies", "9")[1]
     call = two.calls[-1]
-    assert (call.name, call.origin, call.storage, call.chunk_size) == (
-        "more", f"{os.getcwd()}/image", f"{two.paths.state}/storage/more", 65536
+    assert (call.name, call.origin, call.storage, call.chunk_size, call.max_copies) == (
+        "more", f"{os.getcwd()}/image", f"{two.paths.state}/storage/more", 65536, 9
     )  # fmt: skip
     assert "as /dev/shadowset/data (via fuse)" in run("volume", "attach", "data", "--via", "fuse")[1]
     status, _, err = run("volume", "detach", "data")

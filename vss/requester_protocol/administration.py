@@ -181,12 +181,16 @@ class ListEvents(Call, tag="list-events"):
 
 
 class VolumeAdd(Call, tag="volume-add"):
-    """Protect a block device or image file. Result: VolumeInfo."""
+    """Protect a block device or image file. Result: VolumeInfo.
+
+    ``chunk_size`` and ``max_copies`` are for a new shadow storage; one that is there keeps its own.
+    """
 
     name: str
     origin: str
     storage: str
     chunk_size: int = 16384
+    max_copies: int = 512
 
 
 class VolumeAttach(Call, tag="volume-attach"):

@@ -454,7 +454,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 StoreMachine.TestCase.settings = settings(
-    max_examples=60 * MINUTES or 40,
+    max_examples=60 * MINUTES or 60,
     stateful_step_count=40,
     deadline=None,
     derandomize=not MINUTES,
