@@ -11,7 +11,7 @@ from itertools import count
 from uuid import UUID
 
 import pytest
-from crash_disk import Disk, PowerLost, abandon
+from crash_disk import SECTOR, Disk, PowerLost, abandon
 
 from shadowset.nbd_provider.store import layout, writer
 from shadowset.nbd_provider.store.reader import CopyReader
@@ -43,7 +43,6 @@ class Machine:
         self.may: dict[UUID, bytes] = {}
         self.automatic: dict[UUID, bytes] = {}
         self.gone: set[UUID] = set()
-        self.flushed = True
         os.makedirs(f"{directory}/0/storage")
         with open(f"{directory}/0/origin", "wb") as file:
             file.write(self.chance.randbytes(SIZE))
@@ -55,6 +54,7 @@ class Machine:
         self.storage, self.origin = f"{self.home}/storage", f"{self.home}/origin"
         self.fd = os.open(self.origin, os.O_RDWR)
         self.content = bytearray(os.pread(self.fd, SIZE, 0))
+        self.unflushed: set[int] = set()
         self.disk = Disk(self.storage, self.origin)
         self.steps_left = self.chance.randrange(STEPS_IN_A_LIFE // 4, STEPS_IN_A_LIFE)
         self.next_home = f"{self.directory}/{number + 1}"
@@ -105,7 +105,7 @@ class Machine:
             self.change(offset, self.chance.randbytes(length))
 
     def change(self, offset: int, data: bytes) -> None:
-        self.flushed = False
+        self.unflushed |= set(range(offset // SECTOR, (offset + len(data) - 1) // SECTOR + 1))
         os.pwrite(self.fd, data, offset)
         self.content[offset : offset + len(data)] = data
 
@@ -116,7 +116,7 @@ class Machine:
 
     def flush(self) -> None:
         os.fdatasync(self.fd)
-        self.flushed = True
+        self.unflushed.clear()
 
     def cut(self) -> None:
         if len(self.store.table.entries) > 7:
@@ -213,6 +213,10 @@ class Machine:
 
     def check(self, image: str, must: dict[UUID, bytes], may: dict[UUID, bytes]) -> None:
         fd = os.open(f"{image}/origin", os.O_RDWR)
+        origin = os.pread(fd, SIZE, 0)
+        for sector in set(range(SIZE // SECTOR)) - self.unflushed:
+            place = slice(sector * SECTOR, (sector + 1) * SECTOR)
+            assert origin[place] == self.content[place], f"sector {sector} of the origin was flushed and is not there"
         store = ShadowStore(f"{image}/storage", fd, SIZE, CHUNK)
         try:
             states = {entry.copy_id: entry.state for entry in store.table.entries}
@@ -225,6 +229,7 @@ class Machine:
                     expected = must.get(entry.copy_id) or may.get(entry.copy_id) or self.automatic.get(entry.copy_id)
                     assert expected is not None, f"copy {entry.copy_id.int} came from nowhere"
                     found[entry.copy_id] = expected
+            assert os.pread(fd, SIZE, 0) == origin, "the store wrote to the origin"
             compare(image, found)
             self.go_on(image, store, fd, found)
         finally:
