@@ -91,8 +91,9 @@ class UsageError(Exception):
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     from shadowset import __version__
+    from shadowset.requester.cli.known_words import Parser
 
-    whole = argparse.ArgumentParser(
+    whole: argparse.ArgumentParser = Parser(
         prog="shadowset",
         description=DESCRIPTION,
         epilog=EPILOG,

@@ -371,6 +371,20 @@ def test_delete_wants_sense(run: Any, coordinator: Any, arguments: tuple[str, ..
     assert run("delete", *arguments)[0] == 2 and coordinator.calls == []
 
 
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (("crate", "data"), "there is no 'crate'; did you mean 'create'?"),
+        (("volume", "lst"), "there is no 'lst'; did you mean 'list'?"),
+        (("volume", "qqq"), "there is no 'qqq'; choose one of add, attach,"),
+        (("volume", "attach", "data", "--via", "fsue"), "there is no 'fsue'; did you mean 'fuse'?"),
+    ],
+)
+def test_a_word_that_is_not_known(run: Any, typed: tuple[str, ...], told: str) -> None:
+    status, _, err = run(*typed)
+    assert status == 2 and told in err
+
+
 # ---- volumes, writers, events ----
 
 
