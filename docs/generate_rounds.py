@@ -24,8 +24,9 @@ round with those of the first table that Debian has, at once and on two volumes.
 them, with MySQL, and the rounds of guests, scripts and the system; `make test-farm` makes the Plone farm's. They keep
 what they see, and `python docs/generate_rounds.py` writes this page from it.
 
-Times are of two cores, on which much else ran: the medians of freeze and thaw over the rounds, and the
-longest time that any request of a client took. They tell one application from another, not how fast a server is.
+Times are the medians of freeze and thaw over the rounds, and the longest time that any request of a client took; those
+of the first table are of two cores that did nothing else, those of the second of two on which much else ran. They tell
+one application from another, not how fast a server is.
 
 """
 KILLS = """
