@@ -38,11 +38,12 @@ class Place:
     def make(self, kind: str, unfinished: str = "") -> str:
         """A new version's directory, which is that of an unfinished one when that is given; its name."""
         while True:
-            name = f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}-{kind}"
+            second = f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}"
+            if any(name.startswith(second) for name in self.names()):
+                time.sleep(0.2)  # a second has only one version, which may turn out to be of another kind
+                continue
+            name = f"{second}-{kind}"
             with writing(self.directory):
-                if os.path.lexists(self.path(name)):
-                    time.sleep(0.2)  # a second has only one name
-                    continue
                 if unfinished:
                     os.rename(self.path(unfinished), self.path(name))
                 else:

@@ -151,6 +151,13 @@ def test_a_content_that_takes_no_more_links_is_begun_anew(tmp_path: Path, monkey
 # ---- the directories of the versions ----
 
 
+def test_a_version_that_turns_out_to_be_full_right_after_a_full_one(tmp_path: Path) -> None:
+    place = Place(str(tmp_path), "nightly", "manifest.json")
+    first, second = place.make("full"), place.make("incremental")
+    renamed = place.rename(second, "full")
+    assert place.names() == [first, renamed] and first < renamed
+
+
 def test_unfinished_versions_are_removed_and_nothing_else(tmp_path: Path) -> None:
     place = Place(str(tmp_path), "nightly", "manifest.json")
     done, half = place.make("full"), place.make("full")
