@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from os.path import realpath
 
 from shadowset.daemon.control_link import ControlLink
 from shadowset.vss.codes import Code, VssError
@@ -22,7 +23,7 @@ async def left_serving(paths: Paths, name: str, origin: str, storage: str, timeo
         told = await link.describe()
     finally:
         await link.close()
-    if (_real(told.origin), _real(told.storage)) == (_real(origin), _real(storage)):
+    if (realpath(told.origin), realpath(told.storage)) == (realpath(origin), realpath(storage)):
         return True
     raise VssError(
         Code.VSS_E_OBJECT_ALREADY_EXISTS,
@@ -34,7 +35,3 @@ async def left_serving(paths: Paths, name: str, origin: str, storage: str, timeo
 def was_attached(paths: Paths, name: str) -> bool:
     """Whether its device was left as well."""
     return os.path.exists(f"{paths.volume(name)}/attach.json")
-
-
-def _real(path: str) -> str:
-    return os.path.realpath(path)

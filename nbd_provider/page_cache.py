@@ -106,10 +106,6 @@ class PageCache:
             return -1
         return int(self._stat.cached)
 
-    def fetch(self, offset: int, length: int) -> None:
-        """Wait until a range is in memory, or the file ends. Any thread may ask. Errors: OSError."""
-        fetch(self.fd, offset, length)
-
     def holds(self, offset: int, length: int) -> bool:
         """Whether all of the range can be read at once.
 

@@ -89,7 +89,7 @@ class Reads:
                 return self._sparse(offset, offset + length, ranges)
         elif cache is None:
             return self._export.read(offset, length)
-        cache.fetch(offset, length)
+        fetch(cache.fd, offset, length)
         return None
 
     def _sparse(self, offset: int, end: int, ranges: Iterable[tuple[int, int]]) -> list[Piece]:

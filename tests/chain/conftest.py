@@ -242,15 +242,11 @@ def volumes(chain: Chain) -> Chain:
 def slow(chain: Chain) -> Iterator[Any]:
     """The volumes of the fleet; the coordinator reaches the second provider through a ``SlowControl``."""
     from fleet import VOLUMES as FLEET_VOLUMES
-    from slow_control import SlowControl
+    from slow_control import slowly_reached
 
     chain.add_volumes(FLEET_VOLUMES)
-    chain.daemon.terminate()
-    chain.daemon.wait(20)
-    made = SlowControl(chain.paths.control_socket("files"))
-    chain.start_daemon()
-    yield made
-    made.leave.set()
+    with slowly_reached(chain, "files") as made:
+        yield made
 
 
 @pytest.fixture

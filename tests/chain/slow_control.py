@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from shadowset.vss import provider_protocol as m
 from shadowset.vss.wire import FrameDecoder
@@ -64,3 +67,16 @@ class SlowControl:
         """Give the socket back."""
         self._listener.close()
         self.leave.set()
+
+
+@contextmanager
+def slowly_reached(chain: Any, volume: str) -> Iterator[SlowControl]:
+    """The coordinator, started again, reaches the provider of a volume through a ``SlowControl``."""
+    chain.daemon.terminate()
+    chain.daemon.wait(20)
+    made = SlowControl(chain.paths.control_socket(volume))
+    try:
+        chain.start_daemon()
+        yield made
+    finally:
+        made.leave.set()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from phase_writer import PhaseWriter
-from slow_control import SlowControl
+from slow_control import SlowControl, slowly_reached
 
 PHASES = ("prepare-backup", "prepare-snapshot", "freeze", "hold", "thaw", "post-snapshot", "backup-complete")
 VICTIMS = ("requester", "writer", "daemon", "provider")
@@ -78,12 +78,8 @@ def robbed(chain: Any, phase: str, victim: str, slow: SlowControl, wait_until: A
 @pytest.fixture
 def slow(volumes: Any) -> Iterator[SlowControl]:
     """The coordinator reaches the second provider through ``SlowControl``."""
-    volumes.daemon.terminate()
-    volumes.daemon.wait(20)
-    made = SlowControl(volumes.paths.control_socket("two"))
-    volumes.start_daemon()
-    yield made
-    made.leave.set()
+    with slowly_reached(volumes, "two") as made:
+        yield made
 
 
 @pytest.mark.vss(22, 23)

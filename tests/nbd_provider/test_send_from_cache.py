@@ -15,6 +15,7 @@ from shadowset.nbd_provider import page_cache as page_cache_module
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider import replies as replies_module
 from shadowset.nbd_provider.connection import Connection
+from shadowset.nbd_provider.copy_queue import at_once
 from shadowset.nbd_provider.live_export import LiveDirectory, LiveExport
 from shadowset.nbd_provider.page_cache import PageCache, fetch
 from shadowset.nbd_provider.volume import Volume
@@ -61,13 +62,8 @@ class Host:
 
     def run_threads(self) -> None:
         jobs, self.submitted = self.submitted, []
-        for work, done in jobs:
-            result: object
-            try:
-                result = work()
-            except OSError as error:
-                result = error
-            done(result)
+        for job in jobs:
+            at_once(*job)
 
     def expect(self, start: int, length: int, step: int = 1 << 16) -> None:
         """One reply, taken in small steps, the server sending what has room in between."""

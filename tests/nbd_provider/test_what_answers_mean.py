@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from shadowset.nbd_provider import protocol as p
+from shadowset.nbd_provider.copy_queue import at_once
 from shadowset.nbd_provider.live_export import LiveExport
 from shadowset.nbd_provider.replies import Replies
 from shadowset.nbd_provider.requests import RequestBuffer
@@ -62,13 +63,7 @@ class Disk:
 
     def do_jobs(self) -> None:
         while self.jobs:
-            work, done = self.jobs.pop(0)
-            result: object
-            try:
-                result = work()
-            except OSError as error:
-                result = error
-            done(result)
+            at_once(*self.jobs.pop(0))
 
     def cut(self, persistent: bool | None) -> UUID:
         copy = uuid4()
