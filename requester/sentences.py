@@ -80,7 +80,7 @@ def time_text(nanoseconds: int) -> str:
     """Unix nanoseconds in the local time zone, as tables show them."""
     if not nanoseconds:
         return "-"
-    return datetime.fromtimestamp(nanoseconds // 1_000_000_000).astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    return _here(datetime.fromtimestamp(nanoseconds // 1_000_000_000))
 
 
 def moment_text(text: str) -> str:
@@ -89,6 +89,10 @@ def moment_text(text: str) -> str:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return text
+    return _here(moment)
+
+
+def _here(moment: datetime) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
