@@ -9,16 +9,21 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from racing import send
 
+from shadowset.nbd_provider.store import resident
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.store.rows import list_copies
 from shadowset.vss import provider_protocol as m
 
 SIZE = 4 << 20
+PIECE = 1 << 20
+IN_FLIGHT = 256 * 1024
 ROUNDS = 200
 KEPT = 10
 SECONDS = 45
@@ -72,12 +77,32 @@ class Load(threading.Thread):
             self.writes += 8
 
 
+def read_plainly(reader: CopyReader, offset: int, _: random.Random) -> bytes:
+    return reader.read(offset, PIECE)
+
+
+def read_from_memory(reader: CopyReader, offset: int, _: random.Random) -> bytes:
+    """Nothing where it is not all there."""
+    target = bytearray(PIECE)
+    return bytes(target) if reader.fill_now(offset, memoryview(target)) else b""
+
+
+def read_by_sending(reader: CopyReader, offset: int, chance: random.Random) -> bytes:
+    """From the beginning as much as one call sends."""
+    return send(reader, offset, PIECE, chance) if reader.sends else b""
+
+
+WAYS = (read_plainly, read_from_memory, read_by_sending)
+
+
 class Oracle:
     """Copies and their clones."""
 
-    def __init__(self, provider: Any, directory: str) -> None:
-        self.provider, self.directory = provider, directory
+    def __init__(self, provider: Any, nbd_module: Any, directory: str) -> None:
+        self.provider, self.directory, self._nbd = provider, directory, nbd_module
+        self.export = provider.export()
         self.control = provider.control()
+        self.read = dict.fromkeys(WAYS, 0)
         self.chance = random.Random(3)
         self.clones: dict[str, str] = {}
         self.compared = 0
@@ -95,15 +120,33 @@ class Oracle:
         self.clones[copy] = clone
 
     def compare(self, copy: str) -> None:
+        """In every way that a server of copies reads; what was read twice is mapped."""
+        content = Path(self.clones[copy]).read_bytes()
         reader = CopyReader(self.provider.storage, self.provider.origin, UUID(copy))
         try:
-            with open(self.clones[copy], "rb") as file:
-                for offset in range(0, SIZE, 1 << 20):
-                    same = reader.read(offset, 1 << 20) == file.read(1 << 20)
-                    assert same, f"copy {copy} differs from its clone in the MiB at {offset}"
+            for way in (*WAYS, *WAYS[::-1]):
+                for offset in range(0, SIZE, PIECE):
+                    piece = way(reader, offset, self.chance)
+                    same = piece == content[offset : offset + len(piece)]
+                    assert same, f"copy {copy} differs from its clone in the MiB at {offset}: {way.__name__}"
+                    self.read[way] += len(piece)
         finally:
             reader.close()
+        assert self._served(copy) == content, f"copy {copy} is served with other bytes than its clone has"
         self.compared += 1
+
+    def _served(self, copy: str) -> bytes:
+        """What a client of ``shadowset-export`` gets that asks for all of it at once."""
+        client = self._nbd.NBD()
+        client.connect_uri(f"nbd+unix:///{copy}?socket={self.export}")
+        buffers = [self._nbd.Buffer(IN_FLIGHT) for _ in range(0, SIZE, IN_FLIGHT)]
+        waiting = [client.aio_pread(buffer, number * IN_FLIGHT) for number, buffer in enumerate(buffers)]
+        while waiting:
+            waiting = [cookie for cookie in waiting if not client.aio_command_completed(cookie)]
+            if waiting:
+                client.poll(-1)
+        client.shutdown()
+        return b"".join(buffer.to_bytearray() for buffer in buffers)
 
     def delete(self, copy: str) -> None:
         self.compare(copy)
@@ -125,7 +168,7 @@ def test_copies_equal_reflinked_files(
         provider.start()
         load = Load(nbd_module, provider.uri)
         load.start()
-        oracle = Oracle(provider, xfs)
+        oracle = Oracle(provider, nbd_module, xfs)
         rounds, end = 0, time.monotonic() + (long * 60 or SECONDS)
         while (long or rounds < ROUNDS) and time.monotonic() < end:
             rounds += 1
@@ -143,5 +186,7 @@ def test_copies_equal_reflinked_files(
         assert provider.stop() == 0
     finally:
         provider.close()
-    figures.append(f"{oracle.compared} copies equal their reflinked files, under {load.writes} writes")
+    ways = ", ".join(f"{count >> 20} MiB {way.__name__}" for way, count in oracle.read.items())
+    figures.append(f"{oracle.compared} copies equal their reflinked files, under {load.writes} writes: {ways}")
     assert rounds >= 20 and load.writes > rounds
+    assert not resident.COMPILED or all(oracle.read.values()), ways
