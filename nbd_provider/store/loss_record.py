@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from threading import RLock
 from typing import Final
+from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import sync_directory, write_all
@@ -25,7 +27,8 @@ class LossRecord:
     """The writer's side: ``directory`` of the record (empty: there is none), ``losses`` that stand in it.
 
     ``places`` are tried in their order: the first that lies on another file system than the storage is taken, else the
-    first that can be used at all. Without any, the storage keeps the one that it has.
+    first that can be used at all. Without any, the storage keeps the one that it has. The directory is one of its own
+    there: nobody else makes it anew where it is missing, and what is removed from it was recorded here.
     """
 
     def __init__(self, storage: str, header: layout.Header, places: Sequence[str] = ()) -> None:
@@ -35,17 +38,22 @@ class LossRecord:
         missing = before and not header.clean and not os.path.isdir(before)
         if missing and (header.boot_id == session_id(storage) or not _is_volatile(before)):
             raise gone(storage, before)  # of memory another boot leaves nothing, nor of the copies it was good for
-        self.directory = _choose(storage, places or [before])
+        name = _own_name(storage, self._id)
+        place = _choose(storage, places or [_place_of(before, self._id)])
+        self.directory = f"{place}/{name}" if place and _make(f"{place}/{name}") else ""
         self.durable = bool(self.directory) and not _is_volatile(self.directory)
         self.losses: list[Loss] = []
-        self._files = {f"{directory}/{self._id}" for directory in (before, self.directory) if directory}
+        self._left = before if before != self.directory and os.path.basename(before) == name else ""
+        self._files = {f"{directory}/{self._id}" for directory in (self._left, self.directory) if directory}
+        self._others = {f"{before}/{self._id}"} - self._files if before else set()
 
     def take_over(self) -> list[Loss]:
         """What earlier runs recorded; from now on readers look at ``directory``.
 
         Errors: ValueError when a record is damaged, OSError.
         """
-        found = {loss.copy_id: loss for path in self._files for loss in read(path, self._id) or []}
+        paths = self._others | self._files
+        found = {loss.copy_id: loss for path in paths for loss in read(path, self._id) or []}
         self.losses = list(found.values())
         return self.losses
 
@@ -62,6 +70,9 @@ class LossRecord:
         else:
             os.unlink(self._link)
         sync_directory(self._storage)
+        if self._left:
+            with suppress(OSError):
+                os.rmdir(self._left)
 
     def connect_at(self, storage: str) -> None:
         """Lead those here as well who will read the storage in another directory. Errors: OSError."""
@@ -109,6 +120,18 @@ class LossRecord:
         self.losses = []
 
 
+def _own_name(storage: str, storage_id: UUID) -> str:
+    """Two storages have the same id where one was made as a copy of the other's files; no two have the same path."""
+    path = os.fsencode(os.path.realpath(storage))
+    return f"{storage_id}-{hashlib.sha256(path).hexdigest()[:16]}"
+
+
+def _place_of(directory: str, storage_id: UUID) -> str:
+    """The place in which this directory of records lies; earlier versions of this program recorded in the place."""
+    own = os.path.basename(directory).startswith(str(storage_id))
+    return os.path.dirname(directory) if own else directory
+
+
 def _choose(storage: str, places: Sequence[str]) -> str:
     usable = [os.path.realpath(place) for place in places if place and _make(place)]
     device = os.stat(storage).st_dev
@@ -118,6 +141,7 @@ def _choose(storage: str, places: Sequence[str]) -> str:
 def _make(place: str) -> bool:
     try:
         os.makedirs(place, mode=0o700, exist_ok=True)
+        sync_directory(os.path.dirname(place))
     except OSError as error:
         log.warning("losses cannot be recorded in %s: %s", place, error)
         return False

@@ -1,15 +1,16 @@
 """The second place for losses: a small file on another file system than the storage.
 
 When a storage takes no write at all, the row of a copy that must be given up cannot say so, and going on would let its
-readers see wrong data. So the loss is recorded elsewhere: ``storage/losses`` is a symbolic link to a directory, and the
-file in it that is named by the storage's id lists the lost copies. It is durable before the origin changes, a reader
-looks for it after each read as it looks at the copy's row, and the next start carries it over into the table. It goes
-as soon as the table durably says the same.
+readers see wrong data. So the loss is recorded elsewhere: ``storage/losses`` is a symbolic link to a directory, one for
+each storage, and the file in it that is named by the storage's id lists the lost copies. It is durable before the
+origin changes, a reader looks for it after each read as it looks at the copy's row, and the next start carries it over
+into the table. It goes as soon as the table durably says the same.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
 import struct
 import zlib
 from collections.abc import Sequence
@@ -92,4 +93,5 @@ class LossWatch:
 
 def gone(storage: str, directory: str) -> VssError:
     reason = f"losses of its copies may be recorded in {directory}, which is not there"
-    return storage_error(storage, reason, "mount or restore that directory, or make it anew if it held no record")
+    step = f"mount or restore it, or make it anew with 'mkdir -p -m 700 {shlex.quote(directory)}' if it held no record"
+    return storage_error(storage, reason, step)

@@ -22,12 +22,12 @@ def digest(path: str) -> str:
 def lose_state(chain: Any) -> None:
     """As a disk that is lost while the coordinator is away; the shadow storage is on another one.
 
-    The directory for losses is made anew by hand, as docs/operations.md says: only its owner knows that it was empty.
+    Each directory for losses is made anew by hand, as docs/operations.md says: only its owner knows that it was empty.
     """
     chain.daemon.terminate()
     assert chain.daemon.wait(30) == 0
     shutil.rmtree(chain.paths.state)
-    os.makedirs(f"{chain.paths.state}/losses", mode=0o700)
+    os.makedirs(os.readlink(f"{chain.directory}/storage/losses"), mode=0o700)
     chain.start_daemon()
 
 

@@ -19,6 +19,7 @@ from shadowset.nbd_provider.store.reader import CopyLost, CopyReader
 from shadowset.nbd_provider.store.room import WriteRefused
 from shadowset.nbd_provider.store.rows import list_copies
 from shadowset.nbd_provider.store.writer import ShadowStore
+from shadowset.nbd_provider.volume import Volume
 from shadowset.vss.codes import VssError
 
 CHUNK = 4096
@@ -32,6 +33,7 @@ class Lab:
 
     def __init__(self, directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.origin, self.storage, self.losses = (f"{directory}/{name}" for name in ("origin", "storage", "losses"))
+        os.makedirs(directory, exist_ok=True)
         Path(self.origin).write_bytes(os.urandom(SIZE))
         self.fd = os.open(self.origin, os.O_RDWR)
         self.dead = self.unsynced = False
@@ -40,12 +42,12 @@ class Lab:
             monkeypatch.setattr(os, name, self._wrap(name, getattr(os, name)))
 
     def _wrap(self, name: str, real: Any) -> Any:
-        def call(target: Any, *rest: Any) -> Any:
+        def call(target: Any, *rest: Any, **keywords: Any) -> Any:
             path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else target
             fails = self.dead or (self.unsynced and name in ("fsync", "fdatasync"))
             if fails and path.startswith(self.storage):
                 raise OSError(5, "the storage is dead")
-            return real(target, *rest)
+            return real(target, *rest, **keywords)
 
         return call
 
@@ -72,6 +74,12 @@ class Lab:
             os.close(store.table._fd)
             os.close(store._lock)
 
+    @property
+    def record(self) -> str:
+        """Where a loss is recorded, as readers are led there."""
+        assert self.store is not None
+        return os.path.realpath(f"{self.storage}/losses/{self.store.header.storage_id}")
+
     def states(self) -> dict[UUID, int]:
         assert self.store is not None
         return {entry.copy_id: entry.state for entry in self.store.table.entries}
@@ -86,6 +94,11 @@ def lab(workdir: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     lab.dead = lab.unsynced = False
     lab.vanish()
     os.close(lab.fd)
+
+
+def records(place: str) -> list[str]:
+    """All files below a place for records."""
+    return [str(path) for path in Path(place).glob("*/*")]
 
 
 def test_everybody_who_reads_sees_a_recorded_loss_and_nobody_else_is_hit(lab: Lab) -> None:
@@ -122,7 +135,8 @@ def test_the_record_goes_once_the_table_durably_says_the_same(lab: Lab) -> None:
     lab.cut(FIRST)
     lab.dead = True
     lab.overwrite(0)
-    record = f"{lab.losses}/{store.header.storage_id}"
+    record = lab.record
+    assert records(lab.losses) == [record]
     assert [loss.copy_id for loss in losses.read(record, store.header.storage_id) or []] == [FIRST]
     assert not store.newest
     lab.dead, lab.unsynced = False, True
@@ -170,15 +184,15 @@ def test_a_loss_whose_row_cannot_be_synced_is_recorded_and_the_write_goes_on(lab
         lab.overwrite(1)
     finally:
         os.pwritev = real
-    assert os.listdir(lab.losses) and not store.newest
+    assert records(lab.losses) and not store.newest
 
 
 def test_a_record_is_durable_before_it_gets_its_name_and_that_before_the_write(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = lab.open(lab.losses)
+    lab.open(lab.losses)
     lab.cut(FIRST)
-    record, steps = f"{lab.losses}/{store.header.storage_id}", []
+    record, steps = lab.record, []
     fsync, rename, pwrite = os.fsync, os.rename, os.pwrite
 
     def see(step: str, path: str) -> None:
@@ -194,7 +208,8 @@ def test_a_record_is_durable_before_it_gets_its_name_and_that_before_the_write(
     monkeypatch.setattr(os, "pwrite", write)
     lab.dead = True
     lab.overwrite(0)
-    wanted = [("write", f"{record}.new"), ("fsync", f"{record}.new"), ("rename", record), ("fsync", lab.losses)]
+    wanted = [("write", f"{record}.new"), ("fsync", f"{record}.new"), ("rename", record)]
+    wanted.append(("fsync", os.path.dirname(record)))
     assert steps == [*wanted, ("write", lab.origin)]
 
 
@@ -224,11 +239,11 @@ def test_another_place_is_taken_at_the_next_start(lab: Lab) -> None:
     other = f"{lab.losses}2"
     store = lab.open(other)
     assert lab.states() == {FIRST: layout.STATE_LOST, SECOND: layout.STATE_CREATED}
-    assert not os.listdir(lab.losses)
+    assert not os.listdir(lab.losses), "what was its own there goes"
     store.set_copy(SECOND, None, 0)
     lab.dead = True
     lab.overwrite(0)
-    assert os.listdir(other)
+    assert records(other)
     with pytest.raises(CopyLost):  # it has looked at the first place up to now
         reader.read(0, 10)
     reader.close()
@@ -238,7 +253,7 @@ def test_a_damaged_record_counts_for_every_copy(lab: Lab) -> None:
     store = lab.open(lab.losses)
     lab.cut(FIRST)
     reader = CopyReader(lab.storage, lab.origin, FIRST)
-    Path(f"{lab.losses}/{store.header.storage_id}").write_bytes(b"nonsense")
+    Path(lab.record).write_bytes(b"nonsense")
     with pytest.raises(CopyLost):
         reader.read(0, 10)
     reader.close()
@@ -253,22 +268,23 @@ def test_a_record_of_copies_that_are_gone_is_removed(lab: Lab) -> None:
     store = lab.open(lab.losses)
     lab.cut(FIRST)
     stale = losses.pack(store.header.storage_id, [losses.Loss(UUID(int=77), 1, layout.CAUSE_FULL, 5)])
-    Path(f"{lab.losses}/{store.header.storage_id}").write_bytes(stale)
+    Path(lab.record).write_bytes(stale)
     assert len(list_copies(lab.storage)) == 1
     lab.vanish()
     lab.open(lab.losses)
-    assert lab.states() == {FIRST: layout.STATE_CREATED} and not os.listdir(lab.losses)
+    assert lab.states() == {FIRST: layout.STATE_CREATED} and not records(lab.losses)
 
 
 def test_a_place_that_is_gone_after_a_kill_stops_everybody(lab: Lab) -> None:
     lab.open(lab.losses)
     lab.cut(FIRST)
+    directory = os.path.dirname(lab.record)
     lab.vanish()
     shutil.rmtree(lab.losses)
     for action in (lambda: lab.open(lab.losses), lambda: list_copies(lab.storage)):
-        with pytest.raises(VssError, match=r"losses of its copies may be recorded in .*make it anew"):
+        with pytest.raises(VssError, match=r"losses of its copies may be recorded in .*make it anew with 'mkdir"):
             action()
-    os.mkdir(lab.losses)
+    os.makedirs(directory)
     lab.open(lab.losses)
     assert lab.states() == {FIRST: layout.STATE_CREATED}
     lab.store.close()
@@ -277,6 +293,88 @@ def test_a_place_that_is_gone_after_a_kill_stops_everybody(lab: Lab) -> None:
     assert len(list_copies(lab.storage)) == 1, "after a clean end nothing can be recorded there"
     lab.open()
     assert os.path.isdir(lab.losses)
+
+
+def lose_first(lab: Lab, place: str) -> bytes:
+    """A copy whose loss only the record tells; returns what its chunk held before."""
+    lab.open(place)
+    lab.cut(FIRST)
+    before = os.pread(lab.fd, CHUNK, 0)
+    lab.dead = True
+    lab.overwrite(0)
+    lab.dead = False
+    return before
+
+
+def test_a_place_that_another_storage_makes_anew_still_stops_this_one(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the file system of the records is not mounted yet, and another volume's provider starts before."""
+    lose_first(lab, lab.losses)
+    lab.vanish()
+    os.rename(lab.losses, f"{lab.losses}.unmounted")
+    other = Lab(os.path.dirname(lab.storage) + "/other", monkeypatch)
+    other.open(lab.losses)
+    other.vanish()
+    os.close(other.fd)
+    for action in (lambda: lab.open(lab.losses), lambda: list_copies(lab.storage)):
+        with pytest.raises(VssError, match="which is not there"):
+            action()
+    shutil.rmtree(lab.losses)
+    os.rename(f"{lab.losses}.unmounted", lab.losses)
+    lab.open(lab.losses)
+    assert lab.states() == {FIRST: layout.STATE_LOST}
+
+
+def test_a_provider_does_not_make_anew_what_it_misses_itself(lab: Lab) -> None:
+    lose_first(lab, lab.losses)
+    lab.vanish()
+    shutil.rmtree(lab.losses)
+    with pytest.raises(VssError, match="which is not there"):
+        Volume("vol", lab.origin, lab.storage, CHUNK, lab.losses)
+
+
+def test_a_copied_storage_takes_no_record_from_the_one_it_was_copied_from(lab: Lab) -> None:
+    lose_first(lab, lab.losses)
+    record = lab.record
+    lab.vanish()
+    first, lab.storage = lab.storage, f"{lab.storage}2"
+    shutil.copytree(first, lab.storage, symlinks=True)
+    lab.open(lab.losses)
+    assert lab.states() == {FIRST: layout.STATE_LOST}, "the copied table does not know it"
+    assert lab.record != record and os.path.exists(record)
+    lab.vanish()
+    lab.storage = first
+    assert list_copies(first) == []
+    lab.open(lab.losses)
+    assert lab.states() == {FIRST: layout.STATE_LOST} and not os.path.exists(record)
+
+
+def test_a_renamed_storage_brings_its_losses_along(lab: Lab) -> None:
+    lose_first(lab, lab.losses)
+    lab.vanish()
+    shutil.move(lab.storage, f"{lab.storage}2")
+    lab.storage += "2"
+    lab.open()
+    assert lab.states() == {FIRST: layout.STATE_LOST}
+    lab.vanish()
+    lab.open(lab.losses)
+    lab.cut(SECOND)
+    assert len(list_copies(lab.storage)) == 1
+
+
+def test_a_record_that_an_earlier_version_made_counts(lab: Lab) -> None:
+    """It stood in the place itself, to which the link led."""
+    lose_first(lab, lab.losses)
+    record, own = lab.record, os.path.dirname(lab.record)
+    lab.vanish()
+    os.rename(record, f"{lab.losses}/{os.path.basename(record)}")
+    os.rmdir(own)
+    os.unlink(f"{lab.storage}/losses")
+    os.symlink(lab.losses, f"{lab.storage}/losses")
+    assert list_copies(lab.storage) == []
+    lab.open(lab.losses)
+    assert lab.states() == {FIRST: layout.STATE_LOST} and os.path.dirname(lab.record) == own
 
 
 @pytest.mark.parametrize("cut", [1, 20, 40, 71])
