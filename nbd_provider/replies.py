@@ -125,13 +125,18 @@ class Replies:
         self.unsent = len(data)
 
     def raw(self, data: bytes) -> None:
-        """Bytes of the negotiation."""
+        """Bytes of the negotiation, or of replies that somebody else has built."""
         if data:
-            self._out.append(data)
+            self._put(data)
+
+    def _put(self, data: Data) -> None:
+        """Whatever is queued counts: who takes no answers gets no more done, however small these are."""
+        self._out.append(data)
+        self.unsent += len(data)
 
     def done(self, cookie: int) -> None:
         """The request succeeded and has no payload."""
-        self._out.append(p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, 0, cookie))
+        self._put(p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, 0, cookie))
 
     def data(self, cookie: int, offset: int, data: Data, whole: bool = False) -> None:
         """All data of a read; ``whole`` when the client wants zeros as data, too."""
@@ -139,19 +144,15 @@ class Replies:
         if self.structured and not whole and reads_as_zero(data):
             self._chunk(p.REPLY_OFFSET_HOLE, cookie, p.HOLE.pack(offset, length), True)
             return
-        self._data_header(cookie, offset, length)
-        self._out.append(data)
-        self.unsent += length
+        self._put(self.header(cookie, offset, length))
+        self._put(data)
 
     def file(self, cookie: int, offset: int, length: int, cache: PageCache) -> None:
         """All data of a read, which a file has in the page cache at the same offset."""
-        self._data_header(cookie, offset, length)
+        self._put(self.header(cookie, offset, length))
         self._out.append(FilePart(cache, offset, length))
         self._files += 1
         self.unsent += length
-
-    def _data_header(self, cookie: int, offset: int, length: int) -> None:
-        self._out.append(self.header(cookie, offset, length))
 
     def header(self, cookie: int, offset: int, length: int) -> bytes:
         """What precedes the data of a read."""
@@ -173,8 +174,7 @@ class Replies:
                 self._chunk(p.REPLY_OFFSET_HOLE, cookie, p.HOLE.pack(offset, length), number == last)
             else:
                 self._chunk(p.REPLY_OFFSET_DATA, cookie, offset.to_bytes(8, "big"), number == last, length)
-                self._out.append(data)
-                self.unsent += length
+                self._put(data)
 
     def status(self, cookie: int, answers: Sequence[tuple[int, Sequence[Extent]]]) -> None:
         """Extents by context id."""
@@ -184,7 +184,6 @@ class Replies:
             for length, flags in extents:
                 body += p.DESCRIPTOR.pack(length, flags)
             self._chunk(p.REPLY_BLOCK_STATUS, cookie, body, number == last)
-            self.unsent += len(body)
 
     def error(self, cookie: int, number: int, sentence: str) -> None:
         """The request failed; ``number`` is the protocol's."""
@@ -192,12 +191,12 @@ class Replies:
             text = sentence.encode(errors="replace")[: p.MAXIMUM_NAME].decode(errors="ignore").encode()
             self._chunk(p.REPLY_ERROR, cookie, p.CHUNK_ERROR.pack(number, len(text)) + text, True)
         else:
-            self._out.append(p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, number, cookie))
+            self._put(p.SIMPLE_REPLY.pack(p.SIMPLE_REPLY_MAGIC, number, cookie))
 
     def _chunk(self, kind: int, cookie: int, body: Data, done: bool, following: int = 0) -> None:
         flags = p.REPLY_FLAG_DONE if done else 0
         length = len(body) + following
-        self._out.append(p.CHUNK.pack(p.STRUCTURED_REPLY_MAGIC, flags, kind, cookie, length) + body)
+        self._put(p.CHUNK.pack(p.STRUCTURED_REPLY_MAGIC, flags, kind, cookie, length) + body)
 
     def send(self, sendmsg: Callable[[Sequence[Data]], int]) -> None:
         """Send as much as is taken. Errors: BlockingIOError when the rest must wait, NotCached, OSError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -165,6 +166,32 @@ def test_clients_that_vanish_or_do_not_read(provider: Any, witness: Any) -> None
     half.close()
     assert witness.pread(512, 0) == b"w" * 512
     lazy.close()
+
+
+SMALL_ANSWERS = {
+    "plain writes": p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_WRITE, 7, 8192, 1) + b"x",
+    "trims": p.REQUEST.pack(p.REQUEST_MAGIC, 0, p.CMD_TRIM, 7, 8192, 512),
+    "unknown commands": p.REQUEST.pack(p.REQUEST_MAGIC, 0, 99, 7, 0, 0),
+}
+
+
+@pytest.mark.parametrize("what", SMALL_ANSWERS)
+def test_who_takes_no_answers_gets_no_more_done(provider: Any, witness: Any, what: str) -> None:
+    """However small the answers are: they would fill the memory. All are there when the client takes them at last."""
+    most = 24 << 20
+    sock = transmission(provider.nbd)
+    sock.setblocking(False)
+    ready = select.poll()
+    ready.register(sock, select.POLLOUT)
+    request = SMALL_ANSWERS[what]
+    sent = 0
+    while sent < most and ready.poll(2000):
+        sent += sock.send((request * 2000)[sent % len(request) :])
+    assert sent < most
+    sock.settimeout(10)
+    count = sent // len(request) * p.SIMPLE_REPLY.size
+    assert len(exactly(sock, count)) == count
+    sock.close()
 
 
 def test_random_bytes_never_stop_the_server(provider: Any, witness: Any) -> None:
