@@ -162,8 +162,8 @@ def _is_volatile(path: str) -> bool:
 class LossKeeper:
     """Makes losses known: in the table, or beside the storage. ``store.work`` is held by those who call it.
 
-    ``in_doubt`` is the newest copy whose loss readers see but a power loss would undo, 0 when there is none: until
-    ``sync`` succeeds its old data must be kept like that of a living one.
+    ``in_doubt`` is the newest copy whose end readers see but a power loss would undo, 0 when there is none:
+    until ``sync`` succeeds its old data must be kept like that of a living one.
     """
 
     def __init__(self, table: CopyTable, record: LossRecord, lock: RLock) -> None:
@@ -233,9 +233,23 @@ class LossKeeper:
             self._table.change_later(entry, **changes)
 
     def _doubt(self, entry: layout.Entry) -> None:
-        """Readers may know of the loss by now; a power loss would undo it."""
-        if entry.persistent and entry.state == layout.STATE_LOST:
+        """Readers may know of the copy's end by now; a power loss would undo it."""
+        if entry.persistent and entry.state not in layout.LIVE_STATES:
             self.in_doubt = max(self.in_doubt, entry.number)
+
+    def end(self, entry: layout.Entry) -> None:
+        """Make the deletion of a copy durable; where the table cannot, its return as a living one is ruled out as a
+        loss is. Errors: OSError; with ``in_doubt`` where it may come back."""
+        try:
+            self.sync()
+        except OSError:
+            try:
+                if not self._record.takes(entry.persistent):
+                    raise
+                self._record.add(Loss(entry.copy_id, entry.number, layout.CAUSE_ERROR, time.time_ns()))
+            except OSError:
+                self._doubt(entry)
+            raise
 
     def _sync_twice(self) -> None:
         with suppress(OSError):

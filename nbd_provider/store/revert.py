@@ -111,6 +111,7 @@ class Reverter:
             )
             raise VssError(Code.VSS_E_REVERT_IN_PROGRESS, message)
         self.close()
+        self.progress.phase, self.progress.reason = Phase.STOPPED, "it was to be cancelled"
         os.fdatasync(self._origin)
         self._mark(None)
         self._tell(REVERT_STOPPED, f"the revert to shadow copy {self.progress.copy_id} was cancelled")

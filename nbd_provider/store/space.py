@@ -75,8 +75,7 @@ class Space:
         store = self._store
         self.garbage = False
         with store.work:
-            if store.table.in_doubt:  # a power loss could bring back a copy that needs the space
-                store.sync()
+            self._settle()
             drop_overlays(store.storage, store.living)
         files = store.segments, store.head
         steps = Reclaimer(*files, store.table, self._copy_out.next_slot, store.chunk_size).steps()
@@ -84,8 +83,14 @@ class Space:
             with store.work:
                 if (store.segments, store.head) != files:  # all slots went at once meanwhile
                     return
+                self._settle()
                 store.table.probe()
                 freed = next(steps, None)
             if freed is None:
                 return
             yield freed
+
+    def _settle(self) -> None:
+        """A power loss could bring back a copy that needs the space. Errors: OSError."""
+        if self._store.table.in_doubt:
+            self._store.sync()

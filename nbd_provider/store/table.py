@@ -126,6 +126,12 @@ class CopyTable:
         """Put the header into the file."""
         self._put(self.header.pack(), 0)
 
+    def write_rows(self) -> None:
+        """All of them once more: who had the file before may have met an error, after which the kernel takes for
+        written what is not. Errors: OSError."""
+        with self._putting:
+            write_all(self._fd, bytes(self._image[layout.PAGE :]), layout.PAGE)
+
     @property
     def image(self) -> bytes:
         """The whole table as it stands."""

@@ -97,6 +97,8 @@ class ShadowStore:
         if not header.clean and header.boot_id != session_id(self.storage):
             recover(self)
         check_origin(self, self._changed_since)
+        if not header.clean:
+            self.table.write_rows()
         header.clean = False
         header.boot_id = session_id(self.storage)
         header.generation = max([header.generation, *(entry.number for entry in self.table.entries)])
@@ -188,9 +190,11 @@ class ShadowStore:
         with self.lock:
             self.table.change(entry, state=layout.STATE_DELETED)
         self.space.garbage = True
-        if entry.persistent:
-            self.sync()
-        self._update()
+        try:
+            if entry.persistent:
+                self._losses.end(entry)
+        finally:
+            self._update()
         if not self.table.live:
             self.space.start_afresh()
 
@@ -201,14 +205,25 @@ class ShadowStore:
             self.write_header()
 
     def set_revert(self, revert: Revert | None) -> None:
-        """Note durably that a revert is under way, or that none is. Errors: OSError."""
+        """Note durably that a revert is under way, or that none is. Errors: OSError.
+
+        Where the first note of one failed and cannot be taken back durably, it stands: the next start may find it.
+        """
         with self.work:
             before, self.header.settings.revert = self.header.settings.revert, revert
             try:
                 self.write_header()
             except OSError:
                 self.header.settings.revert = before
+                if before is None:
+                    self._take_back(revert)
                 raise
+
+    def _take_back(self, revert: Revert | None) -> None:
+        try:
+            self.write_header()
+        except OSError:
+            self.header.settings.revert = revert
 
     def make_persistent(self, entry: layout.Entry) -> None:
         """A copy whose slots and origin are durable is persistent from now on. Errors: OSError."""
