@@ -76,6 +76,7 @@ class Connection:
         self._fetching = False
         self._leaving = False
         self._stalled = False
+        self._waits = False
 
     # ---- what the event loop asks ----
 
@@ -119,6 +120,9 @@ class Connection:
             self.close()
             return
         self._buffer.received(count)
+        self._take()
+
+    def _take(self) -> None:
         try:
             if self._transmission is not None:
                 self._transmit(self._transmission)
@@ -135,8 +139,22 @@ class Connection:
             return
         if self._leaving and (self._transmission is None or self._transmission.idle):
             self.close()
-        elif self._stalled and not self.paused and self._has_room and self._transmission is not None:
-            self._transmit(self._transmission)
+        elif self._stalled and not self.paused and self._has_room:
+            if self._transmission is not None:
+                self._transmit(self._transmission)
+            elif not self._waits:
+                self._wait_for_turn()
+
+    def _wait_for_turn(self) -> None:
+        """What has come is gone on with in a later turn of the loop."""
+
+        def done(_: object) -> None:
+            self._waits = False
+            if not self.closed and not self.paused:
+                self._take()
+
+        self._waits = True
+        self._submit(lambda: None, done)
 
     def resume(self) -> None:
         """Do what has come before or during a pause."""
@@ -225,6 +243,7 @@ class Connection:
         self._leaving = state.leaving
         self._negotiation = negotiation = Negotiation.restored(directory, state.negotiation)
         self._buffer.put(state.received)
+        self._stalled = negotiation.more
         if state.export is not None:
             negotiation.export = directory.find(state.export)
             if negotiation.export is None:
@@ -237,6 +256,7 @@ class Connection:
     def _negotiate(self) -> None:
         negotiation = self._negotiation
         assert negotiation is not None
+        self._stalled = False
         if self._tls is not None and not self._known:
             self._known = True
             negotiation.known_as(self._tls.names)
@@ -248,6 +268,8 @@ class Connection:
         elif negotiation.export is not None:
             self._buffer.put(negotiation.rest)
             self._transmit(self._begin(negotiation, negotiation.export))
+        else:
+            self._stalled = negotiation.more
         self.flush()
 
     def _begin(self, negotiation: Negotiation, export: Export) -> Transmission:

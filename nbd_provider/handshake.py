@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import logging
 import struct
+from typing import Final
 
 from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Context
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 NAMESPACES = (p.CONTEXT_ALLOCATION.partition(":")[0] + ":", p.CONTEXT_DIRTY.partition(":")[0] + ":", p.CONTEXT_DIRTY)
 """Queries that list all contexts which begin with them."""
+OPTIONS_AT_ONCE: Final = 4
+"""So many are answered before other clients have their turn, since a list of copies takes milliseconds."""
 
 
 class Tls(enum.Enum):
@@ -84,21 +87,33 @@ class Negotiation:
         return bytes(self._buffer)
 
     def feed(self, data: bytes) -> bytes:
-        """What to answer. Errors: ProtocolError."""
+        """What to answer, to a few options; there may be ``more``. Errors: ProtocolError."""
         self._buffer += data
         answer = bytearray()
         if not self._flags_known:
             if len(self._buffer) < p.CLIENT_FLAGS.size:
                 return b""
             self._take_flags()
-        while self.export is None and not self.ended and not self.wants_tls:
-            option = self._take_option()
+        for _ in range(OPTIONS_AT_ONCE):
+            option = None if self._over else self._take_option()
             if option is None:
                 break
             answer += self._answer(*option)
         if self.wants_tls and self._buffer:
             raise ProtocolError("it sent more before the TLS handshake that it asked for")
         return bytes(answer)
+
+    @property
+    def more(self) -> bool:
+        """Whether another option has come, or what is none, so that ``feed`` has to be called again."""
+        if self._over or not self._flags_known or len(self._buffer) < p.OPTION.size:
+            return False
+        magic, _, length = p.OPTION.unpack_from(self._buffer)
+        return bool(magic != p.OPTION_MAGIC or length > p.MAXIMUM_OPTION or len(self._buffer) >= p.OPTION.size + length)
+
+    @property
+    def _over(self) -> bool:
+        return self.export is not None or self.ended or self.wants_tls
 
     def secured(self) -> None:
         """From now on all bytes come through TLS; what was agreed before counts for nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import select
 import socket
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from shadowset.nbd_provider import protocol as p
+from shadowset.nbd_provider.connection import Connection
 from shadowset.vss import provider_protocol as m
 
 GO = struct.pack(">I", 3) + b"vol" + struct.pack(">H", 0)
@@ -166,6 +168,55 @@ def test_clients_that_vanish_or_do_not_read(provider: Any, witness: Any) -> None
     half.close()
     assert witness.pread(512, 0) == b"w" * 512
     lazy.close()
+
+
+def test_many_options_at_once_are_all_answered(provider: Any, witness: Any) -> None:
+    sock = connect(provider.nbd)
+    exactly(sock, p.GREETING.size)
+    sock.sendall(p.CLIENT_FLAGS.pack(3) + option(77) * 501 + option(p.OPT_ABORT))
+    answers = read_all(sock)
+    kinds = []
+    while answers:
+        _, _, kind, length = p.OPTION_REPLY.unpack_from(answers)
+        answers = answers[p.OPTION_REPLY.size + length :]
+        kinds.append(kind)
+    assert kinds == [p.REP_ERR_UNSUP] * 501 + [p.REP_ACK]
+
+
+class Lists:
+    """A directory whose list is long; ``asked`` says how often it was wanted."""
+
+    asked = 0
+
+    def names(self) -> list[str]:
+        self.asked += 1
+        return ["x" * 1000] * 100
+
+    def find(self, name: str) -> None:
+        return None
+
+
+def test_who_asks_for_lists_without_taking_them_gets_few_and_others_their_turn() -> None:
+    lists, jobs = Lists(), list[Any]()
+    client, server = socket.socketpair()
+    connection = Connection(server, lists, lambda work, done: jobs.append(done))
+    client.sendall(p.CLIENT_FLAGS.pack(3) + option(p.OPT_LIST) * 100)
+    connection.on_readable()
+    assert lists.asked < 10 and jobs
+    while jobs:
+        jobs.pop()(None)
+        assert not connection.wants_read
+    assert lists.asked < 60
+    client.setblocking(False)
+    while lists.asked < 100 or connection.wants_write or jobs:
+        with contextlib.suppress(BlockingIOError):
+            client.recv(1 << 20)
+        connection.flush()
+        while jobs:
+            jobs.pop()(None)
+    assert connection.wants_read and not connection.closed
+    connection.close()
+    client.close()
 
 
 SMALL_ANSWERS = {
