@@ -242,6 +242,8 @@ def replay(chosen: set[int], digests: dict[str, str]) -> Counter[str]:
                 step(f"power was lost after entry {entry.number}, with {share:.0%} of what was not flushed")
                 raise
             seen["points"] += 1
+            if not seen["points"] % 50:
+                step(f"{seen['points']} of {len(chosen)} points are good")
     return seen
 
 
