@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,6 +29,9 @@ from shadowset.nbd_provider.under_way import UnderWay
 log = logging.getLogger(__name__)
 
 ZERO_STEP: Final = 4 << 20
+TRIM_STEP: Final = 256 << 20
+TURN_SECONDS: Final = 0.05
+"""After so long a batch makes no further such step before others have had their turn."""
 MAX_HELD: Final = share(64 << 20, least=1 << 20)
 LATE_GROUP: Final = 4
 MODIFYING: Final = (p.CMD_WRITE, p.CMD_TRIM, p.CMD_WRITE_ZEROES)
@@ -76,6 +80,8 @@ class Transmission:
         self._under_way = UnderWay(submit, self._failed, self._after)
         self._reads = Reads(export, replies, self._under_way, self._allowed[p.CMD_READ])
         self.most_answer = self._reads.most_answer
+        self._steps, self._until = 0, 0.0
+        self._later: list[Request] = []
         self.leaving = False
 
     @property
@@ -107,10 +113,13 @@ class Transmission:
         gate = self._export.gate
         if gate is not None and gate.closed:
             batch = self._hold(batch)
+        self._steps, self._until = 0, time.monotonic() + TURN_SECONDS
         batch, late = self._split(batch)
         self._do_all(self._reads.together(batch) if self._export.flags & p.FLAG_READ_ONLY else batch)
         self._do_late(late, bool(self._replies))
         self._reads.start_cold()
+        if self._later and not self._under_way.closed:
+            self._go_on_later()
 
     def _do_all(self, batch: list[Request]) -> None:
         actions, allowed = self._actions, self._allowed
@@ -221,17 +230,8 @@ class Transmission:
         count = sum(p.REQUEST.size + len(request.data) for request in requests)
 
         def done(errors: Errors) -> None:
-            self._under_way.count -= 1
             self._waiting_bytes -= count
-            if self._under_way.closed:
-                self._let_go()
-                return
-            try:
-                self._go_on(requests, errors)
-            except Exception:
-                self._broken()
-                raise
-            self._answered()
+            self._come_back(requests, errors)
 
         self._under_way.count += 1
         self._waiting_bytes += count
@@ -240,6 +240,25 @@ class Transmission:
             for each in requests
         ]
         self._export.copy_out(ranges, done)
+
+    def _go_on_later(self) -> None:
+        """Do what is left of large requests in another turn of the loop."""
+        requests, self._later = self._later, []
+        errors: Errors = [None] * len(requests)
+        self._under_way.count += 1
+        self._under_way.submit(lambda: None, lambda _: self._come_back(requests, errors))
+
+    def _come_back(self, requests: list[Request], errors: Errors) -> None:
+        self._under_way.count -= 1
+        if self._under_way.closed:
+            self._let_go()
+            return
+        try:
+            self._go_on(requests, errors)
+        except Exception:
+            self._broken()
+            raise
+        self._answered()
 
     def _go_on(self, requests: list[Request], errors: Errors) -> None:
         for request, error in zip(requests, errors, strict=True):
@@ -254,8 +273,23 @@ class Transmission:
         self._export.write(request.offset, request.data)
         self._changed(request)
 
+    def _has_turn(self, request: Request, offset: int) -> bool:
+        """Whether there is time for a step of the request, as there is for one at least; if not, it is gone on with
+        later at ``offset``."""
+        self._steps += 1
+        if self._steps == 1 or time.monotonic() < self._until:
+            return True
+        self._later.append(request._replace(offset=offset, length=request.offset + request.length - offset))
+        return False
+
     def _trim(self, request: Request) -> None:
-        self._export.trim(request.offset, request.length)
+        offset, end = request.offset, request.offset + request.length
+        while offset < end:
+            if not self._has_turn(request, offset):
+                return
+            step = min(TRIM_STEP - offset % TRIM_STEP, end - offset)
+            self._export.trim(offset, step)
+            offset += step
         self._changed(request)
 
     def _zero(self, request: Request) -> None:
@@ -267,6 +301,8 @@ class Transmission:
             self._not_fast(request)
             return
         while offset < end:
+            if not self._has_turn(request, offset):
+                return
             step = min(ZERO_STEP, end - offset)
             if not self._export.may_write([(offset, step)]):
                 self._copy_out_first([request._replace(offset=offset, length=end - offset)])
