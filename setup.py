@@ -16,7 +16,7 @@ def extension(name: str, *sources: str) -> Extension:
 
 
 MODULES = [
-    extension("store._resident", "store/resident.c", "store/bus_errors.c", "store/copy_reads.c"),
+    extension("store._resident", "store/resident.c", "store/bus_errors.c", "store/copy_reads.c", "store/copy_send.c"),
     extension("_plain_writes", "plain_writes.c"),
 ]
 

@@ -188,7 +188,7 @@ class Reads:
             return 0
         header, holes = replies.header, replies.structured and not flags & p.CMD_FLAG_DF
         outgoing = [(header(cookie, at, size), size) for _, _, cookie, at, size, _ in run]
-        target = replies.space.take(min(length, max(STREAM_PIECE, run[0].length)))
+        target = replies.space.take(min(length, max(STREAM_PIECE, 2 * run[0].length)))
         done, unsent = sender.send_now(replies.socket, start, outgoing, holes, target)
         if unsent:
             replies.in_part(unsent)

@@ -143,8 +143,8 @@ class CopyFiles:
         place = self._place(offset, sum([length for _, length in replies]), target)
         if place is None:
             return 0, []
-        done, piece, unsent = resident.send_copy(socket, list(replies), holes, place)
-        return done, last_bytes(replies[done - piece : done], target, unsent) if unsent else []
+        done, last, unsent, at = resident.send_copy(socket, list(replies), holes, place)
+        return done, last_bytes(replies[done - last : done], target[at:], unsent) if unsent else []
 
     def _place(self, offset: int, length: int, target: memoryview) -> Place | None:
         """What the module in C has to know; None where it cannot say anything."""

@@ -8,42 +8,21 @@
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "resident.h"
+#include "copy_reads.h"
 
 #define MOST_CHUNKS 1024
 #define MOST_STEPS 1024
 #define MOST_ROW 256
-#define MOST_REPLIES 64
-#define MOST_LENGTH UINT32_MAX
 #define SLOT_BITS 40
 #define SLOT_MASK ((UINT64_C(1) << SLOT_BITS) - 1)
 #define SEGMENT_SLOTS (UINT64_C(1) << 20)
 #define RECORD 32
 #define RECORD_PREVIOUS 8
 #define BRIDGE 4
-
-enum outcome { UNUSUAL = -1, NOT_CACHED, FILLED };
-
-struct copy {
-    int head, origin, table;
-    uint64_t limit, chunk;
-    const int *segments;
-    Py_ssize_t many;
-    long long row_at;
-    Py_buffer row;
-    const char *losses;
-};
-
-struct part {
-    char *target;
-    uint64_t offset, length;
-    const char *mapped; /* the origin's bytes, or NULL */
-};
 
 static enum outcome plain(int fd, char *target, uint64_t length, uint64_t offset)
 {
@@ -160,7 +139,7 @@ static int still_lives(const struct copy *copy)
            && !memcmp(row, copy->row.buf, copy->row.len) && stat(copy->losses, &status) && errno == ENOENT;
 }
 
-static enum outcome fill(const struct copy *copy, const struct part *part)
+enum outcome fill_part(const struct copy *copy, const struct part *part)
 {
     uint64_t words[MOST_CHUNKS], again[MOST_CHUNKS], first = part->offset / copy->chunk;
     size_t count = (part->offset + part->length - 1) / copy->chunk - first + 1, size = count * sizeof *words;
@@ -175,93 +154,9 @@ static enum outcome fill(const struct copy *copy, const struct part *part)
     return still_lives(copy) ? FILLED : UNUSUAL;
 }
 
-/* ---- to a client's socket ---- */
-
-struct reply {
-    char *header;
-    Py_ssize_t header_length;
-    uint64_t length;
-};
-
-static int is_zero(const char *data, uint64_t length)
-{
-    return !data[0] && !data[length - 1] && (length == 1 || !memcmp(data, data + 1, length - 1));
-}
-
-/* Whether a client that takes holes would be told of one. */
-static int has_hole(const char *data, const struct reply *replies, Py_ssize_t many)
-{
-    for (; many--; data += replies++->length)
-        if (is_zero(data, replies->length))
-            return 1;
-    return 0;
-}
-
-static Py_ssize_t prepare(struct iovec *vector, const struct reply *replies, Py_ssize_t many, char *data)
-{
-    Py_ssize_t total = 0;
-    for (; many--; replies++) {
-        *vector++ = (struct iovec){replies->header, replies->header_length};
-        *vector++ = (struct iovec){data, replies->length};
-        data += replies->length;
-        total += replies->header_length + replies->length;
-    }
-    return total;
-}
-
-static size_t send_now(int fd, struct iovec *vector, Py_ssize_t many)
-{
-    struct msghdr message = {.msg_iov = vector, .msg_iovlen = 2 * many};
-    ssize_t sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-    return sent < 0 ? 0 : sent; /* who sends the rest meets the error */
-}
-
-struct outgoing {
-    struct reply replies[MOST_REPLIES];
-    struct iovec vector[2 * MOST_REPLIES];
-    Py_ssize_t many, done, piece, left;
-    int socket, holes;
-};
-
-/* As many replies as fit the memory, and the bytes of these. */
-static Py_ssize_t next_piece(const struct outgoing *out, uint64_t room, uint64_t *length)
-{
-    Py_ssize_t count = 0;
-    *length = 0;
-    while (out->done + count < out->many && *length + out->replies[out->done + count].length <= room)
-        *length += out->replies[out->done + count++].length;
-    return count;
-}
-
-/* Piece by piece, so that the bytes are still in the processor's cache when they are sent. */
-static void send_all(struct copy *copy, struct part part, struct outgoing *out)
-{
-    uint64_t room = part.length;
-    while ((out->piece = next_piece(out, room, &part.length))) {
-        struct reply *replies = out->replies + out->done;
-        if (fill(copy, &part) != FILLED || (out->holes && has_hole(part.target, replies, out->piece)))
-            break;
-        out->left = prepare(out->vector, replies, out->piece, part.target);
-        out->left -= send_now(out->socket, out->vector, out->piece);
-        if (out->left)
-            return;
-        out->done += out->piece;
-        part.offset += part.length;
-        if (part.mapped)
-            part.mapped += part.length;
-    }
-    out->piece = 0;
-}
-
 /* ---- from Python ---- */
 
-struct arguments {
-    struct copy copy;
-    struct part part;
-    Py_buffer target, segments, window;
-};
-
-static int take_mapped(struct arguments *given, PyObject *mapped, Py_ssize_t at, uint64_t length)
+int take_window(struct arguments *given, PyObject *mapped, Py_ssize_t at, uint64_t length)
 {
     if (!given->target.len || !given->copy.chunk || given->copy.row.len > MOST_ROW)
         PyErr_SetString(PyExc_ValueError, "there is nothing to fill, or a row is too long");
@@ -278,7 +173,7 @@ static int take_mapped(struct arguments *given, PyObject *mapped, Py_ssize_t at,
 }
 
 /* Of what is fixed: head, origin, table, offset of the row, record of losses, least word of a kept chunk, chunk size. */
-static int take(struct arguments *given, PyObject *place, PyObject **mapped, Py_ssize_t *at)
+int take_place(struct arguments *given, PyObject *place, PyObject **mapped, Py_ssize_t *at)
 {
     struct copy *copy = &given->copy;
     unsigned long long offset, limit, chunk;
@@ -294,7 +189,7 @@ static int take(struct arguments *given, PyObject *place, PyObject **mapped, Py_
     return 1;
 }
 
-static void let_go(struct arguments *given)
+void let_place_go(struct arguments *given)
 {
     if (given->window.buf)
         PyBuffer_Release(&given->window);
@@ -308,59 +203,15 @@ PyObject *fill_copy(PyObject *self, PyObject *place)
     struct arguments given = {0};
     PyObject *mapped, *result = NULL;
     Py_ssize_t at;
-    if (!take(&given, place, &mapped, &at))
+    if (!take_place(&given, place, &mapped, &at))
         return NULL;
-    if (take_mapped(&given, mapped, at, given.part.length)) {
+    if (take_window(&given, mapped, at, given.part.length)) {
         enum outcome outcome;
         Py_BEGIN_ALLOW_THREADS
-        outcome = fill(&given.copy, &given.part);
+        outcome = fill_part(&given.copy, &given.part);
         Py_END_ALLOW_THREADS
         result = outcome == UNUSUAL ? Py_NewRef(Py_None) : PyBool_FromLong(outcome == FILLED);
     }
-    let_go(&given);
-    return result;
-}
-
-static int take_replies(struct outgoing *out, PyObject *list, uint64_t *length)
-{
-    Py_ssize_t many = PyList_Size(list);
-    if (many > MOST_REPLIES)
-        many = MOST_REPLIES;
-    for (; out->many < many; out->many++) {
-        struct reply *reply = &out->replies[out->many];
-        PyObject *pair = PyList_GetItem(list, out->many), *header;
-        unsigned long long count;
-        if (!pair || !PyTuple_Check(pair) || !PyArg_ParseTuple(pair, "SK", &header, &count)
-            || PyBytes_AsStringAndSize(header, &reply->header, &reply->header_length))
-            break;
-        if (!count || count > MOST_LENGTH) {
-            PyErr_SetString(PyExc_ValueError, "a reply has some bytes, and no more than a request can ask for");
-            break;
-        }
-        reply->length = count;
-        *length += count;
-    }
-    if (out->many < many && !PyErr_Occurred())
-        PyErr_SetString(PyExc_TypeError, "a reply is a tuple of header and length");
-    return out->many == many;
-}
-
-PyObject *send_copy(PyObject *self, PyObject *arguments)
-{
-    struct arguments given = {0};
-    struct outgoing out = {0};
-    PyObject *place, *list, *mapped, *result = NULL;
-    Py_ssize_t at;
-    uint64_t length = 0;
-    if (!PyArg_ParseTuple(arguments, "iO!pO!:send_copy", &out.socket, &PyList_Type, &list, &out.holes, &PyTuple_Type, &place)
-        || !take_replies(&out, list, &length) || !take(&given, place, &mapped, &at))
-        return NULL;
-    if (take_mapped(&given, mapped, at, length)) {
-        Py_BEGIN_ALLOW_THREADS
-        send_all(&given.copy, given.part, &out);
-        Py_END_ALLOW_THREADS
-        result = Py_BuildValue("nnn", out.done + out.piece, out.piece, out.left);
-    }
-    let_go(&given);
+    let_place_go(&given);
     return result;
 }

@@ -183,8 +183,9 @@ static PyMethodDef methods[] = {
     {"send_copy", send_copy, METH_VARARGS,
      "send_copy(socket, replies, holes, place, /)\n\n"
      "Send replies, which are headers and lengths of what follows from an offset on, as fill_copy fills them; place\n"
-     "are its arguments, target the memory for each piece. Returns how many are done, how many of these were in the last\n"
-     "piece, and how many bytes of it the socket has not taken. With holes, what is all zeros is left to others, as is what fill_copy does not fill."},
+     "are its arguments, target the memory for each piece. Returns how many are done; then, where the\n"
+     "socket has not taken all, how many of these were in the last piece, how many bytes of it are left, and where in\n"
+     "target its data begins. With holes, what is all zeros is left to others, as is what fill_copy does not fill."},
     {"guard", guard, METH_VARARGS,
      "guard(memory, lost, /)\n\n"
      "From now on a page of memory, a mapped file, that its file has lost or its disk does not give or take is replaced by\n"

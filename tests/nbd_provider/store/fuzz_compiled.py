@@ -242,7 +242,7 @@ class Fuzz:
         if lengths and chance.random() < 0.2:
             lengths[chance.randrange(len(lengths))] = chance.choice(EDGES)
         replies = [(chance.randbytes(chance.choice((0, 16, 28))), length) for length in lengths]
-        offset, room = chance.randrange(SIZE), bytearray(chance.choice((1, 4000, 9000, SIZE)))
+        offset, room = chance.randrange(SIZE), bytearray(chance.choice((1, 4000, 9000, 40_000, SIZE)))
         files = self.files._files
         base = files._place(offset, 0, memoryview(room))
         assert base is not None
@@ -263,8 +263,9 @@ class Fuzz:
             if isinstance(got, type):
                 assert got is ValueError
                 return
-            done, piece, unsent = got
-            rest = b"".join(last_bytes(replies[done - piece : done], memoryview(room), unsent)) if unsent else b""
+            done, last, unsent, at = got
+            data = memoryview(room)[at:]
+            rest = b"".join(last_bytes(replies[done - last : done], data, unsent)) if unsent else b""
             parts = []
             while part := theirs.recv(1 << 20):
                 parts.append(part)

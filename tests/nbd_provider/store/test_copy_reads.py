@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 import pytest
@@ -199,7 +200,7 @@ def stream(expected: bytes, offset: int, lengths: list[int]) -> bytes:
     return b"".join(parts)
 
 
-@pytest.mark.parametrize("piece", [20_000, 33_000, 150_000])
+@pytest.mark.parametrize("piece", [20_000, 33_000, 50_000, 150_000])
 def test_replies_in_pieces(volume: Volume, client: Client, piece: int) -> None:
     lengths = [20_000, 512, 1, 12_000, 3 * CHUNK]
     assert client.send(700, lengths, piece) == (len(lengths), b"")
@@ -228,8 +229,72 @@ def test_a_client_that_has_gone(client: Client) -> None:
     assert done == 1 and len(rest) == 5004, "who sends it meets the error"
 
 
-@pytest.mark.parametrize("holes", [True, False])
-def test_zeros_are_left_to_who_can_tell_them(volume: Volume, holes: bool) -> None:
+def in_child(check: Callable[[], bool]) -> bool:
+    """What it says in a process that was forked, where the threads of this one are not."""
+    child = os.fork()
+    if not child:
+        good = False
+        try:
+            signal.alarm(60)
+            good = check()
+        finally:
+            os._exit(0 if good else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def sends_right(volume: Volume, reader: CopyReader, piece: int = 64 << 10) -> bool:
+    client, lengths = Client(reader), [3000] * 50
+    done, rest = client.send(9, lengths, piece)
+    return client.received() + rest == stream(volume.expected[3], 9, lengths[:done]) and done > 5
+
+
+def threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def test_two_threads_take_turns(volume: Volume, client: Client) -> None:
+    """One more is there when something was sent in pieces that two can have, and stays the only one."""
+    before = threads()
+    assert all(sends_right(volume, client.reader) for _ in range(300))
+    helped = len(os.sched_getaffinity(0)) > 1
+
+    def in_new_process() -> bool:
+        alone = threads()
+        good = sends_right(volume, client.reader, 3000) and threads() == alone
+        return good and all(sends_right(volume, client.reader) for _ in range(20)) and threads() == alone + helped
+
+    assert threads() <= before + helped
+    assert in_child(in_new_process)
+    assert sends_right(volume, client.reader)
+
+
+def test_one_processor_has_one_thread(volume: Volume, client: Client) -> None:
+    def alone() -> bool:
+        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+        before = threads()
+        return sends_right(volume, client.reader) and threads() == before
+
+    assert in_child(alone)
+
+
+def test_callers_do_not_wait_for_each_other(volume: Volume, client: Client) -> None:
+    """The thread that helps belongs to one of them at a time."""
+    wrong: list[int] = []
+
+    def call(number: int) -> None:
+        if not all(sends_right(volume, client.reader) for _ in range(60)):
+            wrong.append(number)
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(120)
+    assert not wrong and not any(caller.is_alive() for caller in callers)
+
+
+@pytest.mark.parametrize(("holes", "piece"), [(True, 2), (False, 2), (True, 5), (False, 5), (True, 8)])
+def test_zeros_are_left_to_who_can_tell_them(volume: Volume, holes: bool, piece: int) -> None:
     for chunk in range(4, 8):
         volume.store.prepare_write([(chunk * CHUNK, CHUNK)])
         os.pwrite(volume.fd, bytes(CHUNK), chunk * CHUNK)
@@ -238,7 +303,7 @@ def test_zeros_are_left_to_who_can_tell_them(volume: Volume, holes: bool) -> Non
     reader = volume.reader(5)
     assert reader.read(0, SIZE) == volume.live
     client, lengths = Client(reader), [CHUNK] * 12
-    assert client.send(0, lengths, 2 * CHUNK, holes) == (4 if holes else 12, b"")
+    assert client.send(0, lengths, piece * CHUNK, holes) == (4 if holes else 12, b"")
     assert client.received() == stream(bytes(volume.live), 0, lengths[: 4 if holes else 12])
     reader.close()
 
