@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from shadowset.nbd_provider.origin import device_stack
+from shadowset.nbd_provider.store.files import NEW_STORAGE, storage_error
 from shadowset.nbd_provider.store.place import INCOMING, locate
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
@@ -30,10 +31,13 @@ def check_storage_place(origin: str, storage: str, what: str = "shadow storage")
 def require_storage(storage: str) -> None:
     """Refuse to go on without the storage that was: a new one would keep nothing of what its copies need.
 
-    Errors: VSS_E_OBJECT_NOT_FOUND.
+    Errors: VSS_E_OBJECT_NOT_FOUND; VSS_E_UNEXPECTED when it has lost its table.
     """
     home = locate(storage)
-    if not any(os.path.exists(f"{home}/{name}") for name in ("table", INCOMING)):
+    there = {name for name in ("table", "head", INCOMING) if os.path.exists(f"{home}/{name}")}
+    if there == {"head"}:
+        raise storage_error(home, "its table is missing", NEW_STORAGE)
+    if not there:
         raise VssError(
             Code.VSS_E_OBJECT_NOT_FOUND,
             f"shadow storage {home} is not there; mount the file system that it lies on, since the volume's shadow "

@@ -94,8 +94,12 @@ class _Check:
         self.report = Report(storage)
 
     def run(self) -> Report:
-        with open(f"{self._storage}/table", "rb") as file:
-            table = file.read()
+        try:
+            with open(f"{self._storage}/table", "rb") as file:
+                table = file.read()
+        except OSError as error:
+            self._add("table", f"it cannot be read: {error.strerror}, so nothing else can be checked")
+            return self.report
         header = self._header(table)
         if header is None:
             return self.report

@@ -7,7 +7,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.files import Words, sync_directory
+from shadowset.nbd_provider.store.files import NEW_STORAGE, Words, storage_error, sync_directory
 from shadowset.nbd_provider.store.session import session_id
 from shadowset.vss.codes import Code, VssError
 
@@ -15,7 +15,7 @@ from shadowset.vss.codes import Code, VssError
 def create_storage(storage: str, size: int, chunk_size: int, copies: int | None = None) -> None:
     """Make an empty shadow storage for a volume of ``size`` bytes and so many copies in a new or empty directory.
 
-    Errors: E_INVALIDARG, OSError.
+    Errors: E_INVALIDARG, VssError when it is an older one without its table, OSError.
     """
     capacity = layout.DEFAULT_CAPACITY if copies is None else copies
     if not 0 < capacity <= layout.MAX_CAPACITY:
@@ -27,6 +27,8 @@ def create_storage(storage: str, size: int, chunk_size: int, copies: int | None 
             f"chunk size {chunk_size} is no power of two between {layout.MIN_CHUNK_SIZE} and {layout.MAX_CHUNK_SIZE}",
         )
     os.makedirs(f"{storage}/segments", mode=0o700, exist_ok=True)
+    if os.listdir(f"{storage}/segments"):
+        raise storage_error(storage, "it has slots, and its table is missing", NEW_STORAGE)
     head = new_head(storage, layout.chunk_count(size, chunk_size))
     put_in_place(storage, head)
     head.close()

@@ -20,6 +20,12 @@ MOST_PAGES: Final = 4096
 """Of ``head`` so much is kept in memory, 16 MiB: the words of 32 GiB at the usual chunk size."""
 
 
+NEW_STORAGE: Final = (
+    "restore it, or give the volume a new storage, without its copies: 'shadowset volume remove NAME --force', then "
+    "'shadowset volume add NAME DEVICE --storage NEW-DIRECTORY'"
+)
+
+
 def storage_error(path: str, reason: object, step: str) -> VssError:
     """One sentence about a storage directory."""
     return VssError(Code.VSS_E_UNEXPECTED, f"shadow storage {path}: {reason}; {step}")
@@ -35,8 +41,10 @@ def read_header(storage: str) -> layout.Header:
             return layout.Header.unpack(file.read(layout.PAGE))
     except FileNotFoundError:
         raise storage_error(storage, "it has no table", "name a directory that a provider has made") from None
+    except OSError as error:
+        raise storage_error(storage, f"its table cannot be read: {error.strerror}", NEW_STORAGE) from error
     except ValueError as error:
-        raise storage_error(storage, error, "restore it or start with an empty directory") from error
+        raise storage_error(storage, f"its table is damaged: {error}", NEW_STORAGE) from error
 
 
 def sync_directory(path: str) -> None:
@@ -70,7 +78,7 @@ class Words:
             os.close(self._fd)
             storage, name = os.path.split(path)
             reason = f"its file {name} was cut off: it has to have {count * layout.WORD} bytes"
-            raise storage_error(storage, reason, "restore it or start with an empty directory") from None
+            raise storage_error(storage, reason, "start the provider anew") from None
         self._take()
         self._reserved: set[int] = set()
 

@@ -44,10 +44,27 @@ def remember_losses(store: ShadowStore) -> None:
             store.room.add(COPY_LOST, f"shadow copy {entry.copy_id} was lost in an earlier run", entry)
 
 
-def first_unused(segments: Segments, storage: str) -> int:
-    """The first slot after all that were ever taken, from the records of the last segment."""
+def first_unused(segments: Segments, storage: str, chunk_size: int) -> int:
+    """The first slot after all that were ever taken, from the records of the last segment.
+
+    One that was cut off gets no more: what it lacks must stay an error to readers, and would be zeros or other data.
+    """
     names = [int(name, 16) for name in os.listdir(f"{storage}/segments")]
     if not names:
         return 0
-    taken = segments.get(max(names)).records_end() // layout.SLOT_RECORD_SIZE
-    return max(names) * layout.SEGMENT_SLOTS + taken
+    last = max(names)
+    size = os.stat(f"{storage}/{layout.segment_name(last)}").st_size
+    try:
+        taken = segments.get(last).records_end() // layout.SLOT_RECORD_SIZE
+    except OSError:  # nobody knows
+        taken = layout.SEGMENT_SLOTS
+    cut_off = size < layout.SEGMENT_DATA + taken * chunk_size
+    return last * layout.SEGMENT_SLOTS + (layout.SEGMENT_SLOTS if cut_off else taken)
+
+
+def tell_damage(store: ShadowStore) -> None:
+    """Copies in rows that are damaged are lost, and nobody knows which these were. Errors: OSError."""
+    for what in store.table.damaged.values():
+        message = f"shadow storage {store.storage} is damaged: {what}"
+        store.room.add(COPY_LOST, message).cause = layout.CAUSES[layout.CAUSE_DAMAGED]
+    store.table.clear_damaged()

@@ -185,7 +185,7 @@ def wipe(directory: str) -> None:
     for name in ("segments", DIRECTORY):
         with suppress(FileNotFoundError):
             shutil.rmtree(f"{directory}/{name}")
-    for name in ("head", "head.new", "losses", "losses.new", "table.new", "table"):
+    for name in ("head", "head.new", "losses", "losses.new", "table.new", "table.left", "table"):
         with suppress(FileNotFoundError):
             os.unlink(f"{directory}/{name}")
 

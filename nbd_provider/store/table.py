@@ -7,13 +7,15 @@ from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import replace
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.files import storage_error, write_all
+from shadowset.nbd_provider.store.files import write_all
 from shadowset.nbd_provider.store.place import mark_left
 from shadowset.vss.codes import Code, VssError
+
+CUT_OFF: Final = -1
 
 
 class CopyTable:
@@ -21,12 +23,18 @@ class CopyTable:
 
     Any thread may read. ``_rows`` and ``live`` are replaced, never changed, so that whoever walks through them is safe;
     those who change rows take turns (``ShadowStore.lock``). A change that fails changes nothing: neither the entry
-    nor, as soon as the file takes a write again, the row.
+    nor, as soon as the file takes a write again, the row. Rows that are ``damaged`` count as free: nobody
+    knows their copies.
     """
 
     def __init__(self, storage: str, header: layout.Header) -> None:
+        self.damaged: dict[int, str] = {}
         self._fd = os.open(f"{storage}/table", os.O_RDWR)
-        self._image = bytearray(os.pread(self._fd, layout.table_size(header.capacity), 0))
+        size = layout.table_size(header.capacity)
+        if os.fstat(self._fd).st_size < size:
+            os.ftruncate(self._fd, size)
+            self.damaged[CUT_OFF] = "the table was cut off, and what copies were in the rows that are gone is lost"
+        self._image = bytearray(os.pread(self._fd, size, 0))
         self._torn: dict[int, int] = {}
         self.header = header
         self._putting = Lock()
@@ -35,17 +43,19 @@ class CopyTable:
         self.in_doubt = False
         self._rows: dict[int, layout.Entry] = {}
         for index in range(header.capacity):
-            entry = self._read(storage, index)
+            entry = self._read(index)
             if entry is not None and entry.state != layout.STATE_DELETED:
                 self._rows[index] = entry
         self.live: list[int] = []
         self._refresh()
 
-    def _read(self, storage: str, index: int) -> layout.Entry | None:
+    def _read(self, index: int) -> layout.Entry | None:
+        at = layout.entry_offset(index)
         try:
-            return layout.Entry.unpack(os.pread(self._fd, layout.ENTRY_SIZE, layout.entry_offset(index)))
+            return layout.Entry.unpack(bytes(self._image[at : at + layout.ENTRY_SIZE]))
         except ValueError as error:
-            raise storage_error(storage, error, "restore it or start with an empty directory") from error
+            self.damaged[index] = f"{error}, and the copy in row {index} is lost"
+            return None
 
     def _refresh(self) -> None:
         self.live = sorted(row.number for row in self._rows.values() if row.state in layout.LIVE_STATES)
@@ -95,6 +105,12 @@ class CopyTable:
         self._put(entry.pack(), layout.entry_offset(index))
         self._rows = self._rows | {index: entry}
         self._refresh()
+
+    def clear_damaged(self) -> None:
+        """What was damaged has been told. Errors: OSError."""
+        for index in [index for index in self.damaged if index != CUT_OFF]:
+            self._put(bytes(layout.ENTRY_SIZE), layout.entry_offset(index))
+        self.damaged.clear()
 
     def change(self, entry: layout.Entry, **fields: Any) -> None:
         """Change a copy, in the file and then here; a deleted one leaves its row free for later. Errors: OSError."""

@@ -10,10 +10,10 @@ from threading import RLock
 from uuid import UUID
 
 from shadowset.nbd_provider.store import copy_out, layout
-from shadowset.nbd_provider.store.create import create_storage, lengthen_head, put_in_place
+from shadowset.nbd_provider.store.create import create_storage, lengthen_head, new_head, put_in_place
 from shadowset.nbd_provider.store.files import Segments, Words, read_header, sync_directory
 from shadowset.nbd_provider.store.loss_record import LossKeeper, LossRecord
-from shadowset.nbd_provider.store.opening import check_origin, check_size, first_unused, remember_losses
+from shadowset.nbd_provider.store.opening import check_origin, check_size, first_unused, remember_losses, tell_damage
 from shadowset.nbd_provider.store.place import (
     MOVING,
     is_lock_of,
@@ -23,7 +23,7 @@ from shadowset.nbd_provider.store.place import (
     take_lock,
     with_session,
 )
-from shadowset.nbd_provider.store.recovery import recover
+from shadowset.nbd_provider.store.recovery import damage, recover, rescue
 from shadowset.nbd_provider.store.room import COPY_LOST, Event, Room, used_bytes
 from shadowset.nbd_provider.store.session import session_id
 from shadowset.nbd_provider.store.settings import NO_MARK, Limits, OriginMark, Policy, Revert
@@ -91,24 +91,28 @@ class ShadowStore:
         self._shift = header.chunk_size.bit_length() - 1
         self.table = CopyTable(self.storage, header)
         self.segments = Segments(self.storage, header.chunk_size, writable=True)
-        self.head = Words(f"{self.storage}/head", self.chunks)
+        wrong = damage(self.storage, self.chunks)
+        self.head = new_head(self.storage, self.chunks) if wrong else Words(f"{self.storage}/head", self.chunks)
         self._losses = LossKeeper(self.table, LossRecord(self.storage, header, self._places), self.lock)
         self._losses.take_over()
         if not header.clean and header.boot_id != session_id(self.storage):
             recover(self)
+        elif wrong:
+            rescue(self, wrong)
         check_origin(self, self._changed_since)
         if not header.clean:
             self.table.write_rows()
         header.clean = False
         header.boot_id = session_id(self.storage)
         header.generation = max([header.generation, *(entry.number for entry in self.table.entries)])
-        unused = first_unused(self.segments, self.storage) if next_slot < 0 else next_slot
+        unused = first_unused(self.segments, self.storage, self.chunk_size) if next_slot < 0 else next_slot
         self._copy_out.start_at(max(header.next_slot, unused))
         self.space.garbage = bool(self._copy_out.next_slot) or os.path.exists(f"{self.storage}/overlays")
         self._update()
         self.write_header()
         self._losses.connect()
         remember_losses(self)
+        tell_damage(self)
         if not self.table.live and self._copy_out.next_slot and not self.moving:
             self.space.start_afresh()
 

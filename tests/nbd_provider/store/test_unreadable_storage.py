@@ -296,16 +296,6 @@ def test_pages_that_were_looked_at_stay_in_memory(workdir: str) -> None:
     os.close(fd)
 
 
-def test_a_head_that_is_too_short_is_told_at_the_start(kept: tuple[str, str, bytes]) -> None:
-    storage, origin, _ = kept
-    os.truncate(f"{storage}/head", layout.PAGE)
-    fd = os.open(origin, os.O_RDWR)
-    for _ in range(2):
-        with pytest.raises(VssError, match=f"{storage}: its file head was cut off: it has to have 8192 bytes; restore"):
-            ShadowStore(storage, fd, SIZE)
-    os.close(fd)
-
-
 def test_a_big_endian_machine_is_told_that_it_cannot(
     kept: tuple[str, str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
