@@ -27,6 +27,7 @@ SECTION = "8"
 DATE = ""  # pages of one version are the same whenever they are made
 SUBPROGRAMS = {
     "shadowset-provider-check": "shadowset.nbd_provider.check_command",
+    "shadowset-provider-set-aside": "shadowset.nbd_provider.set_aside_command",
     "shadowset-provider-move": "shadowset.nbd_provider.move_command",
     "shadowset-provider-revert": "shadowset.nbd_provider.revert_command",
 }

@@ -33,12 +33,13 @@ other commands:
   shadowset-provider changes STORAGE  list what changed since a shadow copy
   shadowset-provider check STORAGE    verify a shadow storage
   shadowset-provider move STORAGE     move a shadow storage to another directory
-  shadowset-provider revert STORAGE   take a volume that is not served back to a shadow copy"""
+  shadowset-provider revert STORAGE   take a volume that is not served back to a shadow copy
+  shadowset-provider set-aside STORAGE  make a new shadow storage in the place of one that cannot be opened"""
 
 SWITCH_SECONDS: Final = 0.0005
 """After so long a thread that computes gives way; Python's own 5 ms would be added to each answer of the loop."""
 
-COMMANDS: Final = ("changes", "check", "move", "revert")
+COMMANDS: Final = ("changes", "check", "move", "revert", "set-aside")
 """Words in place of NAME; a volume of such a name is served when an option stands before it."""
 
 
@@ -96,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _run_command(name: str, arguments: Sequence[str]) -> int:
     """Imported only here: what serves a volume locks all its memory, and has no use for them."""
-    module = importlib.import_module(f"shadowset.nbd_provider.{name}_command")
+    module = importlib.import_module(f"shadowset.nbd_provider.{name.replace('-', '_')}_command")
     status: int = module.main(arguments)
     return status
 

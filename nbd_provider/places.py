@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from shadowset.nbd_provider.origin import device_stack
-from shadowset.nbd_provider.store.files import NEW_STORAGE, storage_error
+from shadowset.nbd_provider.store.files import aside_step, storage_error
 from shadowset.nbd_provider.store.place import INCOMING, locate
 from shadowset.vss.codes import Code, VssError
 from shadowset.vss.paths import Paths
@@ -36,7 +36,7 @@ def require_storage(storage: str) -> None:
     home = locate(storage)
     there = {name for name in ("table", "head", INCOMING) if os.path.exists(f"{home}/{name}")}
     if there == {"head"}:
-        raise storage_error(home, "its table is missing", NEW_STORAGE)
+        raise storage_error(home, "its table is missing", aside_step(home))
     if not there:
         raise VssError(
             Code.VSS_E_OBJECT_NOT_FOUND,

@@ -7,7 +7,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.files import NEW_STORAGE, Words, storage_error, sync_directory
+from shadowset.nbd_provider.store.files import Words, aside_step, storage_error, sync_directory
 from shadowset.nbd_provider.store.session import session_id
 from shadowset.vss.codes import Code, VssError
 
@@ -28,7 +28,7 @@ def create_storage(storage: str, size: int, chunk_size: int, copies: int | None 
         )
     os.makedirs(f"{storage}/segments", mode=0o700, exist_ok=True)
     if os.listdir(f"{storage}/segments"):
-        raise storage_error(storage, "it has slots, and its table is missing", NEW_STORAGE)
+        raise storage_error(storage, "it has slots, and its table is missing", aside_step(storage))
     head = new_head(storage, layout.chunk_count(size, chunk_size))
     put_in_place(storage, head)
     head.close()

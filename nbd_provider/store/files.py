@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 from collections.abc import Iterable
 from threading import Lock
@@ -20,15 +21,15 @@ MOST_PAGES: Final = 4096
 """Of ``head`` so much is kept in memory, 16 MiB: the words of 32 GiB at the usual chunk size."""
 
 
-NEW_STORAGE: Final = (
-    "restore it, or give the volume a new storage, without its copies: 'shadowset volume remove NAME --force', then "
-    "'shadowset volume add NAME DEVICE --storage NEW-DIRECTORY'"
-)
-
-
 def storage_error(path: str, reason: object, step: str) -> VssError:
     """One sentence about a storage directory."""
     return VssError(Code.VSS_E_UNEXPECTED, f"shadow storage {path}: {reason}; {step}")
+
+
+def aside_step(storage: str) -> str:
+    """What to do about a storage of which nobody knows what is in it."""
+    command = f"shadowset-provider set-aside {shlex.quote(storage)} --origin DEVICE"
+    return f"restore it, or give up the copies: '{command}' makes a new one in its place"
 
 
 def read_header(storage: str) -> layout.Header:
@@ -42,9 +43,9 @@ def read_header(storage: str) -> layout.Header:
     except FileNotFoundError:
         raise storage_error(storage, "it has no table", "name a directory that a provider has made") from None
     except OSError as error:
-        raise storage_error(storage, f"its table cannot be read: {error.strerror}", NEW_STORAGE) from error
+        raise storage_error(storage, f"its table cannot be read: {error.strerror}", aside_step(storage)) from error
     except ValueError as error:
-        raise storage_error(storage, f"its table is damaged: {error}", NEW_STORAGE) from error
+        raise storage_error(storage, f"its table is damaged: {error}", aside_step(storage)) from error
 
 
 def sync_directory(path: str) -> None:

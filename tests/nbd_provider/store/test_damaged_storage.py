@@ -13,7 +13,8 @@ from uuid import UUID
 import pytest
 
 from shadowset.nbd_provider import places
-from shadowset.nbd_provider.store import check, layout, recovery
+from shadowset.nbd_provider.main import main
+from shadowset.nbd_provider.store import aside, check, layout, recovery
 from shadowset.nbd_provider.store.files import Segment
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.store.rows import list_copies
@@ -85,7 +86,7 @@ class Lab:
                 assert reader.read(0, SIZE) == fresh.read(0, SIZE) == self.cuts[copy]
                 fresh.close()
                 continue
-            with pytest.raises(OSError, match=r"no longer exists|is not in"):
+            with pytest.raises(OSError, match=r"no longer exists|is not in|ends before its word"):
                 reader.read(0, SIZE)
         assert not check._Check(self.storage, None).run().damages
 
@@ -303,12 +304,52 @@ def test_without_a_header_the_next_step_is_told(lab: Lab, harm: str) -> None:
     else:
         os.unlink(f"{lab.storage}/table")
     before = sorted((path.name, path.stat().st_mtime_ns) for path in Path(lab.storage).rglob("*") if path.is_file())
-    with pytest.raises(VssError, match=f"{lab.storage}.*table.*'shadowset volume remove NAME --force', then 'shadow"):
+    with pytest.raises(VssError, match=f"{lab.storage}.*table.*'shadowset-provider set-aside {lab.storage} --o"):
         lab.open()
     if harm == "no table":
-        with pytest.raises(VssError, match=r"its table is missing; .*'shadowset volume remove NAME --force'"):
+        with pytest.raises(VssError, match=r"its table is missing; .*'shadowset-provider set-aside"):
             places.require_storage(lab.storage)
     after = sorted((path.name, path.stat().st_mtime_ns) for path in Path(lab.storage).rglob("*") if path.is_file())
     assert before == after
     report = check.check_storage(lab.storage)
     assert [damage.where for damage in report.damages] == ["table"]
+    assert main(["set-aside", lab.storage, "--origin", lab.origin]) == 0
+    (aside,) = Path(lab.storage).glob("set-aside-*")
+    assert Path(f"{aside}/segments/00000000").stat().st_size > layout.SEGMENT_DATA
+    assert {path.name for path in aside.iterdir()} >= {"head", "segments"}
+    lab.open()
+    lab.look()
+    lab.cut(UUID(int=4), True)
+    lab.overwrite(5, 6)
+    lab.look(UUID(int=4))
+    lab.end(True)
+
+
+def test_only_what_cannot_be_opened_is_set_aside(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(storage: str) -> str:
+        assert main(["set-aside", storage, "--origin", lab.origin]) == 1
+        return capsys.readouterr().err
+
+    assert "in use by another provider" in refused(lab.storage)
+    lab.end(True)
+    assert "can be read" in refused(lab.storage)
+    os.mkdir(f"{lab.storage}.unmounted")
+    assert "nothing of it is there; mount" in refused(f"{lab.storage}.unmounted")
+    assert not os.listdir(f"{lab.storage}.unmounted")
+    lab.open()
+    lab.look(KEPT, NEWER, FLEETING)
+    lab.end(True)
+
+
+def test_setting_aside_goes_on_after_a_kill(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.end(True)
+    os.truncate(f"{lab.storage}/table", 8)
+    for step in ("sync_directory", "create_storage"):
+        with monkeypatch.context() as patches:
+            patches.setattr(aside, step, lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                aside.set_aside(lab.storage, SIZE)
+    aside.set_aside(lab.storage, SIZE)
+    lab.open()
+    lab.look()
+    lab.end(True)
