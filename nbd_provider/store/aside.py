@@ -1,7 +1,7 @@
 """A shadow storage that cannot be opened makes room for a new one, and stays as it is within that.
 
-But for its ``head``, which is emptied: to those who still have it open it would say for ever that what a copy takes from
-the origin is there. From now on it is an error to them; it could be made anew from the records.
+But for its ``head``, which is emptied: to those who still have it open it would say for ever that what a copy takes
+from the origin is there. From now on it is an error to them; it could be made anew from the records.
 """
 
 from __future__ import annotations
