@@ -14,7 +14,7 @@ from shadowset import __version__
 from shadowset.nbd_provider.copy_export import CopyDirectory
 from shadowset.nbd_provider.handshake import Tls
 from shadowset.nbd_provider.listening import is_loopback, is_tcp, listen_tcp, listen_unix, passed_socket
-from shadowset.nbd_provider.process import start_logging
+from shadowset.nbd_provider.process import allow_many_files, start_logging
 from shadowset.nbd_provider.server import Server
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.rows import list_copies
@@ -121,6 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. Exit status 0 after a clean end, 1 when the storage cannot be served."""
     options = parser().parse_args(arguments)
     start_logging(options.log_level)
+    allow_many_files()
     try:
         serve(options)
     except (VssError, OSError) as error:

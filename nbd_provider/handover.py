@@ -76,7 +76,9 @@ def _refuse(sock: socket.socket) -> None:
         return
     try:
         signal.pidfd_send_signal(watch, signal.SIGKILL)
-        select.select([watch], [], [], END_SECONDS)
+        ended = select.poll()
+        ended.register(watch, select.POLLIN)
+        ended.poll(END_SECONDS * 1000)
     except ProcessLookupError:
         pass
     finally:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from shadowset import __version__
-from shadowset.nbd_provider.process import enter_group, harden, start_logging
+from shadowset.nbd_provider.process import allow_many_files, enter_group, harden, start_logging
 from shadowset.nbd_provider.service import serve
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.settings import Policy
@@ -110,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     start_logging(options.log_level)
     sys.setswitchinterval(SWITCH_SECONDS)
+    allow_many_files()
     refused = harden() + (enter_group(options.group) if options.group else [])
     if refused:
         log.info("not allowed here and left out: %s", ", ".join(refused))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import resource
 import sys
 from typing import Final
 
@@ -72,6 +73,13 @@ def _keep_little(libc: ctypes.CDLL) -> None:
     if hasattr(libc, "mallopt"):  # musl has none, and keeps little anyway
         for name, value in ((M_ARENA_MAX, 1), (M_TRIM_THRESHOLD, 256 << 10), (M_MMAP_THRESHOLD, 256 << 10)):
             libc.mallopt(name, value)
+
+
+def allow_many_files() -> None:
+    """As many descriptors as may be: a client may have two for each copy that it asks about. Without one no client is
+    accepted, and no old data can be kept in a segment that is not open yet."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def enter_group(name: str) -> list[str]:

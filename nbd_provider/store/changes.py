@@ -40,7 +40,7 @@ from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.overlay import find_overlay
 from shadowset.nbd_provider.store.place import at_home
 from shadowset.nbd_provider.store.rows import LivingRows
-from shadowset.nbd_provider.store.slots import Slots, stable_words, too_short
+from shadowset.nbd_provider.store.slots import Slots, lower, stable_words, too_short
 from shadowset.vss.codes import Code, VssError
 
 BLOCK_WORDS: Final = 8192
@@ -199,7 +199,8 @@ class ChangeReader:
         while word and (label := word >> layout.SLOT_BITS) >= since:
             if label < until:
                 return True
-            word = self._slots.previous_head(layout.head_slot(word))
+            slot = layout.head_slot(word)
+            word = lower(self._slots.previous_head(slot), slot)
         return False
 
     def close(self) -> None:

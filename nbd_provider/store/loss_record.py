@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
@@ -13,6 +12,7 @@ from typing import Final
 from uuid import UUID
 
 from shadowset.nbd_provider.store import layout
+from shadowset.nbd_provider.store.digests import sha256
 from shadowset.nbd_provider.store.files import sync_directory, write_all
 from shadowset.nbd_provider.store.losses import LINK, Loss, gone, pack, read
 from shadowset.nbd_provider.store.session import session_id
@@ -123,7 +123,7 @@ class LossRecord:
 def _own_name(storage: str, storage_id: UUID) -> str:
     """Two storages have the same id where one was made as a copy of the other's files; no two have the same path."""
     path = os.fsencode(os.path.realpath(storage))
-    return f"{storage_id}-{hashlib.sha256(path).hexdigest()[:16]}"
+    return f"{storage_id}-{sha256(path).hexdigest()[:16]}"
 
 
 def _place_of(directory: str, storage_id: UUID) -> str:

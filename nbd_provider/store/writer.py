@@ -149,7 +149,7 @@ class ShadowStore:
         if number > layout.MAX_GENERATION:
             raise VssError(
                 Code.VSS_E_MAXIMUM_NUMBER_OF_SNAPSHOTS_REACHED,
-                f"shadow storage {self.storage} has counted {number - 1} cuts; delete all copies once to start again",
+                f"shadow storage {self.storage} has counted {number - 1} cuts, which is all; use a new directory",
             )
         limits = self.header.settings.limits
         if limits.policy is not Policy.DELETE_OLDEST:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import resource
 import select
 import socket
 import struct
@@ -217,6 +218,33 @@ def test_who_asks_for_lists_without_taking_them_gets_few_and_others_their_turn()
     assert connection.wants_read and not connection.closed
     connection.close()
     client.close()
+
+
+def test_a_client_that_asks_about_each_of_many_copies(workdir: str, provider_class: Any, nbd_module: Any) -> None:
+    """It has two descriptors for each; the usual limit would keep others out, and old data from being kept."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    provider = provider_class(workdir)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, hard), hard))
+    try:
+        provider.start()
+        server = provider.export()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        control = provider.control()
+        copies = [control.snapshot() for _ in range(40)]
+        for where in (provider.nbd, server):
+            client = nbd_module.NBD()
+            for copy in copies[:-1]:
+                client.add_meta_context(f"{p.CONTEXT_DIRTY}{copy}")
+            client.connect_unix(where)
+            told = []
+            client.block_status(65536, 0, lambda name, *_, told=told: told.append(name))
+            assert len(told) == len(copies) - 1
+            connect(where).close()
+            client.shutdown()
+    finally:
+        provider.close()
 
 
 SMALL_ANSWERS = {

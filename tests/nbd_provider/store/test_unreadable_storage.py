@@ -266,6 +266,28 @@ def test_a_way_back_that_would_never_end(kept: tuple[str, str, bytes]) -> None:
     segments.close()
 
 
+def test_what_changed_between_two_copies_along_such_a_way(workdir: str) -> None:
+    origin, storage = f"{workdir}/origin.img", f"{workdir}/storage"
+    Path(origin).write_bytes(bytes(SIZE))
+    fd = os.open(origin, os.O_RDWR)
+    store = ShadowStore(storage, fd, SIZE)
+    for copy in (COPY, UUID(int=3)):
+        store.commit(copy, UUID(int=2), 1, False)
+    store.prepare_write([(5 * CHUNK, CHUNK)])
+    store.close(clean=False)
+    os.close(fd)
+    with open(f"{storage}/{layout.segment_name(0)}", "r+b") as segment:
+        segment.seek(layout.WORD_PREVIOUS * layout.WORD)
+        segment.write(layout.pack_head(2, 0).to_bytes(8, "little"))
+    ask = (
+        "import sys; from uuid import UUID; from shadowset.nbd_provider.store.changes import changed_runs\n"
+        "try: print(changed_runs(sys.argv[1], UUID(int=1), UUID(int=3)))\n"
+        "except OSError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", ask, storage], capture_output=True, text=True, check=False, timeout=60)
+    assert "slot 0 leads back to slot 0" in done.stdout, done
+
+
 @compiled
 def test_a_check_of_records_that_go(kept: tuple[str, str, bytes]) -> None:
     path = f"{kept[0]}/{layout.segment_name(0)}"
