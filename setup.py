@@ -18,6 +18,7 @@ def extension(name: str, *sources: str) -> Extension:
 MODULES = [
     extension("store._resident", "store/resident.c", "store/bus_errors.c", "store/copy_reads.c", "store/copy_send.c"),
     extension("_plain_writes", "plain_writes.c"),
+    extension("_random_reads", "random_reads.c"),
 ]
 
 setup(ext_modules=MODULES, options={"bdist_wheel": {"py_limited_api": "cp311"}})

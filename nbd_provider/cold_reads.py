@@ -84,7 +84,7 @@ class Stream:
     """Notices that a client reads on and on from a disk."""
 
     def __init__(self) -> None:
-        self._end = 0
+        self.end = 0
         self._streak = 0
         self._missed = False
         self._ahead = 0
@@ -95,19 +95,23 @@ class Stream:
 
     def saw(self, offset: int, length: int) -> None:
         """The client reads here."""
-        if 0 <= offset - self._end <= NEAR:
+        if 0 <= offset - self.end <= NEAR:
             self._streak += length
-        elif not -NEAR <= offset - self._end < 0:
-            self._streak, self._missed, self._ahead = 0, False, 0
-            self._end = 0
-        self._end = max(self._end, offset + length)
+        elif not -NEAR <= offset - self.end < 0:
+            self.jump(0)
+        self.end = max(self.end, offset + length)
+
+    def jump(self, end: int) -> None:
+        """The client read somewhere else, where nothing is known of, up to ``end``."""
+        self._streak, self._missed, self._ahead = 0, False, 0
+        self.end = end
 
     def next(self, size: int) -> tuple[int, int] | None:
         """Offset and length of what is to be read ahead now, in an export of ``size`` bytes at this moment."""
         if not self._missed or self._streak < STREAM:
             return None
-        start = max(self._ahead, self._end)
-        stop = min(self._end + WINDOW, size)
+        start = max(self._ahead, self.end)
+        stop = min(self.end + WINDOW, size)
         if stop - start < STEP and (stop < size or stop <= start):
             return None
         self._ahead = stop

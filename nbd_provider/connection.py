@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from shadowset.nbd_provider.exports import Directory, Export
 from shadowset.nbd_provider.handover_state import ConnectionState, NegotiationState
 from shadowset.nbd_provider.handshake import Negotiation, Tls, TlsError
+from shadowset.nbd_provider.random_reads import RandomReads
 from shadowset.nbd_provider.replies import Data, FilePart, NotCached, Replies
 from shadowset.nbd_provider.requests import ProtocolError, RequestBuffer
 from shadowset.nbd_provider.store.shares import share
@@ -54,6 +55,7 @@ class Connection:
         submit: Submit,
         tls: Tls = Tls.OFF,
         keys: ssl.SSLContext | None = None,
+        random_reads: RandomReads | None = None,
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
@@ -61,6 +63,7 @@ class Connection:
         self._receive: Callable[[memoryview], int] = sock.recv_into
         self._send: Callable[[Sequence[Data]], int] = sock.sendmsg
         self._submit = submit
+        self._random_reads = random_reads
         self._negotiation: Negotiation | None = Negotiation(directory, tls)
         self._keys = keys
         self._tls: TlsStream | None = None
@@ -236,9 +239,16 @@ class Connection:
         return state
 
     @classmethod
-    def restored(cls, sock: socket.socket, state: ConnectionState, directory: Directory, submit: Submit) -> Connection:
+    def restored(
+        cls,
+        sock: socket.socket,
+        state: ConnectionState,
+        directory: Directory,
+        submit: Submit,
+        random_reads: RandomReads | None = None,
+    ) -> Connection:
         """The connection that another process described; to be resumed. Errors: VssError when its export is gone."""
-        self = cls(sock, directory, submit)
+        self = cls(sock, directory, submit, random_reads=random_reads)
         self._replies.inherit(state.unsent)
         self._leaving = state.leaving
         self._negotiation = negotiation = Negotiation.restored(directory, state.negotiation)
@@ -284,6 +294,7 @@ class Connection:
             self.flush,
             self.close,
             self._send_now,
+            self._random_reads,
         )
         self._negotiation = None
         return self._transmission
@@ -304,7 +315,7 @@ class Connection:
         """Do what has come, batch by batch while there is room for the answers; the rest waits for ``flush``."""
         self._stalled = False
         while not self.closed:
-            more = transmission.write_plain(self._buffer)
+            more = transmission.do_plain(self._buffer)
             if not more:
                 batch = self._buffer.requests(transmission.most_answer)
                 if batch:

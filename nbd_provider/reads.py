@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Final
 
 from shadowset.nbd_provider import protocol as p
-from shadowset.nbd_provider.cold_reads import Result, Stream, read_group
+from shadowset.nbd_provider.cold_reads import NEAR, Stream, read_group
+from shadowset.nbd_provider.cold_reads import Result as ReadResult
 from shadowset.nbd_provider.exports import Export
 from shadowset.nbd_provider.page_cache import PageCache, fetch
+from shadowset.nbd_provider.random_reads import RandomReads, Result
 from shadowset.nbd_provider.replies import Piece, Replies
-from shadowset.nbd_provider.requests import MAX_ANSWER, Request, adjoining_reads
+from shadowset.nbd_provider.requests import MAX_ANSWER, Request, RequestBuffer, adjoining_reads
 from shadowset.nbd_provider.store.reader import CopyReader
 from shadowset.nbd_provider.under_way import UnderWay
 
@@ -28,7 +31,15 @@ STREAM_PIECE: Final = 512 * 1024
 class Reads:
     """What ``Transmission`` does for reads. ``allowed`` are the flags that a read may carry."""
 
-    def __init__(self, export: Export, replies: Replies, under_way: UnderWay, allowed: int) -> None:
+    def __init__(
+        self,
+        export: Export,
+        replies: Replies,
+        under_way: UnderWay,
+        allowed: int,
+        random_reads: RandomReads | None = None,
+    ) -> None:
+        self._random = random_reads
         self._export = export
         self._replies = replies
         self._under_way = under_way
@@ -125,6 +136,38 @@ class Reads:
 
     # ---- small reads that miss ----
 
+    def read_random(self, buffer: RequestBuffer) -> int:
+        """Do small reads at the front that jump about in a file; returns how many."""
+        fd, random = self._export.in_place, self._random
+        if fd is None or random is None:
+            return 0
+        size, place, holes = self._export.size, self._stream.end, self._replies.structured
+        many, place, replies, count, length = random.begin(self, fd, buffer.waiting, size, place, NEAR, holes)
+        if many:
+            buffer.skip(many * p.REQUEST.size)
+            self._stream.jump(place)
+            self._under_way.begin_many(count, length)
+            self._replies.in_part(replies)
+        return many
+
+    def arrived(self, results: list[Result], length: int) -> None:
+        """Threads have done reads that ``read_random`` has left to them."""
+        under_way = self._under_way
+        under_way.end_many(len(results), length)
+        if not under_way.closed:
+            replies = [result for result in results if isinstance(result, bytes)]
+            self._replies.in_part(replies)
+            if len(replies) < len(results):
+                self._tell(results)
+        under_way.after()
+
+    def _tell(self, results: list[Result]) -> None:
+        for result in results:
+            if not isinstance(result, bytes):
+                cookie, offset, length, error = result
+                request = Request(p.CMD_READ, 0, cookie, offset, length, memoryview(b""))
+                self._under_way.failed(request, OSError(error, os.strerror(error)))
+
     def start_cold(self) -> None:
         """What the batch found in no memory, in few threads: handing a read to a thread costs more than the read."""
         cold, self._cold = self._cold, []
@@ -145,7 +188,7 @@ class Reads:
             fetch(self._export.in_place, offset, length)
 
     def _read_group(self, group: Sequence[Request], start: bool) -> None:
-        def work() -> tuple[list[Result], Sequence[Request]]:
+        def work() -> tuple[list[ReadResult], Sequence[Request]]:
             return read_group(self._export, group, start)
 
         def done(outcome: Any) -> None:

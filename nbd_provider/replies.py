@@ -162,7 +162,7 @@ class Replies:
         return p.DATA_CHUNK.pack(magic, done, kind, cookie, length + 8, offset)
 
     def in_part(self, unsent: Sequence[Data]) -> None:
-        """What is left of replies that somebody else has begun to send, while there were no others."""
+        """Replies that somebody else has built, or what is left of them after a sending while there were no others."""
         self._out += unsent
         self.unsent += sum(map(len, unsent))
 

@@ -85,6 +85,21 @@ class RequestBuffer:
         self._start, replies = do(self._view, self._start, self._end)
         return replies
 
+    @property
+    def front(self) -> int:
+        """The command of the request at the front, -1 when it is not there."""
+        start = self._start
+        return -1 if self._end - start < p.REQUEST.size else self._view[start + 6] << 8 | self._view[start + 7]
+
+    @property
+    def waiting(self) -> memoryview:
+        """What has come and was not taken."""
+        return self._view[self._start : self._end]
+
+    def skip(self, count: int) -> None:
+        """So many bytes at the front were taken."""
+        self._start += count
+
     def put(self, data: bytes) -> None:
         """Bytes that came with the end of the negotiation, or to another process."""
         if len(data) + LEAST_ROOM > len(self._buffer):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from shadowset.nbd_provider.connection import Connection
 from shadowset.nbd_provider.exports import Directory
 from shadowset.nbd_provider.handshake import Tls
+from shadowset.nbd_provider.random_reads import SECONDS
 from shadowset.nbd_provider.threads import Done, Threads, Work
 from shadowset.vss.codes import Code, VssError
 
@@ -91,6 +92,7 @@ class Server:
         """Like ``submit``, for work on shadow storage, which waits for no client's reads."""
         self.submit_look = self._threads.lane("look", 1)
         """Like ``submit``, for looks at how much room there is, which keep no work on shadow storage waiting."""
+        self.random_reads = self._threads.random_reads
         self._epoll.register(self._wake, select.EPOLLIN)
         self._stopping = self._ended = False
         self._draining: Drain | None = None
@@ -105,7 +107,9 @@ class Server:
         """Serve the directory's exports on a listening socket; ``keep`` its name when somebody else made it."""
         if keep:
             self._kept.add(sock.fileno())
-        self.add_listener(sock, lambda client: Connection(client, self._directory, self.submit, tls, keys))
+        self.add_listener(
+            sock, lambda client: Connection(client, self._directory, self.submit, tls, keys, self.random_reads)
+        )
 
     def add_listener(self, sock: socket.socket, make: Callable[[socket.socket], Client]) -> None:
         """Serve another socket with clients of another kind."""
@@ -259,7 +263,8 @@ class Server:
 
     def _timeout(self) -> float:
         deadline = self.deadline()
-        return TICK if deadline is None else max(0.0, min(TICK, deadline - time.monotonic()))
+        most = SECONDS if self.random_reads.waiting else TICK
+        return most if deadline is None else max(0.0, min(most, deadline - time.monotonic()))
 
     def _accept(self, fd: int) -> None:
         """Take all who are waiting, since the backlog is short."""

@@ -136,7 +136,9 @@ class Service:
         clients: list[Client] = []
         numbers = iter(sockets[2:])
         for connection in state.connections:
-            clients.append(Connection.restored(next(numbers), connection, directory, self.server.submit))
+            clients.append(
+                Connection.restored(next(numbers), connection, directory, self.server.submit, self.server.random_reads)
+            )
         for control in state.controls:
             clients.append(ControlClient.restored(next(numbers), control, volume, self.server))
         self._clients = clients

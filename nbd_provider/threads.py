@@ -11,6 +11,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Final
 
+from shadowset.nbd_provider.random_reads import RandomReads
+
 log = logging.getLogger(__name__)
 
 THREADS: Final = 16
@@ -80,11 +82,12 @@ class Threads:
         self._signalled = False
         self._stopped = False
         self.submit = self.lane("disk", count)
+        self.random_reads = RandomReads(self.wake)
 
     @property
     def busy(self) -> bool:
         """Whether something was submitted that is not finished."""
-        return any(lane.under_way for lane in self._lanes)
+        return bool(self.random_reads.under_way) or any(lane.under_way for lane in self._lanes)
 
     def lane(self, name: str, count: int) -> Submit:
         """Threads of their own, for work that must not wait until those of others are free.
@@ -117,7 +120,7 @@ class Threads:
     def finish(self) -> bool:
         """Hand over what is there; returns whether there was anything."""
         self._signalled = False
-        finished = bool(self._results)
+        finished = self.random_reads.finish() or bool(self._results)
         while self._results:
             lane, done, result = self._results.popleft()
             lane.under_way -= 1
@@ -138,6 +141,7 @@ class Threads:
         self._stopped = True
         for lane in self._lanes:
             lane.end()
+        self.random_reads.end()
 
     def close(self) -> None:
         """``wake`` is not needed any more."""

@@ -18,7 +18,7 @@ from shadowset.nbd_provider import protocol as p
 from shadowset.nbd_provider.block_status import Context, Extent, first_extents
 from shadowset.nbd_provider.copy_queue import Errors
 from shadowset.nbd_provider.exports import Export
-from shadowset.nbd_provider.plain_writes import MOST_WRITES
+from shadowset.nbd_provider.random_reads import RandomReads
 from shadowset.nbd_provider.reads import Reads
 from shadowset.nbd_provider.replies import Replies
 from shadowset.nbd_provider.requests import Request, RequestBuffer
@@ -34,6 +34,8 @@ TURN_SECONDS: Final = 0.05
 """After so long a batch makes no further such step before others have had their turn."""
 MAX_HELD: Final = share(64 << 20, least=1 << 20)
 LATE_GROUP: Final = 4
+MOST_PLAIN: Final = 256
+"""Plain requests are done, more or less, before answers go out."""
 MODIFYING: Final = (p.CMD_WRITE, p.CMD_TRIM, p.CMD_WRITE_ZEROES)
 
 
@@ -67,6 +69,7 @@ class Transmission:
         answered: Callable[[], None],
         broken: Callable[[], None],
         send: Callable[[], object],
+        random_reads: RandomReads | None = None,
     ) -> None:
         self._export = export
         self._contexts = contexts
@@ -78,7 +81,7 @@ class Transmission:
         self._held: deque[Request] = deque()
         self._held_bytes = self._waiting_bytes = 0
         self._under_way = UnderWay(submit, self._failed, self._after)
-        self._reads = Reads(export, replies, self._under_way, self._allowed[p.CMD_READ])
+        self._reads = Reads(export, replies, self._under_way, self._allowed[p.CMD_READ], random_reads)
         self.most_answer = self._reads.most_answer
         self._steps, self._until = 0, 0.0
         self._later: list[Request] = []
@@ -99,14 +102,28 @@ class Transmission:
         """Whether enough is under way or held for this client."""
         return self._under_way.full or self._held_bytes + self._waiting_bytes >= MAX_HELD
 
-    def write_plain(self, buffer: RequestBuffer) -> bool:
-        """Do what stands at the front and only has to be written; returns whether there may be more of it."""
+    def do_plain(self, buffer: RequestBuffer) -> bool:
+        """Do what stands at the front and is quite usual, in runs; returns whether there may be more of it."""
+        room = MOST_PLAIN
+        while room > 0:
+            kind, done = buffer.front, 0
+            if kind == p.CMD_READ:
+                done = self._reads.read_random(buffer)
+            elif kind == p.CMD_WRITE:
+                done = self._write_plain(buffer)
+            if not done:
+                return False
+            room -= done
+        return True
+
+    def _write_plain(self, buffer: RequestBuffer) -> int:
+        """Do what only has to be written; returns how many requests."""
         writes, gate = self._export.plain_writes, self._export.gate
         if writes is None or gate is None or gate.closed:
-            return False
+            return 0
         replies = buffer.pass_on(writes.do)
         self._replies.raw(replies)
-        return len(replies) == MOST_WRITES * p.SIMPLE_REPLY.size
+        return len(replies) // p.SIMPLE_REPLY.size
 
     def process(self, batch: list[Request]) -> None:
         """Do the requests; after a disconnect ``leaving`` is set."""

@@ -43,6 +43,16 @@ class UnderWay:
         if request.kind == p.CMD_READ:
             self._expected += request.length
 
+    def begin_many(self, count: int, length: int) -> None:
+        """Threads are going to do so many reads, which ask for ``length`` bytes, and of which ``end_many`` is told."""
+        self.count += count
+        self._expected += length
+
+    def end_many(self, count: int, length: int) -> None:
+        """Threads have done so many of them."""
+        self.count -= count
+        self._expected -= length
+
     def end(self, request: Request, result: Any, reply: Reply) -> None:
         """A thread has done it: answer it, unless the client is gone."""
         self.count -= 1

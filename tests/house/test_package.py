@@ -65,7 +65,11 @@ def package(built: Path, wheel: Path) -> Path:
     return made
 
 
-IN_C = {"shadowset/nbd_provider/_plain_writes.abi3.so", "shadowset/nbd_provider/store/_resident.abi3.so"}
+IN_C = {
+    "shadowset/nbd_provider/_plain_writes.abi3.so",
+    "shadowset/nbd_provider/_random_reads.abi3.so",
+    "shadowset/nbd_provider/store/_resident.abi3.so",
+}
 
 
 def held_by(wheel: Path) -> set[str]:

@@ -101,7 +101,7 @@ class Client:
         data = self._disk.content[offset : offset + length].translate(OTHER) if kind == p.CMD_WRITE else b""
         cookie, buffer = next(self._cookies), RequestBuffer()
         buffer.put(p.REQUEST.pack(p.REQUEST_MAGIC, flags, kind, cookie, offset, length) + data)
-        self.transmission.write_plain(buffer)
+        self.transmission.do_plain(buffer)
         self.transmission.process(buffer.requests())
         return cookie
 

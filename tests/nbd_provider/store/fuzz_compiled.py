@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import mmap
 import os
 import random
+import select
 import socket
 import struct
 import sys
@@ -18,14 +20,19 @@ from typing import Any
 from uuid import UUID
 
 if len(sys.argv) > 3:
-    for name, file in (("store._resident", "_resident"), ("_plain_writes", "_plain_writes")):
+    for name, file in (
+        ("store._resident", "_resident"),
+        ("_plain_writes", "_plain_writes"),
+        ("_random_reads", "_random_reads"),
+    ):
         spec = importlib.util.spec_from_file_location(f"shadowset.nbd_provider.{name}", f"{sys.argv[3]}/{file}.so")
         assert spec is not None and spec.loader is not None
         sys.modules[spec.name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[spec.name])
 
-from shadowset.nbd_provider import plain_writes
+from shadowset.nbd_provider import plain_writes, random_reads
 from shadowset.nbd_provider import protocol as p
+from shadowset.nbd_provider.replies import Replies
 from shadowset.nbd_provider.store import layout, resident
 from shadowset.nbd_provider.store.copy_files import last_bytes
 from shadowset.nbd_provider.store.reader import CopyReader
@@ -48,6 +55,14 @@ def outcome(do: Callable[[], Any]) -> Any:
         return type(error)
 
 
+class Results(list[random_reads.Result]):
+    """Of threads."""
+
+    def arrived(self, results: list[random_reads.Result], _: int) -> None:
+        """They are there."""
+        self += results
+
+
 class Fuzz:
     """A file, a storage with copies, and the chance that decides."""
 
@@ -55,7 +70,7 @@ class Fuzz:
         self.chance = random.Random(seed)
         self.path = f"{directory}/file"
         with open(self.path, "wb") as file:
-            file.write(self.chance.randbytes(SIZE))
+            file.write(self.chance.randbytes(SIZE - 12 * CHUNK).ljust(SIZE, b"\0"))
         self.fd = os.open(self.path, os.O_RDWR)
         self.storage = f"{directory}/storage"
         self.store = ShadowStore(self.storage, self.fd, SIZE, CHUNK)
@@ -69,11 +84,61 @@ class Fuzz:
         self.window = mmap.mmap(self.fd, SIZE, mmap.MAP_SHARED, mmap.PROT_READ)
         self.scratch = os.open(f"{directory}/scratch", os.O_RDWR | os.O_CREAT)
         self.twin = os.open(f"{directory}/twin", os.O_RDWR | os.O_CREAT)
-        self.filled = 0
+        self.random, self.results = random_reads.RandomReads(os.eventfd(0)), Results()
+        self.filled = self.cold = 0
 
     def number(self, most: int) -> int:
         """Mostly one that is right."""
         return self.chance.randrange(most) if self.chance.random() < 0.8 else self.chance.choice(EDGES)
+
+    # ---- random reads ----
+
+    def reads(self) -> None:
+        """Some of them of the page cache, the others of threads."""
+        chance = self.chance
+        if chance.random() < 0.5:
+            os.fdatasync(self.fd)
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        data = b"".join(self.read_request() for _ in range(chance.randrange(12)))
+        data = data[: len(data) - chance.choice((0, 0, 0, 1, 27))]
+        size, place = chance.choice((SIZE, SIZE, SIZE, 1, (1 << 63) - 512)), self.number(SIZE)
+        near, holes = chance.choice((0, 1, 8 * CHUNK)), chance.random() < 0.5
+        got = outcome(lambda: self.random.begin(self.results, self.fd, memoryview(data), size, place, near, holes))
+        if isinstance(got, type):
+            assert got is OverflowError and place >= 1 << 64
+            return
+        self.cold += self.random.under_way
+        while self.random.under_way:
+            select.poll().poll(1)
+            self.random.finish()
+        found, replies = [], sorted(got[2] + self.results, key=repr)
+        self.results.clear()
+        for index in range(got[0]):
+            at = index * p.REQUEST.size
+            magic, flags, kind, cookie, offset, length = p.REQUEST.unpack_from(data, at)
+            assert (magic, flags, kind) == (p.REQUEST_MAGIC, 0, p.CMD_READ) and 0 < length < 65536
+            assert offset + length <= size and abs(offset - place) > near
+            place = offset + length
+            found.append(self.reply(cookie, offset, length, holes))
+        assert place == got[1] and sorted(found, key=repr) == replies, (data, got)
+
+    def reply(self, cookie: int, offset: int, length: int, structured: bool) -> random_reads.Result:
+        content = os.pread(self.fd, length, offset) if offset < 1 << 40 else b""
+        if len(content) < length:
+            return cookie, offset, length, errno.EIO
+        replies = Replies()
+        replies.structured = structured
+        replies.data(cookie, offset, content)
+        return replies.rest()
+
+    def read_request(self) -> bytes:
+        chance = self.chance
+        kind = p.CMD_READ if chance.random() < 0.98 else chance.randrange(1 << 16)
+        flags = 0 if chance.random() < 0.98 else chance.randrange(1 << 16)
+        length = chance.choice((1, 512, CHUNK, CHUNK, 9000, 65535)) if chance.random() < 0.98 else chance.choice(EDGES)
+        offset = self.number(SIZE - 9000) & (1 << 64) - 1
+        whole = p.REQUEST.pack(p.REQUEST_MAGIC, flags, kind, chance.getrandbits(64), offset, length & 0xFFFFFFFF)
+        return whole if chance.random() < 0.99 else chance.randbytes(len(whole))
 
     # ---- plain writes ----
 
@@ -286,13 +351,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ss-fuzz-", dir="/var/tmp") as directory:  # a disk, for RWF_NOWAIT
         fuzz = Fuzz(directory, seed)
         for turn in range(turns):
-            for do in (fuzz.writes, fuzz.cached, fuzz.mapped, fuzz.arrived, fuzz.copy, fuzz.sent):
+            for do in (fuzz.reads, fuzz.writes, fuzz.cached, fuzz.mapped, fuzz.arrived, fuzz.copy, fuzz.sent):
                 try:
                     do()
                 except AssertionError:
                     print(f"seed {seed}, turn {turn}", file=sys.stderr)
                     raise
-        assert fuzz.filled > turns / 20, "it says something at times"
+        assert fuzz.filled > turns / 20 and fuzz.cold > turns / 20, "they say something at times"
 
 
 main()

@@ -18,6 +18,7 @@ from shadowset.nbd_provider.store import resident
 HERE = Path(nbd_provider.__file__).parent
 MODULES = {
     "_plain_writes": ["plain_writes.c"],
+    "_random_reads": ["random_reads.c"],
     "_resident": ["store/resident.c", "store/bus_errors.c", "store/copy_reads.c", "store/copy_send.c"],
 }
 WARNINGS = ["-Wall", "-Wextra", "-Wconversion", "-Wno-sign-conversion", "-Wshadow", "-Wno-unused-parameter", "-Werror"]
