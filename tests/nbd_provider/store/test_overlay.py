@@ -188,6 +188,7 @@ def test_a_move_takes_layers_along(volume: Volume, tmp_path: Path) -> None:
     late = Path(old, "overlays", str(NEWER))
     for _ in mover.work() or ():
         if mover.progress and mover.progress.phase is Phase.CLEANING and not late.exists():
+            assert volume.read(COPY) == recovered, "the new directory counts by now"
             shutil.copytree(f"{old}/overlays/{COPY}", late)  # sealed while the storage was taking its last step
     assert volume.store.storage == new and not Path(old, "overlays").exists()
     assert reader.read(0, SIZE) == volume.read(COPY) == recovered
