@@ -118,15 +118,16 @@ static void *work(void *argument)
 {
     struct pool *pool = argument;
     struct read *read;
-    do {
+    for (;;) {
         while ((read = next_read(pool))) {
             read->error = read_whole(read);
             publish(pool, read);
         }
+        if (__atomic_load_n(&pool->ending, __ATOMIC_ACQUIRE))
+            return NULL;
         while (sem_wait(&pool->calls))
             ;
-    } while (!pool->ending);
-    return NULL;
+    }
 }
 
 /* ---- threads, by who holds Python's lock ---- */
@@ -475,10 +476,8 @@ static PyObject *is_waiting(PyObject *self, PyObject *capsule)
 static void end_threads(struct pool *pool)
 {
     pthread_mutex_lock(&pool->lock);
-    pool->ending = 1;
-    pthread_mutex_unlock(&pool->lock);
-    for (unsigned each = 0; each < pool->started; each++)
-        sem_post(&pool->calls);
+    __atomic_store_n(&pool->ending, 1, __ATOMIC_RELEASE);
+    unlock_and_call(pool, call(pool, pool->started));
     for (unsigned each = 0; each < pool->started; each++)
         pthread_join(pool->threads[each], NULL);
     pool->started = 0;

@@ -381,6 +381,32 @@ def test_a_child_does_not_wait_for_its_parents_threads(disk: Disk, host: Host) -
     assert set(client.answers()) == {1}
 
 
+def test_what_waits_for_a_thread_is_done_before_threads_end(host: Host) -> None:
+    """Whether they are at work, called, or idle at that moment."""
+    wake, chance = os.eventfd(0, os.EFD_NONBLOCK), random.Random(3)
+    fd = os.open(host.image, os.O_RDONLY)
+    arrived: list[Result] = []
+
+    class Owner:
+        def arrived(self, results: list[Result], length: int) -> None:
+            arrived.extend(results)
+
+    for _ in range(8):
+        pool, begun = RandomReads(wake), 0
+        host.make_cold()
+        for _ in range(20):
+            places = [chance.randrange(SIZE // CHUNK) * CHUNK for _ in range(chance.choice((1, 5)))]
+            requests = memoryview(b"".join(read(1, at) for at in places))
+            begun += pool.begin(Owner(), fd, requests, SIZE, 2 * SIZE, 0, False)[3]
+            pool.finish()
+        pool.end()
+        pool.finish()
+        assert not pool.under_way and len(arrived) == begun
+        arrived.clear()
+    os.close(fd)
+    os.close(wake)
+
+
 def test_a_pool_that_is_forgotten_waits_for_its_threads(disk: Disk, host: Host) -> None:
     """They write into memory of Python's until then."""
     wake = os.eventfd(0, os.EFD_NONBLOCK)
