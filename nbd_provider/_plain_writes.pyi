@@ -4,10 +4,10 @@ def find_writes(
     end: int,
     size: int,
     most: int,
-    words: memoryview | None = ...,
+    words: memoryview = ...,
     limit: int = ...,
     shift: int = ...,
-    pages: dict[int, None] | None = ...,
+    pages: dict[int, None] = ...,
     /,
 ) -> tuple[int, int]: ...
 def do_writes(fd: int, buffer: memoryview, start: int, count: int, /) -> tuple[int, bytes]: ...

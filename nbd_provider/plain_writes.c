@@ -17,6 +17,8 @@
 #define REPLY_SIZE 16
 #define MAXIMUM_PAYLOAD (32 << 20)
 
+static size_t page_words;
+
 struct write {
     uint64_t offset;
     uint32_t length;
@@ -104,33 +106,61 @@ static int is_within(const Py_buffer *buffer, Py_ssize_t start, Py_ssize_t end)
     return 0;
 }
 
-static PyObject *find_writes(PyObject *self, PyObject *arguments)
+/* A pair; takes the second. */
+static PyObject *two(Py_ssize_t first, PyObject *second)
+{
+    PyObject *number = PyLong_FromSsize_t(first), *pair = number && second ? PyTuple_Pack(2, number, second) : NULL;
+    Py_XDECREF(number);
+    Py_XDECREF(second);
+    return pair;
+}
+
+/* Least word of a kept chunk, bits of an offset within a chunk, pages that may be looked at. */
+static int take_kept(struct kept *kept, PyObject *const *arguments)
+{
+    unsigned long shift;
+    kept->limit = PyLong_AsUnsignedLongLong(arguments[0]);
+    shift = PyLong_AsUnsignedLong(arguments[1]);
+    kept->pages = arguments[2];
+    kept->page_words = page_words;
+    if (PyErr_Occurred())
+        return 0;
+    if (PyDict_Check(kept->pages) && shift < 64) {
+        kept->shift = (unsigned)shift;
+        return 1;
+    }
+    PyErr_SetString(PyExc_TypeError, "which pages of words may be looked at is told by a dict");
+    return 0;
+}
+
+/* Of all that is called for each few writes, what is asked for costs as much as what is done: so no format is parsed. */
+static PyObject *find_writes(PyObject *self, PyObject *const *arguments, Py_ssize_t given)
 {
     Py_buffer buffer, words = {0};
     Py_ssize_t at, end, most, count = 0;
-    unsigned long long size, limit = 0;
-    struct kept kept = {0};
-    PyObject *view = Py_None, *pages = Py_None;
+    unsigned long long size;
+    struct kept kept = {.pages = Py_None};
     int result = -1;
-    if (!PyArg_ParseTuple(arguments, "y*nnKn|OKIO:find_writes", &buffer, &at, &end, &size, &most, &view, &limit,
-                          &kept.shift, &pages))
+    if (given != 5 && given != 9) {
+        PyErr_SetString(PyExc_TypeError, "find_writes takes five arguments, or nine");
         return NULL;
-    if (is_within(&buffer, at, end) && (view == Py_None || !PyObject_GetBuffer(view, &words, PyBUF_SIMPLE))) {
-        if (view != Py_None && (!PyDict_Check(pages) || kept.shift > 63))
-            PyErr_SetString(PyExc_TypeError, "which pages of words may be looked at is told by a dict");
-        else {
-            kept.words = words.buf;
-            kept.count = words.len / sizeof *kept.words;
-            kept.limit = limit;
-            kept.pages = pages;
-            kept.page_words = sysconf(_SC_PAGESIZE) / sizeof *kept.words;
-            result = find(&buffer, &at, end, size, most, &kept, &count);
-        }
+    }
+    at = PyLong_AsSsize_t(arguments[1]);
+    end = PyLong_AsSsize_t(arguments[2]);
+    size = PyLong_AsUnsignedLongLong(arguments[3]);
+    most = PyLong_AsSsize_t(arguments[4]);
+    if (PyErr_Occurred() || (given == 9 && !take_kept(&kept, arguments + 6))
+        || PyObject_GetBuffer(arguments[0], &buffer, PyBUF_SIMPLE))
+        return NULL;
+    if (is_within(&buffer, at, end) && (given == 5 || !PyObject_GetBuffer(arguments[5], &words, PyBUF_SIMPLE))) {
+        kept.words = words.buf;
+        kept.count = words.len / sizeof *kept.words;
+        result = find(&buffer, &at, end, size, most, &kept, &count);
         if (words.obj)
             PyBuffer_Release(&words);
     }
     PyBuffer_Release(&buffer);
-    return result < 0 ? NULL : Py_BuildValue("nn", at, count);
+    return result < 0 ? NULL : two(at, PyLong_FromSsize_t(count));
 }
 
 static void answer(char *reply, const char *cookie)
@@ -155,13 +185,20 @@ static Py_ssize_t write_all(int fd, const Py_buffer *buffer, Py_ssize_t *at, Py_
     return count;
 }
 
-static PyObject *do_writes(PyObject *self, PyObject *arguments)
+static PyObject *do_writes(PyObject *self, PyObject *const *arguments, Py_ssize_t given)
 {
     Py_buffer buffer;
     Py_ssize_t at, count, done;
     PyObject *replies = NULL;
-    int fd;
-    if (!PyArg_ParseTuple(arguments, "iy*nn:do_writes", &fd, &buffer, &at, &count))
+    long fd;
+    if (given != 4) {
+        PyErr_SetString(PyExc_TypeError, "do_writes takes four arguments");
+        return NULL;
+    }
+    fd = PyLong_AsLong(arguments[0]);
+    at = PyLong_AsSsize_t(arguments[2]);
+    count = PyLong_AsSsize_t(arguments[3]);
+    if (PyErr_Occurred() || PyObject_GetBuffer(arguments[1], &buffer, PyBUF_SIMPLE))
         return NULL;
     if (is_within(&buffer, at, buffer.len) && count >= 0 && count <= buffer.len / REQUEST_SIZE)
         replies = PyBytes_FromStringAndSize(NULL, count * REPLY_SIZE);
@@ -170,7 +207,7 @@ static PyObject *do_writes(PyObject *self, PyObject *arguments)
     if (replies) {
         char *text = PyBytes_AsString(replies);
         Py_BEGIN_ALLOW_THREADS
-        done = write_all(fd, &buffer, &at, count, text);
+        done = write_all((int)fd, &buffer, &at, count, text);
         Py_END_ALLOW_THREADS
         if (done < count) {
             PyObject *all = replies;
@@ -179,16 +216,16 @@ static PyObject *do_writes(PyObject *self, PyObject *arguments)
         }
     }
     PyBuffer_Release(&buffer);
-    return replies ? Py_BuildValue("nN", at, replies) : NULL;
+    return replies ? two(at, replies) : NULL;
 }
 
 static PyMethodDef methods[] = {
-    {"find_writes", find_writes, METH_VARARGS,
-     "find_writes(buffer, start, end, size, most, words=None, limit=0, shift=0, pages=None, /)\n\n"
+    {"find_writes", (PyCFunction)(void (*)(void))find_writes, METH_FASTCALL,
+     "find_writes(buffer, start, end, size, most, words=..., limit=..., shift=..., pages=..., /)\n\n"
      "Look for plain writes to a volume of size bytes at the front of buffer[start:end], most of them at the most.\n"
      "With words, only those whose chunks, of 1 << shift bytes, all have a word of limit or more, on one of pages.\n"
      "Returns where the next request begins, and how many there are."},
-    {"do_writes", do_writes, METH_VARARGS,
+    {"do_writes", (PyCFunction)(void (*)(void))do_writes, METH_FASTCALL,
      "do_writes(fd, buffer, start, count, /)\n\n"
      "Do so many plain writes, up to one that fails or is short. Returns where the next request begins, and the replies."},
     {NULL, NULL, 0, NULL},
@@ -198,5 +235,6 @@ static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_plain_writes", NULL
 
 PyMODINIT_FUNC PyInit__plain_writes(void)
 {
+    page_words = sysconf(_SC_PAGESIZE) / sizeof(uint64_t);
     return PyModule_Create(&module);
 }

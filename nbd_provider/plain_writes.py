@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from shadowset.nbd_provider.store.layout import SLOT_BITS
 from shadowset.nbd_provider.volume import Volume
 
 try:
@@ -38,10 +39,13 @@ class PlainWrites:
         """
         if not COMPILED:
             return start, b""
-        store = self._store
+        store, size = self._store, self._origin.size
         if store.newest:
             with store.lock:
-                _, count = find_writes(buffer, start, end, self._origin.size, MOST_WRITES, *store.kept())
+                head = store.head
+                _, count = find_writes(
+                    buffer, start, end, size, MOST_WRITES, head.view, store.newest << SLOT_BITS, store.shift, head.pages
+                )
         else:
-            _, count = find_writes(buffer, start, end, self._origin.size, MOST_WRITES)
+            _, count = find_writes(buffer, start, end, size, MOST_WRITES)
         return do_writes(self._origin.fd, buffer, start, count) if count else (start, b"")

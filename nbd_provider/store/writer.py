@@ -88,7 +88,7 @@ class ShadowStore:
         self.header = header
         self.chunk_size = header.chunk_size
         self.chunks = layout.chunk_count(header.size, header.chunk_size)
-        self._shift = header.chunk_size.bit_length() - 1
+        self.shift = header.chunk_size.bit_length() - 1
         self.table = CopyTable(self.storage, header)
         self.segments = Segments(self.storage, header.chunk_size, writable=True)
         wrong = damage(self.storage, self.chunks)
@@ -380,7 +380,7 @@ class ShadowStore:
         """Which of the (offset, length) ranges, by index, have a chunk that is ``missing``."""
         if not self.newest:
             return []
-        shift = self._shift
+        shift = self.shift
         found = []
         with self.lock:
             limit, view, ready = self.newest << layout.SLOT_BITS, self.head.view, self.head.ready
@@ -395,14 +395,9 @@ class ShadowStore:
                     found.append(index)
         return found
 
-    def kept(self) -> tuple[memoryview, int, int, dict[int, None]]:
-        """For the compiled look at the same: words, the least one that says "kept", bits of an offset within a chunk,
-        and the pages of words that may be looked at. They count for as long as ``lock`` is held."""
-        return self.head.view, self.newest << layout.SLOT_BITS, self._shift, self.head.pages
-
     def missing(self, ranges: Sequence[tuple[int, int]]) -> set[int]:
         """Chunks of the ranges whose old content the newest copy takes from the origin."""
-        shift = self._shift
+        shift = self.shift
         need: set[int] = set()
         if not self.newest:
             return need
