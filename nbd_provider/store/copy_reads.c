@@ -131,6 +131,13 @@ static enum outcome fill_chunks(const struct copy *copy, const struct part *part
     return outcome;
 }
 
+/* What a file is cut off by is zeros in its last page. Its size says so before these can be seen. */
+static int reaches(int fd, uint64_t end)
+{
+    struct stat status;
+    return !fstat(fd, &status) && (S_ISBLK(status.st_mode) || (uint64_t)status.st_size >= end);
+}
+
 static int still_lives(const struct copy *copy)
 {
     char row[MOST_ROW];
@@ -150,6 +157,8 @@ enum outcome fill_part(const struct copy *copy, const struct part *part)
     if (outcome != FILLED)
         return outcome;
     if (pread(copy->head, again, size, first * sizeof *again) != (ssize_t)size || memcmp(words, again, size))
+        return UNUSUAL;
+    if (part->mapped && !reaches(copy->origin, part->offset + part->length))
         return UNUSUAL;
     return still_lives(copy) ? FILLED : UNUSUAL;
 }

@@ -85,7 +85,9 @@ class Windows:
         if COMPILED and LEAST <= middle < len(target):
             return self.read(fd, offset, target[:middle]) and self.read(fd, offset + middle, target[middle:])
         window, at = self.find(fd, offset, len(target))
-        return read_cached(fd, offset, target) if window is None else copy_resident(target, window, at)
+        if window is None:
+            return read_cached(fd, offset, target)
+        return copy_resident(target, window, at) and reaches(fd, offset + len(target))
 
     def find(self, fd: int, offset: int, length: int) -> tuple[mmap.mmap | None, int]:
         """The window that a range is to be read from, and where in it; None when it is to be read plainly."""
@@ -130,6 +132,12 @@ class Windows:
         """Let go of all memory."""
         with self._mapping:
             self._mapped.clear()
+
+
+def reaches(fd: int, end: int) -> bool:
+    """Whether a file still goes to ``end``: what is cut off is zeros in its last page, where it is mapped."""
+    status = os.fstat(fd)
+    return stat.S_ISBLK(status.st_mode) or status.st_size >= end
 
 
 def window_length(status: os.stat_result, number: int) -> int:

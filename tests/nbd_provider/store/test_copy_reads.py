@@ -145,6 +145,24 @@ def test_a_record_of_losses_is_looked_at(volume: Volume) -> None:
     reader.close()
 
 
+@pytest.mark.parametrize("mapped", [True, False])
+def test_an_origin_that_is_cut_off_is_not_read_as_zeros(
+    volume: Volume, mapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last page of a file is zeros behind its end, where it is mapped."""
+    monkeypatch.setattr(resident, "PLAIN_TIMES", 0 if mapped else 1 << 20)
+    reader = volume.reader(4)
+    start, length = 512, SIZE - 512
+    assert reader.read(start, length) and reader.fill_now(start, memoryview(bytearray(length)))
+    assert bool(reader._files.windows._mapped) is mapped
+    os.truncate(volume.origin, SIZE - 100)
+    assert at_once(reader, start, length) is None
+    assert not reader.fill_now(start, memoryview(bytearray(length)))
+    with pytest.raises(OSError, match="ends at byte"):
+        reader.read(start, length)
+    reader.close()
+
+
 def test_what_is_not_in_memory_is_not_waited_for(volume: Volume) -> None:
     reader = volume.reader(4)
     os.fsync(volume.fd)
