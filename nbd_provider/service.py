@@ -158,6 +158,7 @@ class Service:
     def _hand_over(self, volume: Volume, server: Server, drain: Drain) -> Volume | None:
         """None when another process serves from now on, else the volume, opened anew with the same clients."""
         clients, listeners = server.leave(drain.client)
+        volume.store.writeback.look()
         state, sockets = describe(volume, clients, server.keeps(listeners[0]), drain.since)
         kept = volume.let_go()
         descriptors = [kept.origin, kept.lock, *(sock.fileno() for sock in (*listeners, *sockets))]
@@ -227,6 +228,7 @@ def connect_gate(server: Server, volume: Volume) -> None:
 
     def look() -> None:
         nonlocal seen
+        volume.look_for_late_errors()
         volume.calls.look()
         if volume.store.room.count > seen:
             seen = volume.store.room.count

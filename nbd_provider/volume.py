@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 MAX_HOLD_MS = 10_000
 SLOW_SECONDS: Final = 0.02
 SLOW_REST: Final = 50
+LOOK_SECONDS: Final = 1.0
 
 
 class Gate:
@@ -136,7 +137,8 @@ class Volume:
         self.copies = CopyQueue(self.prepare_write)
         self.calls = StorageCalls(self.idle_work, self._pauses, lambda: self.clients() > 0)
         self._revert_begins = False
-        self._slow_until = 0.0
+        self._slow_until = self._next_look = 0.0
+        self._looking = False
         self.stall_ms = 0.0
         """How long requests waited when this process took over from another one."""
         self._told = 0
@@ -159,10 +161,26 @@ class Volume:
 
     def look(self) -> Seen | None:
         """How much room the storage has; for a thread. None where that cannot be asked: who needs room is told why."""
+        self.store.writeback.look_if_free()
         try:
             return self.store.room.look()
         except OSError:
             return None
+
+    def look_for_late_errors(self) -> None:
+        """Once a second while a copy lives; a thread gives up those whose data was lost."""
+        now = time.monotonic()
+        if self._looking or now < self._next_look:
+            return
+        self._next_look = now + LOOK_SECONDS
+        if self.store.writeback.wanted:
+            self._looking = True
+            self.calls.add(self.store.writeback.look, self._looked)
+
+    def _looked(self, result: object) -> None:
+        self._looking = False
+        if isinstance(result, BaseException):
+            log.error("volume %s: late errors of its storage cannot be looked for: %s", self.name, result)
 
     def release(self, owner: object) -> Released:
         """Let writes flow."""

@@ -67,9 +67,11 @@ class CopyOut:
                     break
                 except (OSError, EOFError) as error:
                     full = getattr(error, "errno", None) in FULL
-                    if not (full and store.space.garbage and store.space.make_room()):
+                    if store.writeback.look():  # now: after a kill nobody tells what the sync here was told
+                        pass
+                    elif not (full and store.space.garbage and store.space.make_room()):
                         self._lose_one(error, layout.CAUSE_FULL if full else layout.CAUSE_ERROR)
-                        batch = sorted(store.missing([(chunk * store.chunk_size, 1) for chunk in batch]))
+                    batch = sorted(store.missing([(chunk * store.chunk_size, 1) for chunk in batch]))
 
     def _lose_one(self, error: OSError | EOFError, cause: int) -> None:
         """Lose the copy that counts least. Errors: WriteRefused when none may be lost, or its loss cannot be told."""
@@ -83,14 +85,7 @@ class CopyOut:
             event = store.lose(entry, f"its old data cannot be kept in {store.storage}: {_reason(error)}", cause)
         except OSError as problem:  # going on would let its readers see wrong data
             raise self._refusal(problem) from error
-        event.freed = store.space.make_room()
-        if not event.freed:
-            return
-        try:
-            with store.lock:
-                store.table.change(entry, lost_bytes=event.freed)
-        except OSError as problem:
-            log.error("how much the loss of %s gave back cannot be noted: %s", entry.copy_id, problem)
+        store.space.free_after(entry, event)
 
     def _refusal(self, error: OSError | EOFError) -> WriteRefused:
         self._store.room.refused(self._store.volume_name, _reason(error))

@@ -11,8 +11,9 @@ from threading import Lock
 from typing import Final
 
 from shadowset.nbd_provider.store import layout
-from shadowset.nbd_provider.store.mapped import Mapped
+from shadowset.nbd_provider.store.mapped import PAGE_WORDS, Mapped
 from shadowset.nbd_provider.store.slots import find_slot, lower
+from shadowset.nbd_provider.store.writeback import Witness
 from shadowset.vss.codes import Code, VssError
 
 ALLOCATION_STEP: Final = 64 * 1024
@@ -82,6 +83,7 @@ class Words:
             raise storage_error(storage, reason, "start the provider anew") from None
         self._take()
         self._reserved: set[int] = set()
+        self.witness = Witness(self._fd)
 
     def _take(self) -> None:
         mapped = self._mapped
@@ -113,8 +115,22 @@ class Words:
         self._mapped.map.flush()
         os.fdatasync(self._fd)
 
+    def put_again(self) -> None:
+        """The kernel takes for written what it could not write: have the pages that may have been stored to written
+        once more. Errors: OSError."""
+        starts = {
+            step * ALLOCATION_WORDS + at for step in self._reserved for at in range(0, ALLOCATION_WORDS, PAGE_WORDS)
+        }
+        starts |= {page * PAGE_WORDS for page in list(self.pages)}
+        for start in sorted(starts):
+            if start < len(self.view):
+                self.ready(start)
+                if any(self.view[start : start + PAGE_WORDS]):
+                    self.put(start, self.view[start])
+
     def close(self) -> None:
-        """Let go of memory and descriptor."""
+        """Let go of memory and descriptors."""
+        self.witness.close()
         self._mapped.close()
         os.close(self._fd)
 
@@ -133,6 +149,7 @@ class Segment:
             sync_directory(os.path.dirname(self.path))
             os.ftruncate(self.fd, layout.SEGMENT_DATA)
         self.words = Mapped(self.fd, layout.SEGMENT_DATA // layout.WORD, writable)
+        self.witness = Witness(self.fd) if writable else None
 
     def records(self, first: int, end: int) -> memoryview:
         """All words, of which the records from ``first`` to before ``end`` may be looked at; what was seen counts when
@@ -160,7 +177,9 @@ class Segment:
         return 0
 
     def close(self) -> None:
-        """Let go of memory and descriptor."""
+        """Let go of memory and descriptors."""
+        if self.witness is not None:
+            self.witness.close()
         self.words.close()
         os.close(self.fd)
 
@@ -215,6 +234,11 @@ class Segments:
         """Make all segments that there are durable. Errors: OSError."""
         for name in os.listdir(f"{self._storage}/segments"):
             os.fdatasync(self.get(int(name, 16)).fd)
+
+    def late_error(self) -> int:
+        """Number of an error that one of the open segments met when it was written back, 0 for none."""
+        asked = [each.witness.error() for each in list(self._open.values()) if each.witness is not None]
+        return max(asked, default=0)
 
     def exists(self, number: int) -> bool:
         """Whether the segment's file is there."""

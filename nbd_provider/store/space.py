@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.copy_out import CopyOut
 from shadowset.nbd_provider.store.create import new_head
 from shadowset.nbd_provider.store.overlay import drop_overlays
 from shadowset.nbd_provider.store.reclaim import Reclaimer
+from shadowset.nbd_provider.store.room import Event
 
 if TYPE_CHECKING:
     from shadowset.nbd_provider.store.writer import ShadowStore
@@ -59,6 +61,17 @@ class Space:
         before = self._store.used
         self._give_back()
         return max(0, before - self._store.used)
+
+    def free_after(self, entry: layout.Entry, event: Event) -> None:
+        """Give back what nobody needs after a loss, and note how much that was with the copy and its event."""
+        event.freed = self.make_room()
+        if not event.freed:
+            return
+        try:
+            with self._store.lock:
+                self._store.table.change(entry, lost_bytes=event.freed)
+        except OSError as problem:
+            log.error("how much the loss of %s gave back cannot be noted: %s", entry.copy_id, problem)
 
     def _give_back(self) -> None:
         try:

@@ -13,6 +13,7 @@ from uuid import UUID
 from shadowset.nbd_provider.store import layout
 from shadowset.nbd_provider.store.files import write_all
 from shadowset.nbd_provider.store.place import mark_left
+from shadowset.nbd_provider.store.writeback import Witness
 from shadowset.vss.codes import Code, VssError
 
 CUT_OFF: Final = -1
@@ -35,6 +36,7 @@ class CopyTable:
             os.ftruncate(self._fd, size)
             self.damaged[CUT_OFF] = "the table was cut off, and what copies were in the rows that are gone is lost"
         self._image = bytearray(os.pread(self._fd, size, 0))
+        self.witness = Witness(self._fd)
         self._torn: dict[int, int] = {}
         self.header = header
         self._putting = Lock()
@@ -161,6 +163,8 @@ class CopyTable:
             if self._image != written:
                 self._torn = {0: len(self._image)}
             self._left, self._fd = self._fd, fd
+            self.witness.close()
+            self.witness = Witness(fd)
             with suppress(OSError):
                 self._tell_left()
 
@@ -226,4 +230,5 @@ class CopyTable:
         """Close the file."""
         with suppress(OSError), self._putting:
             self._tell_left()
+        self.witness.close()
         os.close(self._fd)

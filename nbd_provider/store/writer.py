@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -29,6 +30,7 @@ from shadowset.nbd_provider.store.session import session_id
 from shadowset.nbd_provider.store.settings import NO_MARK, Limits, OriginMark, Policy, Revert
 from shadowset.nbd_provider.store.space import Space
 from shadowset.nbd_provider.store.table import CopyTable
+from shadowset.nbd_provider.store.writeback import Writeback
 from shadowset.vss.codes import Code, VssError
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class ShadowStore:
         self._origin = origin_fd
         self._copy_out = copy_out.CopyOut(self, origin_fd)
         self.space = Space(self, self._copy_out)
+        self.writeback = Writeback(self)
         self._changed_since = changed_since
         self._places = losses
         self._lock = lock if is_lock_of(storage, lock) else take_lock(storage)
@@ -113,6 +116,7 @@ class ShadowStore:
         self._losses.connect()
         remember_losses(self)
         tell_damage(self)
+        self.writeback.begin()
         if not self.table.live and self._copy_out.next_slot and not self.moving:
             self.space.start_afresh()
 
@@ -171,6 +175,7 @@ class ShadowStore:
         if entry.persistent:
             os.fdatasync(self._origin)
         with self.work:
+            self.writeback.look()
             with self.lock:
                 if entry.state == layout.STATE_PENDING:
                     kept = attributes & layout.ENTRY_ATTRIBUTES
@@ -232,6 +237,9 @@ class ShadowStore:
     def make_persistent(self, entry: layout.Entry) -> None:
         """A copy whose slots and origin are durable is persistent from now on. Errors: OSError."""
         with self.work:
+            self.writeback.look()
+            if entry.state not in layout.LIVE_STATES:
+                raise OSError(errno.EIO, f"shadow copy {entry.copy_id} was lost")
             with self.lock:
                 self.table.change(entry, persistent=True)
                 self._update()
@@ -309,6 +317,7 @@ class ShadowStore:
 
     def prepare_switch(self, storage: str) -> bytes:
         """Make all durable that another directory is to hold as well; returns its table. ``work`` is held. OSError."""
+        self.writeback.look()
         self.table.tell_left()
         self.sync()
         self._losses.connect_at(storage)
@@ -361,6 +370,7 @@ class ShadowStore:
         if self.missing(ranges):
             with self.work:
                 self.mend()
+                self.writeback.look_if_due()
                 self._copy_out.copy(sorted(self.missing(ranges)))
 
     def copy_out_now(self, chunks: set[int]) -> bool:
@@ -470,8 +480,8 @@ class ShadowStore:
     def close(self, clean: bool = True, mark: OriginMark = NO_MARK) -> None:
         """Close the storage; a clean end spares the next start a recovery, and ``mark`` lets it check the origin."""
         if clean:
-            self.head.sync()
-            self.segments.sync()
+            self.writeback.look()
+            self._sync_slots()
             self.header.clean = True
             self.header.settings.mark = mark
             self.write_header()
@@ -479,3 +489,12 @@ class ShadowStore:
         self.segments.close()
         self.table.close()
         os.close(self._lock)
+
+    def _sync_slots(self) -> None:
+        """What an error here tells nobody else would hear: the next start finds the copies as after a kill."""
+        try:
+            self.head.sync()
+            self.segments.sync()
+        except OSError:
+            self.writeback.look()
+            raise
