@@ -5,25 +5,14 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <endian.h>
 #include <stdint.h>
-#include <string.h>
 #include <unistd.h>
 
-#define REQUEST_MAGIC 0x25609513
-#define SIMPLE_REPLY_MAGIC 0x67446698
-#define WRITE 1
-#define REQUEST_SIZE 28
-#define REPLY_SIZE 16
+#include "requests.h"
+
 #define MAXIMUM_PAYLOAD (32 << 20)
 
 static size_t page_words;
-
-struct write {
-    uint64_t offset;
-    uint32_t length;
-    const char *cookie, *data;
-};
 
 /* What the newest copy has: a word for each chunk, which is kept where the word is not below the limit. */
 struct kept {
@@ -35,23 +24,10 @@ struct kept {
 };
 
 /* Whether a whole request to write lies here. */
-static int take(const char *at, size_t there, struct write *write)
+static int take(const char *at, size_t there, struct request *write)
 {
-    uint32_t magic, length;
-    uint16_t flags, command;
-    if (there < REQUEST_SIZE)
-        return 0;
-    memcpy(&magic, at, sizeof magic);
-    memcpy(&flags, at + 4, sizeof flags);
-    memcpy(&command, at + 6, sizeof command);
-    memcpy(&write->offset, at + 16, sizeof write->offset);
-    memcpy(&length, at + 24, sizeof length);
-    write->offset = be64toh(write->offset);
-    write->length = be32toh(length);
-    write->cookie = at + 8;
-    write->data = at + REQUEST_SIZE;
-    return be32toh(magic) == REQUEST_MAGIC && !flags && be16toh(command) == WRITE && write->length
-           && write->length <= MAXIMUM_PAYLOAD && write->length <= there - REQUEST_SIZE;
+    return take_request(at, there, WRITE, write) && write->length <= MAXIMUM_PAYLOAD
+           && write->length <= there - REQUEST_SIZE;
 }
 
 /* -1 after an error. */
@@ -64,7 +40,7 @@ static int may_look(PyObject *pages, uint64_t page)
 }
 
 /* Whether nothing of the old content is needed; -1 after an error. */
-static int is_kept(const struct kept *kept, const struct write *write)
+static int is_kept(const struct kept *kept, const struct request *write)
 {
     uint64_t first = write->offset >> kept->shift, last = (write->offset + write->length - 1) >> kept->shift;
     if (last >= kept->count)
@@ -83,7 +59,7 @@ static int is_kept(const struct kept *kept, const struct write *write)
 static int find(const Py_buffer *buffer, Py_ssize_t *at, Py_ssize_t end, uint64_t size, Py_ssize_t most,
                 const struct kept *kept, Py_ssize_t *count)
 {
-    struct write write;
+    struct request write;
     for (*count = 0; *count < most; ++*count) {
         if (!take((const char *)buffer->buf + *at, end - *at, &write) || write.offset > size
             || write.length > size - write.offset)
@@ -163,23 +139,16 @@ static PyObject *find_writes(PyObject *self, PyObject *const *arguments, Py_ssiz
     return result < 0 ? NULL : two(at, PyLong_FromSsize_t(count));
 }
 
-static void answer(char *reply, const char *cookie)
-{
-    const uint32_t magic = htobe32(SIMPLE_REPLY_MAGIC);
-    memcpy(reply, &magic, sizeof magic);
-    memset(reply + 4, 0, 4);
-    memcpy(reply + 8, cookie, 8);
-}
-
 /* Returns how many were written, and where the next one begins. */
 static Py_ssize_t write_all(int fd, const Py_buffer *buffer, Py_ssize_t *at, Py_ssize_t count, char *replies)
 {
-    struct write write;
+    struct request write;
     for (Py_ssize_t done = 0; done < count; done++) {
-        if (!take((const char *)buffer->buf + *at, buffer->len - *at, &write)
-            || pwrite(fd, write.data, write.length, write.offset) != (ssize_t)write.length)
+        const char *here = (const char *)buffer->buf + *at;
+        if (!take(here, buffer->len - *at, &write)
+            || pwrite(fd, here + REQUEST_SIZE, write.length, write.offset) != (ssize_t)write.length)
             return done;
-        answer(replies + done * REPLY_SIZE, write.cookie);
+        replies = put_simple(replies, &write);
         *at += REQUEST_SIZE + write.length;
     }
     return count;
@@ -201,7 +170,7 @@ static PyObject *do_writes(PyObject *self, PyObject *const *arguments, Py_ssize_
     if (PyErr_Occurred() || PyObject_GetBuffer(arguments[1], &buffer, PyBUF_SIMPLE))
         return NULL;
     if (is_within(&buffer, at, buffer.len) && count >= 0 && count <= buffer.len / REQUEST_SIZE)
-        replies = PyBytes_FromStringAndSize(NULL, count * REPLY_SIZE);
+        replies = PyBytes_FromStringAndSize(NULL, count * SIMPLE_REPLY_SIZE);
     else if (!PyErr_Occurred())
         PyErr_SetString(PyExc_ValueError, "so many requests are not in the buffer");
     if (replies) {
@@ -211,7 +180,7 @@ static PyObject *do_writes(PyObject *self, PyObject *const *arguments, Py_ssize_
         Py_END_ALLOW_THREADS
         if (done < count) {
             PyObject *all = replies;
-            replies = PyBytes_FromStringAndSize(text, done * REPLY_SIZE);
+            replies = PyBytes_FromStringAndSize(text, done * SIMPLE_REPLY_SIZE);
             Py_DECREF(all);
         }
     }

@@ -11,7 +11,6 @@
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
-#include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -25,30 +24,20 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "requests.h"
+
 #define NAME "shadowset.random_reads"
 #define STACK (64 * 1024)
 #define MOST_THREADS 16
 #define READS_A_THREAD 4
 #define TOO_LONG 2000000 /* ns */
 
-#define REQUEST_MAGIC 0x25609513
-#define SIMPLE_REPLY_MAGIC 0x67446698
-#define STRUCTURED_REPLY_MAGIC 0x668e33ef
-#define READ 0
 #define DONE 1
 #define OFFSET_DATA 1
 #define OFFSET_HOLE 2
-#define REQUEST_SIZE 28
-#define SIMPLE_SIZE 16
 #define DATA_SIZE 28
 #define HOLE_SIZE 32
 #define SMALL 65536
-
-struct request {
-    uint64_t offset;
-    uint32_t length;
-    char cookie[8];
-};
 
 /* One that is not in memory. The objects are only for who holds Python's lock. */
 struct read {
@@ -210,43 +199,10 @@ static void hasten(struct pool *pool)
 
 /* ---- requests and replies ---- */
 
-/* Whether a whole request to read little lies here. */
+/* Whether a request to read little lies here. */
 static int take(const char *at, const char *end, struct request *request)
 {
-    uint32_t magic, length;
-    uint16_t flags, command;
-    if (end - at < REQUEST_SIZE)
-        return 0;
-    memcpy(&magic, at, sizeof magic);
-    memcpy(&flags, at + 4, sizeof flags);
-    memcpy(&command, at + 6, sizeof command);
-    memcpy(request->cookie, at + 8, sizeof request->cookie);
-    memcpy(&request->offset, at + 16, sizeof request->offset);
-    memcpy(&length, at + 24, sizeof length);
-    request->offset = be64toh(request->offset);
-    request->length = be32toh(length);
-    return be32toh(magic) == REQUEST_MAGIC && !flags && be16toh(command) == READ && request->length
-           && request->length < SMALL;
-}
-
-static char *put16(char *at, uint16_t number)
-{
-    number = htobe16(number);
-    memcpy(at, &number, sizeof number);
-    return at + sizeof number;
-}
-
-static char *put32(char *at, uint32_t number)
-{
-    number = htobe32(number);
-    memcpy(at, &number, sizeof number);
-    return at + sizeof number;
-}
-
-static char *put_cookie(char *at, const struct request *request)
-{
-    memcpy(at, request->cookie, sizeof request->cookie);
-    return at + sizeof request->cookie;
+    return take_request(at, (size_t)(end - at), READ, request) && request->length < SMALL;
 }
 
 static char *put_chunk(char *at, uint16_t kind, uint32_t length, const struct request *request)
@@ -261,12 +217,12 @@ static char *put_chunk(char *at, uint16_t kind, uint32_t length, const struct re
 /* A reply whose data has yet to come, and where it has to go. */
 static PyObject *begin_reply(const struct request *request, int structured, char **target)
 {
-    PyObject *reply = PyBytes_FromStringAndSize(NULL, (structured ? DATA_SIZE : SIMPLE_SIZE) + request->length);
+    PyObject *reply = PyBytes_FromStringAndSize(NULL, (structured ? DATA_SIZE : SIMPLE_REPLY_SIZE) + request->length);
     char *at = reply ? PyBytes_AsString(reply) : NULL;
     if (at && structured)
         *target = put_chunk(at, OFFSET_DATA, request->length + 8, request);
     else if (at)
-        *target = put_cookie(put32(put32(at, SIMPLE_REPLY_MAGIC), 0), request);
+        *target = put_simple(at, request);
     return reply;
 }
 
