@@ -91,6 +91,18 @@ class Samba:
                     time.sleep(0.02)
                 if os.path.exists(f"/proc/{pid}"):
                     os.kill(pid, signal.SIGKILL)
+        for pid in self._left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _left(self) -> list[int]:
+        """Helpers of smbd that have not noticed its end."""
+        left = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            with contextlib.suppress(OSError):
+                if self.conf.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                    left.append(int(pid))
+        return left
 
     def client(self, share: str, words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import random
-import resource
 import select
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -222,14 +223,16 @@ def test_who_asks_for_lists_without_taking_them_gets_few_and_others_their_turn()
 
 def test_a_client_that_asks_about_each_of_many_copies(workdir: str, provider_class: Any, nbd_module: Any) -> None:
     """It has two descriptors for each; the usual limit would keep others out, and old data from being kept."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    provider = provider_class(workdir)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, hard), hard))
-    try:
-        provider.start()
-        server = provider.export()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    class Limited(provider_class):  # type: ignore[misc]
+        def _spawn(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+            with open(f"{self.directory}/log", "ab") as log:
+                command = ["prlimit", "--nofile=64:", sys.executable, "-m", module]
+                return subprocess.Popen([*command, *arguments], stderr=log)
+
+    provider = Limited(workdir)
+    provider.start()
+    server = provider.export()
     try:
         control = provider.control()
         copies = [control.snapshot() for _ in range(40)]
