@@ -112,7 +112,9 @@ def plain_page(name: str, text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write everything."""
-    top = Path(arguments[0])
+    usage = argparse.ArgumentParser(description="Write the manual pages and shell completions.")
+    usage.add_argument("directory", type=Path, metavar="DIRECTORY")
+    top = usage.parse_args(arguments).directory
     (top / f"man{SECTION}").mkdir(parents=True, exist_ok=True)
     for name, module in programs().items():
         (top / f"man{SECTION}" / f"{name}.{SECTION}").write_text(page(name, module))

@@ -36,6 +36,12 @@ def manual(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+def test_asking_for_help_writes_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "docs" / "generate_manual.py", "--help"]
+    subprocess.run(command, check=True, timeout=120, cwd=tmp_path, capture_output=True)
+    assert not list(tmp_path.iterdir())
+
+
 def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
