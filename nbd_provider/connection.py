@@ -19,7 +19,7 @@ from shadowset.nbd_provider.random_reads import RandomReads
 from shadowset.nbd_provider.replies import Data, FilePart, NotCached, Replies
 from shadowset.nbd_provider.requests import ProtocolError, RequestBuffer
 from shadowset.nbd_provider.store.shares import share
-from shadowset.nbd_provider.threads import Submit
+from shadowset.nbd_provider.threads import Submit, next_turn
 from shadowset.nbd_provider.transmission import Transmission
 from shadowset.vss.codes import Code, VssError
 
@@ -151,13 +151,13 @@ class Connection:
     def _wait_for_turn(self) -> None:
         """What has come is gone on with in a later turn of the loop."""
 
-        def done(_: object) -> None:
+        def done() -> None:
             self._waits = False
             if not self.closed and not self.paused:
                 self._take()
 
         self._waits = True
-        self._submit(lambda: None, done)
+        next_turn(self._submit, done)
 
     def resume(self) -> None:
         """Do what has come before or during a pause."""

@@ -42,7 +42,7 @@ class PlainWrites:
         store, size = self._store, self._origin.size
         if store.newest:
             with store.lock:
-                head = store.head
+                head = store.head  # its words count for as long as the lock is held
                 _, count = find_writes(
                     buffer, start, end, size, MOST_WRITES, head.view, store.newest << SLOT_BITS, store.shift, head.pages
                 )

@@ -24,6 +24,11 @@ Done = Callable[[object], None]
 Submit = Callable[[Work, Done], None]
 
 
+def next_turn(submit: Submit, done: Callable[[], None]) -> None:
+    """Call ``done`` in a later turn of the loop, after others have had theirs."""
+    submit(lambda: None, lambda _: done())
+
+
 class _Lane:
     """Threads that take their work from one queue and end with a None in it."""
 

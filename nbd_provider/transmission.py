@@ -23,7 +23,7 @@ from shadowset.nbd_provider.reads import Reads
 from shadowset.nbd_provider.replies import Replies
 from shadowset.nbd_provider.requests import Request, RequestBuffer
 from shadowset.nbd_provider.store.shares import share
-from shadowset.nbd_provider.threads import Submit
+from shadowset.nbd_provider.threads import Submit, next_turn
 from shadowset.nbd_provider.under_way import UnderWay
 
 log = logging.getLogger(__name__)
@@ -263,7 +263,7 @@ class Transmission:
         requests, self._later = self._later, []
         errors: Errors = [None] * len(requests)
         self._under_way.count += 1
-        self._under_way.submit(lambda: None, lambda _: self._come_back(requests, errors))
+        next_turn(self._under_way.submit, lambda: self._come_back(requests, errors))
 
     def _come_back(self, requests: list[Request], errors: Errors) -> None:
         self._under_way.count -= 1

@@ -67,9 +67,8 @@ class CopyOut:
                     break
                 except (OSError, EOFError) as error:
                     full = getattr(error, "errno", None) in FULL
-                    if store.writeback.look():  # now: after a kill nobody tells what the sync here was told
-                        pass
-                    elif not (full and store.space.garbage and store.space.make_room()):
+                    given_up = store.writeback.look()  # now: after a kill nobody tells what the sync here was told
+                    if not given_up and not (full and store.space.garbage and store.space.make_room()):
                         self._lose_one(error, layout.CAUSE_FULL if full else layout.CAUSE_ERROR)
                     batch = sorted(store.missing([(chunk * store.chunk_size, 1) for chunk in batch]))
 

@@ -110,6 +110,17 @@ class Writeback:
             self._write_again()
             return given_up
 
+    def sync_slots(self) -> None:
+        """What ``head`` and segments hold is durable. Errors: OSError, of which a look is the last to tell: the next
+        start finds the copies as after a kill."""
+        self.look()
+        try:
+            self._store.head.sync()
+            self._store.segments.sync()
+        except OSError:
+            self.look()
+            raise
+
     def _write_again(self) -> None:
         store = self._store
         if self._words:

@@ -480,8 +480,7 @@ class ShadowStore:
     def close(self, clean: bool = True, mark: OriginMark = NO_MARK) -> None:
         """Close the storage; a clean end spares the next start a recovery, and ``mark`` lets it check the origin."""
         if clean:
-            self.writeback.look()
-            self._sync_slots()
+            self.writeback.sync_slots()
             self.header.clean = True
             self.header.settings.mark = mark
             self.write_header()
@@ -489,12 +488,3 @@ class ShadowStore:
         self.segments.close()
         self.table.close()
         os.close(self._lock)
-
-    def _sync_slots(self) -> None:
-        """What an error here tells nobody else would hear: the next start finds the copies as after a kill."""
-        try:
-            self.head.sync()
-            self.segments.sync()
-        except OSError:
-            self.writeback.look()
-            raise
